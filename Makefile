@@ -1,0 +1,71 @@
+# One command each; every target makes the virtual environment .venv first when it is missing or old.
+#   make demo       train the paper's sinusoid regression, about a minute, and draw what it learned
+#   make test       build, then the default tests          make test-slow   the long ones
+#   make bench      check, then time, against the rivals   make lint        style and types
+#   make sanitize   the core's tests under the sanitizers  make clean       forget what was built
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+CXX_FILES = $(shell find csrc tests/core -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+
+# The build is repeated when a source changed, came or went (a folder's time changes with its files).
+SOURCES := pyproject.toml setup.py CMakeLists.txt \
+           $(shell find csrc -type d -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
+
+.PHONY: demo test test-slow bench lint sanitize clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/fastmaml train sinusoid --demo --out runs/demo
+	@find runs/demo -name '*.png' -exec echo "The picture: {}" \;
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+bench: $(BENCH_READY)
+	$(BIN)/python -m benchmarks
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+# ThreadSanitizer's runtime of GCC < 13 cannot live with much address randomisation: switched off where allowed.
+NO_ASLR = $(shell setarch "$$(uname -m)" -R true 2>/dev/null && echo setarch "$$(uname -m)" -R)
+
+sanitize: sanitize-address,undefined sanitize-thread
+
+sanitize-%: $(READY)
+	$(BIN)/cmake -S . -B build/sanitize-$* -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	    -DCMAKE_BUILD_TYPE=Debug -DFASTMAML_SANITIZE=$* -DFASTMAML_WERROR=ON \
+	    -DFASTMAML_BUILD_TESTS=ON -DFASTMAML_BUILD_MODULE=OFF
+	$(BIN)/cmake --build build/sanitize-$*
+	UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=second_deadlock_stack=1 \
+	    $(NO_ASLR) build/sanitize-$*/core_tests
+
+# torch comes first and alone, so that no extra draws another build of it.
+$(VENV)/.torch:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install '$(TORCH)'
+	touch $@
+
+$(READY): $(VENV)/.torch $(SOURCES)
+	$(BIN)/python -m pip install --editable '.[train,test,dev]'
+	touch $@
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --editable '.[train,bench]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info fastmaml/_C*.so $(READY) $(BENCH_READY)
+	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find fastmaml tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,110 @@
+"""Command line: `python -m benchmarks [run|table|list] ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import records, table
+from benchmarks.contestants import CONTESTANTS, select
+from benchmarks.runner import Options, run
+from benchmarks.workloads import WORKLOADS
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Command line, or None for the process's own; without a command `run` is meant.
+
+    Returns:
+        Exit status: 1 when a contestant was refused or `table --check` found a stale table.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+        given = ["run", *given]
+    args = _parser().parse_args(given)
+    if args.command == "list":
+        return _list()
+    if args.command == "table":
+        return _table(args)
+    return _run(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Options()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Benchmarks of the meta-step."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser(
+        "run", help="check, time, measure memory, write JSON lines, print the table"
+    )
+    runs.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    runs.add_argument(
+        "--contestants", nargs="+", choices=CONTESTANTS, help="default: all but slow compilers"
+    )
+    runs.add_argument(
+        "--all-forms", action="store_true", help="also JAX forms that compile for minutes"
+    )
+    runs.add_argument("--rounds", type=int, default=defaults.rounds)
+    runs.add_argument("--threads", type=int, default=defaults.threads)
+    runs.add_argument(
+        "--seconds",
+        type=float,
+        default=defaults.workload_seconds,
+        help="rounds of one workload, at most",
+    )
+    runs.add_argument("--no-memory", action="store_true")
+    runs.add_argument("--flat-calls", type=int, default=defaults.flat_calls)
+    runs.add_argument("--flat-seconds", type=float, default=defaults.flat_seconds)
+    runs.add_argument("--output", type=Path, default=records.LATEST)
+    tables = commands.add_parser("table", help="write the table of a results file into the README")
+    tables.add_argument("--results", type=Path, default=records.COMMITTED)
+    tables.add_argument("--readme", type=Path, default=README)
+    tables.add_argument(
+        "--check", action="store_true", help="change nothing; status 1 if it would change"
+    )
+    commands.add_parser("list", help="workloads and contestants")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = Options(
+        rounds=args.rounds,
+        threads=args.threads,
+        workload_seconds=args.seconds,
+        memory=not args.no_memory,
+        flat_calls=args.flat_calls,
+        flat_seconds=args.flat_seconds,
+    )
+    contestants = select(args.contestants, all_forms=args.all_forms)
+    results: list[records.Record] = []
+    for name in args.workloads:
+        results += run(WORKLOADS[name], contestants, options)
+        records.write(args.output, results)
+    print(table.render(results))
+    return 1 if any(r.verdict.startswith("refused") for r in results) else 0
+
+
+def _table(args: argparse.Namespace) -> int:
+    found = records.read(args.results)
+    if args.check:
+        text = args.readme.read_text()
+        return int(table.replace_between_markers(text, table.render(found)) != text)
+    table.update_readme(args.readme, found)
+    return 0
+
+
+def _list() -> int:
+    for name, workload in WORKLOADS.items():
+        print(f"{name:16}{workload.necessary_flops / 1e9:8.3g} GFLOP  {workload.title}")
+    print("contestants:", ", ".join(CONTESTANTS))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

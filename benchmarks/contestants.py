@@ -1,0 +1,60 @@
+"""The list of contestants."""
+
+from __future__ import annotations
+
+from benchmarks.rivals.base import Rival
+from benchmarks.rivals.higher_loop import Higher
+from benchmarks.rivals.jax_forms import (
+    JaxLoop,
+    JaxLoopScan,
+    JaxMap,
+    JaxMapScan,
+    JaxVmap,
+    JaxVmapScan,
+)
+from benchmarks.rivals.ours import Fastmaml
+from benchmarks.rivals.pytorch import PytorchLoop, TorchFunc
+
+OURS = Fastmaml.name
+
+CONTESTANTS: dict[str, type[Rival]] = {
+    cls.name: cls
+    for cls in (
+        Fastmaml,
+        PytorchLoop,
+        TorchFunc,
+        Higher,
+        JaxVmap,
+        JaxVmapScan,
+        JaxMap,
+        JaxMapScan,
+        JaxLoop,
+        JaxLoopScan,
+    )
+}
+
+# Unrolling every task makes XLA compile for up to a minute per program; asked for by --all-forms.
+SLOW_TO_COMPILE = (JaxLoop.name, JaxLoopScan.name)
+
+
+def select(names: list[str] | None, *, all_forms: bool) -> list[type[Rival]]:
+    """The contestants of a run.
+
+    Args:
+        names: Those to take, or None for all.
+        all_forms: Whether forms that compile for long take part when no names are given.
+
+    Returns:
+        Their classes, ours first.
+
+    Raises:
+        ValueError: A name is unknown.
+    """
+    if names is None:
+        return [c for n, c in CONTESTANTS.items() if all_forms or n not in SLOW_TO_COMPILE]
+    unknown = sorted(set(names) - set(CONTESTANTS))
+    if unknown:
+        raise ValueError(
+            f"contestants must be among {', '.join(CONTESTANTS)}, got {', '.join(unknown)}."
+        )
+    return [c for n, c in CONTESTANTS.items() if n in names]

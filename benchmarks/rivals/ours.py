@@ -1,0 +1,46 @@
+"""fastmaml itself, called the way its users call it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.rivals.base import Outcome, Rival, UnavailableError, flatten
+from benchmarks.workloads import Problem
+
+
+class Fastmaml(Rival):
+    """`fastmaml.meta_step` on the fused engine; `.grad` starts at None as after `zero_grad()`."""
+
+    name = "fastmaml"
+    family = "fastmaml"
+
+    def prepare(self, problem: Problem) -> None:
+        try:
+            from fastmaml import _engine, meta_step
+        except ImportError as error:
+            raise UnavailableError("fastmaml is not installed") from error
+        if not _engine.available():
+            raise UnavailableError("fastmaml's engine is not built")
+        self._meta_step = meta_step
+        self._workload = problem.workload
+        self._model = problem.module()
+        self._parameters = list(self._model.parameters())
+        self._support, self._query = problem.tensors()
+
+    def step(self) -> Any:
+        for parameter in self._parameters:
+            parameter.grad = None
+        workload = self._workload
+        return self._meta_step(
+            self._model,
+            self._support,
+            self._query,
+            loss=workload.loss,
+            inner_lr=workload.inner_lr,
+            inner_steps=workload.inner_steps,
+            backend="fused",
+        )
+
+    def read(self, result: Any) -> Outcome:
+        gradients = [p.grad for p in self._parameters]
+        return Outcome(result.loss.item(), flatten([g.numpy() for g in gradients if g is not None]))

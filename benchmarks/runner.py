@@ -1,0 +1,154 @@
+"""A benchmark run: check, screen, time in turns, measure memory."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks import machine, memory, timing
+from benchmarks.check import Checker, Errors, RefusedError
+from benchmarks.contestants import OURS
+from benchmarks.records import Record
+from benchmarks.rivals.base import Rival, UnavailableError
+from benchmarks.workloads import Workload
+
+# A form of a library this much slower than the library's fastest form is not worth the rounds.
+SCREEN_FACTOR = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings of a run.
+
+    Attributes:
+        rounds: Rounds of the interleaved timing, at most.
+        threads: Threads of torch and fastmaml.
+        workload_seconds: Time for the rounds of one workload; fewer rounds are run where they would
+            take longer.
+        memory: Whether memory is measured.
+        flat_calls: Steps of the memory's flatness check, at most.
+        flat_seconds: Time of the flatness check, at most.
+    """
+
+    rounds: int = 25
+    threads: int = 2
+    workload_seconds: float = 25.0
+    memory: bool = True
+    flat_calls: int = 1000
+    flat_seconds: float = 1.0
+
+
+MINIMUM_ROUNDS = 5
+
+
+def run(workload: Workload, contestants: list[type[Rival]], options: Options) -> list[Record]:
+    """Benchmark one workload.
+
+    Args:
+        workload: The workload.
+        contestants: Classes that take part.
+        options: Settings.
+
+    Returns:
+        One record per contestant.
+    """
+    torch.set_num_threads(options.threads)
+    peak = machine.measure_peak(options.threads)
+    verdicts, ready, errors = _admit(workload, contestants)
+    rough = timing.screen({name: rival.step for name, rival in ready.items()})
+    timed = _fastest_forms(ready, rough)
+    per_round = sum(max(timing.VISIT_SECONDS, rough[name]) + rough[name] for name in timed)
+    rounds = min(
+        options.rounds, max(MINIMUM_ROUNDS, int(options.workload_seconds / max(per_round, 1e-9)))
+    )
+    times = timing.interleave({name: ready[name].step for name in timed}, rough, rounds)
+    later_peak = machine.measure_peak(options.threads)
+    peak = max(peak, later_peak, key=lambda p: p.gflops)
+
+    records = []
+    for contestant in contestants:
+        name = contestant.name
+        seconds = timing.Spread.of(times[name]) if name in times else None
+        if seconds is None and name in rough:
+            seconds = timing.Spread(*(rough[name],) * 4)
+            verdicts[name] = "screened out"
+        ratio = None
+        if name in times and OURS in times and name != OURS:
+            pairs = zip(times[name], times[OURS], strict=True)
+            ratio = timing.Spread.of([theirs / ours for theirs, ours in pairs])
+        measured = None
+        if options.memory and name in times:
+            _say(f"  memory of {name}")
+            measured = _memory(name, workload, options)
+        gflop = workload.necessary_flops / 1e9
+        records.append(
+            Record(
+                workload=workload.name,
+                contestant=name,
+                family=contestant.family,
+                verdict=verdicts[name],
+                gflop=gflop,
+                threads=options.threads,
+                rounds=rounds if name in times else 0,
+                seconds=seconds,
+                ratio=ratio,
+                share_of_peak=gflop / seconds.median / peak.gflops if seconds else None,
+                peak_gflops=peak.gflops,
+                peak_method=peak.method,
+                errors=errors.get(name),
+                memory=measured,
+                machine=machine.describe(),
+            )
+        )
+    return records
+
+
+def _admit(
+    workload: Workload, contestants: list[type[Rival]]
+) -> tuple[dict[str, str], dict[str, Rival], dict[str, Errors]]:
+    _say(f"{workload.name}: checking")
+    checker = Checker(workload)
+    verdicts: dict[str, str] = {}
+    ready: dict[str, Rival] = {}
+    errors: dict[str, Errors] = {}
+    for contestant in contestants:
+        name = contestant.name
+        try:
+            ready[name], errors[name] = checker.admit(contestant)
+            verdicts[name] = "timed"
+            _say(
+                f"  {name}: relative errors {errors[name].float64:.1e} in float64, "
+                f"{errors[name].float32:.1e} in float32"
+            )
+        except UnavailableError as reason:
+            verdicts[name] = f"missing: {reason}"
+            _say(f"  {name}: {reason}")
+        except RefusedError as reason:
+            verdicts[name] = f"refused: {reason}"
+            _say(f"  REFUSED {reason}")
+    return verdicts, ready, errors
+
+
+def _fastest_forms(ready: dict[str, Rival], rough: dict[str, float]) -> list[str]:
+    """Names whose time is within SCREEN_FACTOR of their family's best."""
+    best: dict[str, float] = {}
+    for name, rival in ready.items():
+        best[rival.family] = min(rough[name], best.get(rival.family, rough[name]))
+    return [n for n, rival in ready.items() if rough[n] <= SCREEN_FACTOR * best[rival.family]]
+
+
+def _memory(name: str, workload: Workload, options: Options) -> memory.Memory | None:
+    return memory.measure(
+        name,
+        workload.name,
+        threads=options.threads,
+        calls=options.flat_calls,
+        seconds=options.flat_seconds,
+    )
+
+
+def _say(text: str) -> None:
+    """Progress goes to stderr; stdout belongs to the table."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,149 @@
+"""The README's table, generated from the records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.records import Record
+from benchmarks.workloads import WORKLOADS
+
+BEGIN = "<!-- benchmark table: begin -->"
+END = "<!-- benchmark table: end -->"
+
+ABSENT = "-"
+
+# Columns after fastmaml's; a family without a timed record on any workload gets no column.
+FAMILIES = ("JAX", "PyTorch loop", "torch.func", "higher")
+
+
+def render(records: list[Record]) -> str:
+    """The table and its caption as Markdown.
+
+    Args:
+        records: Records of one run (one machine).
+
+    Returns:
+        Markdown text without trailing newline; the same records always give the same text.
+
+    Raises:
+        ValueError: There are no records, or they come from different machines.
+    """
+    if not records:
+        raise ValueError(
+            "table: at least one record is needed, got none; run `python -m benchmarks` first."
+        )
+    if len({str(record.machine) for record in records}) > 1:
+        raise ValueError("table: all records must come from one machine and one set of versions.")
+    families = [f for f in FAMILIES if any(r.family == f and r.rounds for r in records)]
+    memory_families = [f for f in ("JAX", "PyTorch loop") if f in families]
+    head = ["workload (GFLOP)", "fastmaml", "share of peak", *families]
+    head.append("peak memory: " + " / ".join(["fastmaml", *memory_families]))
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, workload in WORKLOADS.items():
+        rows = [r for r in records if r.workload == name]
+        if not rows:
+            continue
+        ours = _best(rows, "fastmaml")
+        cells = [f"{workload.title} ({workload.necessary_flops / 1e9:.2g})"]
+        cells.append(_time(ours.seconds.median) if ours and ours.seconds else ABSENT)
+        cells.append(f"{ours.share_of_peak:.0%}" if ours and ours.share_of_peak else ABSENT)
+        cells += [_rival(_best(rows, family)) for family in families]
+        cells.append(" / ".join(_memory(_best(rows, f)) for f in ("fastmaml", *memory_families)))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _caption(records)])
+
+
+def replace_between_markers(text: str, table: str) -> str:
+    """A README with the part between its markers replaced.
+
+    Raises:
+        ValueError: The markers are missing or not in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"table: the README must contain `{BEGIN}` and then `{END}`, once each.")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def update_readme(path: Path, records: list[Record]) -> bool:
+    """Write the table into a README.
+
+    Returns:
+        Whether the file changed.
+    """
+    old = path.read_text()
+    new = replace_between_markers(old, render(records))
+    path.write_text(new)
+    return new != old
+
+
+def _best(rows: list[Record], family: str) -> Record | None:
+    """The family's fastest form among those timed in turns."""
+    timed = [r for r in rows if r.family == family and r.rounds and r.seconds]
+    return min(timed, key=lambda r: r.seconds.median if r.seconds else 0.0, default=None)
+
+
+def _rival(record: Record | None) -> str:
+    if record is None or record.seconds is None:
+        return ABSENT
+    text = _time(record.seconds.median)
+    if record.ratio is not None:
+        spread = f"{_times(record.ratio.lower)} to {_times(record.ratio.upper)}"
+        text = f"**{_times(record.ratio.median)} x** ({spread}), {text}"
+    form = record.contestant.partition("-")[2] if record.family == "JAX" else ""
+    return f"{text}, `{form}`" if form else text
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}"
+
+
+def _time(seconds: float) -> str:
+    for scale, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def _memory(record: Record | None) -> str:
+    if record is None or record.memory is None:
+        return ABSENT
+    return (
+        f"{record.memory.growth / 2**20:.2g} MiB"
+        if record.memory.growth < 100 * 2**20
+        else (f"{record.memory.growth / 2**20:.0f} MiB")
+    )
+
+
+def _caption(records: list[Record]) -> str:
+    first = records[0]
+    machine = first.machine or {}
+    versions = ", ".join(
+        f"{p} {machine[p]}" for p in ("fastmaml", "torch", "jax", "higher") if p in machine
+    )
+    peaks = [r.peak_gflops for r in records if r.peak_gflops]
+    rounds = sorted({r.rounds for r in records if r.rounds})
+    spread = (
+        str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}" if rounds else "no"
+    )
+    method = "FMA peak" if first.peak_method == "fma" else "matrix product rate"
+    refused = [r for r in records if r.verdict.startswith("refused")]
+    text = (
+        f"float32, {first.threads} threads, {machine.get('cpu', 'unknown processor')}, "
+        f"{machine.get('cores', '?')} cores; {versions}. "
+        f"Times are medians of {spread} rounds in which all contestants take turns; **ratios** are "
+        f"medians (quartiles) of the rival's time over fastmaml's in the same round. "
+    )
+    if peaks:
+        text += f"Measured {method}: {max(peaks):.0f} GFLOP/s. "
+    text += (
+        "Peak memory is the growth of the resident set during the steps, in a process of its own."
+    )
+    if refused:
+        names = ", ".join(f"{r.contestant} on {r.workload}" for r in refused)
+        text += f" Refused for a wrong meta-gradient: {names}."
+    return text
+
+
+__all__ = ["BEGIN", "END", "render", "replace_between_markers", "update_readme"]

@@ -1,0 +1,128 @@
+// Which instruction set runs: the best that the build holds and the machine has, or a forced one.
+#include <atomic>
+#include <chrono>
+
+#include "core/error.hpp"
+#include "core/thread_pool.hpp"
+#include "cpu/kernels.hpp"
+
+namespace fastmaml {
+
+#ifdef FASTMAML_X86
+namespace v4 {
+extern const KernelTable kTable;
+}
+namespace v3 {
+extern const KernelTable kTable;
+}
+namespace v2 {
+extern const KernelTable kTable;
+}
+#else
+namespace generic {
+extern const KernelTable kTable;
+}
+#endif
+
+namespace {
+
+struct Level {
+  const char* name;
+  const KernelTable* table;
+  bool present;
+};
+
+// Best first.
+std::vector<Level> levels() {
+  std::vector<Level> all;
+#ifdef FASTMAML_X86
+  all.push_back({"v4", &v4::kTable,
+                 __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                     __builtin_cpu_supports("avx512vl")});
+  all.push_back({"v3", &v3::kTable,
+                 __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                     __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")});
+  all.push_back({"v2", &v2::kTable, true});  // the build's own floor
+#else
+  all.push_back({"generic", &generic::kTable, true});
+#endif
+  return all;
+}
+
+Level best() {
+  const std::vector<Level> all = levels();
+  for (const Level& level : all)
+    if (level.present) return level;
+  return all.back();
+}
+
+std::atomic<const KernelTable*> g_table{nullptr};
+
+}  // namespace
+
+const KernelTable& kernels() {
+  const KernelTable* table = g_table.load(std::memory_order_relaxed);
+  if (!table) {
+    table = best().table;
+    g_table.store(table, std::memory_order_relaxed);
+  }
+  return *table;
+}
+
+std::string instruction_set() {
+  for (const Level& level : levels())
+    if (level.table == &kernels()) return level.name;
+  throw InternalError("the kernel table in force has no name");
+}
+
+std::vector<std::string> available_instruction_sets() {
+  std::vector<std::string> names;
+  for (const Level& level : levels())
+    if (level.present) names.emplace_back(level.name);
+  return names;
+}
+
+void force_instruction_set(const std::string& name) {
+  std::string have;
+  for (const Level& level : levels()) {
+    if (level.present && level.name == name) return g_table.store(level.table);
+    if (level.present) have += have.empty() ? level.name : std::string(", ") + level.name;
+  }
+  throw SettingError(message("instruction set must be one of ", have, " on this machine, got ",
+                             name));
+}
+
+void wake_threads(int threads) {
+  if (threads > 1) wake_idle_crew(threads - 1);
+}
+
+double peak_flops(Dtype dtype, int threads) {
+  constexpr int64_t kRounds = 2'000'000;  // about 10 ms
+  struct Job {
+    double (*fma)(int64_t);
+    std::atomic<double> flops{0};
+  } job;
+  job.fma = dtype == Dtype::f32 ? kernels().fma_f32 : kernels().fma_f64;
+  const CrewLease crew(threads < 1 ? 0 : threads - 1);
+  double best = 0;
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    job.flops.store(0);
+    const auto start = std::chrono::steady_clock::now();
+    crew->run(
+        [](void* context, int) {
+          Job& shared = *static_cast<Job*>(context);
+          const double done = shared.fma(kRounds);
+          double seen = shared.flops.load();
+          while (!shared.flops.compare_exchange_weak(seen, seen + done)) {
+          }
+        },
+        &job);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const double rate = job.flops.load() / took.count();
+    best = rate > best ? rate : best;
+  }
+  return best;
+}
+
+}  // namespace fastmaml

@@ -1,0 +1,154 @@
+// One native vector of the instruction set this file is compiled for.
+//
+// Arithmetic uses the compiler's vector extensions (+, *, comparisons); what they lack is here:
+// unaligned, partial and broadcast access, and horizontal sums. Everything lives in the namespace
+// of the instruction set (FASTMAML_ISA), so that no function compiled for one is linked into
+// another, and nothing here calls a library template.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define FASTMAML_INLINE inline __attribute__((always_inline))
+
+namespace fastmaml::FASTMAML_ISA {
+
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+  typedef float loose __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef int32_t bits __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+  typedef double loose __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef int64_t bits __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+using Bits = typename VectorOf<T>::bits;  // what comparisons give: all ones where true
+template <class T>
+constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+FASTMAML_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorOf<T>::loose*>(p);
+}
+template <class T>
+FASTMAML_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VectorOf<T>::loose*>(p) = v;
+}
+template <class T>
+FASTMAML_INLINE Vec<T> splat(T value) {
+  return value - Vec<T>{};  // x - 0 keeps the sign of zero and NaN
+}
+// mask ? a : b, lane by lane.
+template <class T>
+FASTMAML_INLINE Vec<T> select(Bits<T> mask, Vec<T> a, Vec<T> b) {
+  return mask ? a : b;
+}
+
+// The first n lanes (1 <= n <= width); the others load as zero and are never stored.
+template <class T>
+struct Tail {
+  int n;
+  FASTMAML_INLINE explicit Tail(int lanes) : n(lanes) {}
+  FASTMAML_INLINE Vec<T> load(const T* p) const {
+    Vec<T> v{};
+    std::memcpy(&v, p, static_cast<size_t>(n) * sizeof(T));
+    return v;
+  }
+  FASTMAML_INLINE void store(T* p, Vec<T> v) const {
+    std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(T));
+  }
+};
+
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+template <>
+struct Tail<float> {
+  __mmask16 mask;
+  FASTMAML_INLINE explicit Tail(int lanes)
+      : mask(static_cast<__mmask16>((1u << lanes) - 1u)) {}
+  FASTMAML_INLINE Vec<float> load(const float* p) const {
+    return (Vec<float>)_mm512_maskz_loadu_ps(mask, p);
+  }
+  FASTMAML_INLINE void store(float* p, Vec<float> v) const {
+    _mm512_mask_storeu_ps(p, mask, (__m512)v);
+  }
+};
+template <>
+struct Tail<double> {
+  __mmask8 mask;
+  FASTMAML_INLINE explicit Tail(int lanes) : mask(static_cast<__mmask8>((1u << lanes) - 1u)) {}
+  FASTMAML_INLINE Vec<double> load(const double* p) const {
+    return (Vec<double>)_mm512_maskz_loadu_pd(mask, p);
+  }
+  FASTMAML_INLINE void store(double* p, Vec<double> v) const {
+    _mm512_mask_storeu_pd(p, mask, (__m512d)v);
+  }
+};
+#elif defined(__AVX2__) && defined(__FMA__)
+template <>
+struct Tail<float> {
+  __m256i mask;
+  FASTMAML_INLINE explicit Tail(int lanes)
+      : mask(_mm256_cmpgt_epi32(_mm256_set1_epi32(lanes),
+                                _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
+  FASTMAML_INLINE Vec<float> load(const float* p) const {
+    return (Vec<float>)_mm256_maskload_ps(p, mask);
+  }
+  FASTMAML_INLINE void store(float* p, Vec<float> v) const {
+    _mm256_maskstore_ps(p, mask, (__m256)v);
+  }
+};
+template <>
+struct Tail<double> {
+  __m256i mask;
+  FASTMAML_INLINE explicit Tail(int lanes)
+      : mask(_mm256_cmpgt_epi64(_mm256_set1_epi64x(lanes), _mm256_setr_epi64x(0, 1, 2, 3))) {}
+  FASTMAML_INLINE Vec<double> load(const double* p) const {
+    return (Vec<double>)_mm256_maskload_pd(p, mask);
+  }
+  FASTMAML_INLINE void store(double* p, Vec<double> v) const {
+    _mm256_maskstore_pd(p, mask, (__m256d)v);
+  }
+};
+#endif
+
+// The sum of all lanes, in a fixed tree.
+template <class T>
+FASTMAML_INLINE T sum(Vec<T> v) {
+  T lane[kWidth<T>];
+  std::memcpy(lane, &v, sizeof v);
+  for (int half = kWidth<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+// Calls body(i, n) for each whole vector of [begin, end) with n == width, and once with the rest.
+// `body` is generic in its lanes argument: pass(load, store) see `each_vector` users.
+template <class T, class Whole, class Rest>
+FASTMAML_INLINE void each_vector(int64_t begin, int64_t end, Whole&& whole, Rest&& rest) {
+  int64_t i = begin;
+  for (; i + kWidth<T> <= end; i += kWidth<T>) whole(i);
+  if (i < end) rest(i, Tail<T>(static_cast<int>(end - i)));
+}
+
+}  // namespace fastmaml::FASTMAML_ISA

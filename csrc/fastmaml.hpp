@@ -1,0 +1,112 @@
+// The public face of the core: describe a network, compile a plan, run it on raw pointers.
+//
+//   NetworkSpec -> Plan(spec, settings) -> workspace_bytes(tasks, threads) -> run(call)
+//
+// The core includes no Python and no torch header, allocates nothing in `run`, and never prints or
+// aborts. Letters: T tasks, S support rows, Q query rows, K inner steps, P parameters.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace fastmaml {
+
+using Shape = std::vector<int64_t>;
+
+enum class Dtype { f32, f64 };
+
+// What a program produces.
+//   meta_step: losses, logits and the meta-gradient;  evaluate: losses and logits;
+//   adapt: the fast weights phi[K] of every task (no query set).
+enum class Mode { meta_step, evaluate, adapt };
+
+struct TensorSpec {
+  std::string name;  // qualified name in the module
+  Shape shape;
+  bool trainable;  // adapted by the inner loop and given a meta-gradient
+};
+
+struct NodeSpec {
+  std::string op;                       // a name of ops/registry.hpp
+  std::vector<int> inputs;              // value ids: 0 is the network input, node i gives i + 1
+  std::vector<int> params;              // indices into NetworkSpec::tensors, -1 where absent
+  std::map<std::string, double> attrs;  // numbers only
+  Shape shape;                          // output shape of one row
+  std::string name;                     // the layer's qualified name, for messages
+};
+
+struct NetworkSpec {
+  Shape row_shape;  // shape of one row of x
+  std::vector<TensorSpec> tensors;
+  std::vector<NodeSpec> nodes;
+  int output;     // value id of the logits
+  NodeSpec loss;  // op and attrs; inputs, params and shape are ignored
+};
+
+struct Settings {
+  Dtype dtype = Dtype::f32;
+  Mode mode = Mode::meta_step;
+  int64_t support_rows = 1;  // S
+  int64_t query_rows = 1;    // Q (ignored by Mode::adapt)
+  int inner_steps = 1;       // K
+  bool first_order = false;  // drop the Hessian terms
+  bool rate_grad = false;    // also write the loss tangents that give the rates' meta-gradient
+  int factored = -1;         // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
+};
+
+// One call. All arrays are dense, C-ordered, of the plan's dtype unless said otherwise.
+struct Call {
+  int64_t tasks = 0;
+  int threads = 1;
+  const void* support_x = nullptr;   // [T, S, row...]
+  const void* support_y = nullptr;   // [T, S, ...] targets, or int64 class indices [T, S]
+  const void* query_x = nullptr;     // [T, Q, row...]
+  const void* query_y = nullptr;     // [T, Q, ...]
+  std::vector<double> rates;         // [K] inner learning rates
+  std::vector<const void*> tensors;  // theta, one pointer for each NetworkSpec::tensors
+  std::vector<void*> grads;          // out: meta-gradient for each trainable tensor, in order
+  std::vector<void*> fast;           // out (adapt): [T, shape...] for each trainable tensor
+  void* task_losses = nullptr;       // out [T]
+  void* logits = nullptr;            // out [T, Q, ...]
+  void* loss_dots = nullptr;         // out [T, K] tangents of the support losses (rate_grad)
+  void* workspace = nullptr;         // 64-byte aligned
+  size_t workspace_bytes = 0;
+};
+
+struct Compiled;
+
+class Plan {
+ public:
+  Plan(const NetworkSpec& network, const Settings& settings);
+  ~Plan();
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  size_t workspace_bytes(int64_t tasks, int threads) const;
+  void run(const Call& call) const;
+  std::string describe(int64_t tasks, int threads) const;
+  double flops(int64_t tasks) const;  // multiply-adds counted as two, contractions only
+  Shape output_shape() const;         // of one row of logits
+  const Settings& settings() const;
+
+ private:
+  std::unique_ptr<const Compiled> compiled_;
+};
+
+// Instruction set whose kernels run: "v4", "v3", "v2" (x86-64 levels) or "generic".
+std::string instruction_set();
+// Forces one for tests; throws SettingError when the machine or the build lacks it.
+void force_instruction_set(const std::string& name);
+std::vector<std::string> available_instruction_sets();
+// Index of the first of `count` values outside [0, limit), or -1: the door's check of class indices.
+int64_t first_outside(const int64_t* values, int64_t count, int64_t limit);
+// Wakes the idle worker threads so that they are awake when `Plan::run` hands them work.
+void wake_threads(int threads);
+// Measured fused multiply-add rate of `threads` threads together, in FLOP/s.
+double peak_flops(Dtype dtype, int threads);
+
+}  // namespace fastmaml

@@ -1,0 +1,24 @@
+// add: y = x0 + x1, of one shape; the two may be the same value.
+//
+//   backward       x0_bar += y_bar,   x1_bar += y_bar
+//   forward_jvp    y_dot = x0_dot + x1_dot
+//   backward_jvp   x0_bar_dot += y_bar_dot,   x1_bar_dot += y_bar_dot
+//
+// All four are contractions of depth 1 with the number one: c = cin + 1 * b. An input that depends
+// on no trainable tensor has neither cotangent nor tangent and is left out.
+#pragma once
+
+#include "ops/op.hpp"
+
+namespace fastmaml {
+
+class Add final : public Op {
+ public:
+  void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
+  void forward(Emit& emit, const Node& node) const override;
+  void backward(Emit& emit, const Node& node) const override;
+  void forward_jvp(Emit& emit, const Node& node) const override;
+  void backward_jvp(Emit& emit, const Node& node) const override;
+};
+
+}  // namespace fastmaml

@@ -1,0 +1,121 @@
+#include "ops/batch_norm/batch_norm.hpp"
+
+#include "core/error.hpp"
+#include "plan/emit.hpp"
+
+namespace fastmaml {
+namespace {
+
+constexpr size_t kWeight = 0, kBias = 1, kRunningMean = 2, kRunningVar = 3;
+constexpr int kStats = 0, kCotangentMeans = 1, kTangentMeans = 2;  // slots of saved buffers
+
+BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
+  BatchNormArgs args;
+  args.pass = pass;
+  args.batch_stats = node.attr("batch_stats", 1) != 0;
+  args.eps = node.attr("eps", 1e-5);
+  args.features = node.shape.back();
+  args.rows = emit.rows() * (numel(node.shape) / args.features);
+  args.x = emit.x(node, 0);
+  if (node.has_param(kWeight)) args.weight = emit.param(node, kWeight);
+  args.stats = emit.saved(node, kStats, 2 * args.features);
+  return args;
+}
+
+// Whether the node's own parameters leave anything to do for a pass that gives no x_bar.
+bool any_trainable(const Emit& emit, const Node& node) {
+  return emit.trainable(node, kWeight) || emit.trainable(node, kBias);
+}
+
+// Where the cotangents of weight and bias, or their tangents, go.
+void set_param_sinks(Emit& emit, const Node& node, BatchNormArgs& args) {
+  if (emit.trainable(node, kWeight)) {
+    const Sink sink = emit.param_bar(node, kWeight);
+    args.weight_out = sink.out, args.weight_cin = sink.cin, args.weight_scale = sink.scale;
+  }
+  if (emit.trainable(node, kBias)) {
+    const Sink sink = emit.param_bar(node, kBias);
+    args.bias_out = sink.out, args.bias_cin = sink.cin, args.bias_scale = sink.scale;
+  }
+}
+
+}  // namespace
+
+void BatchNorm::check(const Node& node, const std::vector<TensorSpec>& tensors) const {
+  if (node.in_shapes.size() != 1 || node.in_shapes[0] != node.shape || node.shape.size() != 1)
+    throw ShapeError(message("layer `", node.name, "`: batch_norm needs one input of [rows, ",
+                             node.shape.empty() ? 0 : node.shape.back(),
+                             "] like its output, got a row shape of ",
+                             node.in_shapes.empty() ? 0 : node.in_shapes[0].size(),
+                             " dimensions; flatten the input or use backend=\"reference\""));
+  for (size_t i : {kWeight, kBias, kRunningMean, kRunningVar})
+    if (node.has_param(i) && tensors[node.params[i]].shape != node.shape)
+      throw ShapeError(message("layer `", node.name, "`: `", tensors[node.params[i]].name,
+                               "` must have ", node.shape[0], " numbers, got ",
+                               numel(tensors[node.params[i]].shape),
+                               "; build the layer for the features it is given"));
+  const bool running = node.has_param(kRunningMean) && node.has_param(kRunningVar);
+  if (node.attr("batch_stats", 1) == 0 && !running)
+    throw ShapeError(message("layer `", node.name, "`: batch_norm with batch_stats = 0 needs ",
+                             "running_mean and running_var, got neither or one; pass both"));
+}
+
+void BatchNorm::forward(Emit& emit, const Node& node) const {
+  BatchNormArgs args = start(emit, node, PassKind::forward);
+  if (args.batch_stats && args.rows < 2)
+    throw ShapeError(message("layer `", node.name, "`: batch_norm with batch statistics needs more ",
+                             "than one row per task, got ", args.rows,
+                             "; use more shots or queries, or call .eval() on the layer"));
+  if (node.has_param(kBias)) args.bias = emit.param(node, kBias);
+  if (!args.batch_stats) {
+    args.running_mean = emit.param(node, kRunningMean);
+    args.running_var = emit.param(node, kRunningVar);
+  }
+  args.out = emit.y(node);
+  emit.add(args);
+}
+
+void BatchNorm::backward(Emit& emit, const Node& node) const {
+  const bool active = emit.active(node, 0);
+  if (!active && !any_trainable(emit, node)) return;
+  BatchNormArgs args = start(emit, node, PassKind::backward);
+  args.y_bar = emit.y_bar(node);
+  if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
+  if (active) {
+    const Sink sink = emit.x_bar(node, 0);
+    args.out = sink.out, args.cin = sink.cin;
+  }
+  set_param_sinks(emit, node, args);
+  emit.add(args);
+}
+
+void BatchNorm::forward_jvp(Emit& emit, const Node& node) const {
+  const bool active = emit.active(node, 0);
+  if (!active && !any_trainable(emit, node)) return;
+  BatchNormArgs args = start(emit, node, PassKind::forward_jvp);
+  if (active) args.x_dot = emit.x_dot(node, 0);
+  if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
+  if (emit.trainable(node, kBias)) args.bias_dot = emit.param_dot(node, kBias);
+  if (active && args.batch_stats) args.n = emit.saved(node, kTangentMeans, 2 * args.features);
+  args.out = emit.y_dot(node);
+  emit.add(args);
+}
+
+void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
+  const bool active = emit.active(node, 0);
+  if (!active && !any_trainable(emit, node)) return;
+  BatchNormArgs args = start(emit, node, PassKind::backward_jvp);
+  args.y_bar = emit.y_bar(node), args.y_bar_dot = emit.y_bar_dot(node);
+  if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
+  if (active) {
+    const Sink sink = emit.x_bar_dot(node, 0);
+    args.x_dot = emit.x_dot(node, 0);
+    args.out = sink.out, args.cin = sink.cin;
+    if (args.batch_stats) args.n = emit.saved(node, kTangentMeans, 2 * args.features);
+  }
+  if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
+  set_param_sinks(emit, node, args);
+  emit.add(args);
+}
+
+}  // namespace fastmaml

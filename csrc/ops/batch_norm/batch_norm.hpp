@@ -1,0 +1,74 @@
+// batch_norm: each feature normalised over the rows of one task.        x, y [R, F]; the rest [F]
+//
+//   mean = mean_rows x,  var = mean_rows (x - mean)^2,  rstd = 1 / sqrt(var + eps)
+//   h = (x - mean) rstd
+//
+//   forward        y = weight h + bias
+//   backward       m1 = mean_rows y_bar,   m2 = mean_rows y_bar h
+//                  x_bar += weight rstd (y_bar - m1 - h m2)
+//                  weight_bar = R m2,   bias_bar = R m1
+//   forward_jvp    n1 = mean_rows x_dot,   n2 = mean_rows x_dot h
+//                  h_dot = rstd (x_dot - n1 - h n2),   rstd_dot = -rstd^2 n2
+//                  y_dot = weight h_dot + weight_dot h + bias_dot
+//   backward_jvp   m1_dot = mean_rows y_bar_dot,   m2_dot = mean_rows (y_bar_dot h + y_bar h_dot)
+//                  x_bar_dot += (weight rstd)_dot (y_bar - m1 - h m2)
+//                             + weight rstd (y_bar_dot - m1_dot - h_dot m2 - h m2_dot)
+//                  weight_bar_dot = R m2_dot,   bias_bar_dot = R m1_dot
+//
+// With the running statistics (batch_stats = 0) mean and rstd are constants: the same formulas, with
+// m1 = m2 = n1 = n2 = 0 in x_bar, y_dot and x_bar_dot (and m1_dot = m2_dot = 0 there). Without
+// affine parameters weight is 1 and bias 0; a frozen one has neither _bar nor _dot.
+// Parameters: weight, bias, running_mean, running_var. Attributes: eps, batch_stats.
+#pragma once
+
+#include "ops/op.hpp"
+#include "ops/pass_kind.hpp"
+
+namespace fastmaml {
+
+struct BatchNormArgs {
+  PassKind pass = PassKind::forward;
+  bool batch_stats = true;
+  double eps = 1e-5;
+  int64_t rows = 0, features = 0;  // R, F
+  Operand x;                       // in [R, F]: always
+  Operand weight;                  // in [F]: always, absent means 1
+  Operand bias;                    // in [F]: forward, absent means 0
+  Operand running_mean;            // in [F]: forward, unless batch_stats
+  Operand running_var;             // in [F]: likewise
+  Operand y_bar;                   // in [R, F]: backward, backward_jvp
+  Operand x_dot;                   // in [R, F]: tangent passes; absent when x is not active
+  Operand weight_dot;              // in [F]: tangent passes; absent when frozen
+  Operand bias_dot;                // in [F]: forward_jvp; absent when frozen
+  Operand y_bar_dot;               // in [R, F]: backward_jvp
+  Operand stats;                   // [2, F] mean, rstd: out of forward, in of the others
+  Operand m;                       // [2, F] m1, m2: out of backward, in of backward_jvp
+  Operand n;                       // [2, F] n1, n2: out of forward_jvp, in of backward_jvp
+  Operand cin;                     // in [R, F]: what out starts from; absent means 0
+  Operand out;                     // out [R, F]: y, x_bar, y_dot, x_bar_dot; absent: not wanted
+  Operand weight_cin, bias_cin;    // in [F]: what the two below start from; absent means 0
+  Operand weight_out, bias_out;    // out [F]: cin + scale * bar (or bar_dot); absent: frozen
+  int weight_scale = Scalars::kOne, bias_scale = Scalars::kOne;  // scalar slots
+
+  template <class Visit>
+  void visit(Visit&& visit) {
+    for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &y_bar, &x_dot,
+                       &weight_dot, &bias_dot, &y_bar_dot, &cin, &weight_cin, &bias_cin})
+      visit(*o, false);
+    visit(stats, pass == PassKind::forward);
+    visit(m, pass == PassKind::backward);
+    visit(n, pass == PassKind::forward_jvp);
+    for (Operand* o : {&out, &weight_out, &bias_out}) visit(*o, true);
+  }
+};
+
+class BatchNorm final : public Op {
+ public:
+  void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
+  void forward(Emit& emit, const Node& node) const override;
+  void backward(Emit& emit, const Node& node) const override;
+  void forward_jvp(Emit& emit, const Node& node) const override;
+  void backward_jvp(Emit& emit, const Node& node) const override;
+};
+
+}  // namespace fastmaml

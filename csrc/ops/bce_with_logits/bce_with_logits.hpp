@@ -1,0 +1,41 @@
+// bce_with_logits: binary cross-entropy of sigmoid(x) against targets t in [0, 1], over all n
+// numbers of one task.                                       s = sigmoid(x)
+//
+//   forward        L          = w sum (max(x, 0) - x t + log(1 + exp(-|x|)))    w = 1 / n, or 1
+//   backward       x_bar     += seed w (s - t)
+//   forward_jvp    L_dot      = w sum (s - t) x_dot
+//   backward_jvp   x_bar_dot += seed w s (1 - s) x_dot
+#pragma once
+
+#include "ops/op.hpp"
+#include "ops/pass_kind.hpp"
+
+namespace fastmaml {
+
+struct BceWithLogitsArgs {
+  PassKind pass = PassKind::forward;
+  int64_t n = 0;             // numbers of one task
+  double weight = 1;         // w
+  int seed = Scalars::kOne;  // scalar slot
+  Operand x;                 // in [n]: logits
+  Operand t;                 // in [n]: targets; not read by backward_jvp
+  Operand x_dot;             // in [n]: forward_jvp, backward_jvp
+  Operand cin;               // in [n]: what out starts from in the backward passes; absent means 0
+  Operand out;               // out: one number (L, L_dot), or [n] (x_bar, x_bar_dot)
+
+  template <class Visit>
+  void visit(Visit&& visit) {
+    for (Operand* o : {&x, &t, &x_dot, &cin}) visit(*o, false);
+    visit(out, true);
+  }
+};
+
+class BceWithLogits final : public LossOp {
+ public:
+  void forward(Emit& emit, const Node& loss) const override;
+  void backward(Emit& emit, const Node& loss) const override;
+  void forward_jvp(Emit& emit, const Node& loss) const override;
+  void backward_jvp(Emit& emit, const Node& loss) const override;
+};
+
+}  // namespace fastmaml

@@ -1,0 +1,56 @@
+#include "ops/contract/contract.hpp"
+
+#include <utility>
+
+namespace fastmaml {
+namespace {
+
+// A single column is a single row of the transposed problem, whose outer products run along
+// contiguous memory: c^T[1, m] = b^T a^T.
+bool transpose_helps(const ContractArgs& args) {
+  if (args.n != 1 || args.m == 1 || args.c_row != 1) return false;
+  if (args.cin && args.cin_row != 1) return false;
+  for (const ContractTerm& term : args.terms)
+    if (term.a_row != 1) return false;
+  return !args.terms.empty();
+}
+
+void transpose(ContractArgs& args) {
+  std::swap(args.m, args.n);
+  args.c_row = args.cin_row = args.n;
+  for (ContractTerm& term : args.terms) {
+    std::swap(term.a, term.b);
+    const int64_t a_col = term.b_row, b_row = term.a_col;
+    term.a_row = 0, term.a_col = a_col;
+    term.b_row = b_row, term.b_col = 1;
+  }
+}
+
+bool inner_products(const ContractArgs& args) {
+  for (const ContractTerm& term : args.terms)
+    if (term.a_col != 1 || term.b_row != 1) return false;
+  // With one column both forms are possible; only short sums prefer the outer one.
+  return !args.terms.empty();
+}
+
+bool rows_touch(const ContractArgs& args) {
+  if (args.c.stride != args.m * args.c_row) return false;
+  if (args.cin) {
+    const bool one_row = args.cin.stride == 0 && args.cin_row == 0;
+    if (!one_row && args.cin.stride != args.m * args.cin_row) return false;
+    if (args.m == 1 && args.cin.stride == 0 && args.cin_row != 0) return false;
+  }
+  for (const ContractTerm& term : args.terms)
+    if (term.b.stride != 0 || term.a.stride != args.m * term.a_row) return false;
+  return !args.terms.empty();
+}
+
+}  // namespace
+
+void normalize(ContractArgs& args) {
+  if (transpose_helps(args)) transpose(args);
+  args.dot = inner_products(args);
+  args.stack = rows_touch(args);
+}
+
+}  // namespace fastmaml

@@ -1,0 +1,47 @@
+// cross_entropy: logits x [rows, C] against class indices c [rows], with label smoothing e.
+//
+//   target distribution   t = (1 - e) onehot(c) + e / C
+//   softmax               p = exp(x - max x) / sum exp(x - max x)
+//
+//   forward        L          = w sum_rows (log sum exp(x) - <t, x>)     w = 1 / rows, or 1
+//   backward       x_bar     += seed w (p - t)                           p is saved
+//   forward_jvp    L_dot      = w sum_rows <p - t, x_dot>
+//   backward_jvp   x_bar_dot += seed w p (x_dot - <p, x_dot>)
+#pragma once
+
+#include "ops/op.hpp"
+#include "ops/pass_kind.hpp"
+
+namespace fastmaml {
+
+struct CrossEntropyArgs {
+  PassKind pass = PassKind::forward;
+  int64_t rows = 0, classes = 0;
+  double weight = 1;         // w
+  double smoothing = 0;      // e
+  int seed = Scalars::kOne;  // scalar slot
+  Operand x;                 // in [rows, C]: logits; forward, backward
+  Operand c;                 // in [rows] int64, 0 <= c < C; not read by backward_jvp
+  Operand x_dot;             // in [rows, C]: forward_jvp, backward_jvp
+  Operand cin;               // in [rows, C]: what out starts from in the backward passes
+  Operand p;                 // [rows, C]: out of backward, in of the tangent passes
+  Operand out;               // out: one number (L, L_dot), or [rows, C] (x_bar, x_bar_dot)
+
+  template <class Visit>
+  void visit(Visit&& visit) {
+    for (Operand* o : {&x, &c, &x_dot, &cin}) visit(*o, false);
+    visit(p, pass == PassKind::backward);
+    visit(out, true);
+  }
+};
+
+class CrossEntropy final : public LossOp {
+ public:
+  void check(const Node& loss) const override;
+  void forward(Emit& emit, const Node& loss) const override;
+  void backward(Emit& emit, const Node& loss) const override;
+  void forward_jvp(Emit& emit, const Node& loss) const override;
+  void backward_jvp(Emit& emit, const Node& loss) const override;
+};
+
+}  // namespace fastmaml

@@ -1,0 +1,180 @@
+#include "ops/linear/linear.hpp"
+
+#include "core/error.hpp"
+#include "plan/emit.hpp"
+
+namespace fastmaml {
+namespace {
+
+struct Sizes {
+  int64_t rows, in, out;
+};
+
+Sizes sizes(const Emit& emit, const Node& node) {
+  const int64_t in = node.in_shapes[0].back(), out = node.shape.back();
+  return {emit.rows() * (numel(node.in_shapes[0]) / in), in, out};
+}
+
+// y[R, n] += scale * x_like[R, k] M with M = sum over factors of to[rows, n] from[rows, k]:
+// first the inner products s = scale * x_like from^T, then one contraction s `to` over all factors.
+// Appends the terms of the second to `terms`.
+void factor_terms(Emit& emit, const std::vector<Factor>& factors, bool towards_out,
+                  const Operand& x, int64_t rows, int64_t in, int64_t out, int scale,
+                  std::vector<ContractTerm>& terms) {
+  for (const Factor& factor : factors) {
+    const Operand& from = towards_out ? factor.b : factor.a;
+    const Operand& to = towards_out ? factor.a : factor.b;
+    const int64_t k = towards_out ? in : out, n = towards_out ? out : in;
+    ContractArgs s;
+    s.m = rows, s.n = factor.rows;
+    s.c = emit.scratch(rows * factor.rows), s.c_row = factor.rows;
+    s.scale = scale >= 0 ? scale : factor.scale;
+    s.terms = {{x, k, 1, from, 1, k, k}};
+    terms.push_back({s.c, factor.rows, 1, to, n, 1, factor.rows, factor.gate});
+    emit.add(s);
+  }
+}
+
+// out[n] = sink.cin + sink.scale * sum over rows of y_like[R, n].
+void sum_rows(Emit& emit, const Sink& sink, const Operand& y, int64_t rows, int64_t n) {
+  ContractArgs args;
+  args.m = 1, args.n = n;
+  args.c = sink.out, args.c_row = n;
+  args.cin = sink.cin, args.cin_row = n;
+  args.scale = sink.scale;
+  args.terms = {{Operand{kScalars}, 0, 0, y, n, 1, rows}};
+  emit.add(args);
+}
+
+ContractArgs weight_gradient(const Sink& sink, const Sizes& s) {
+  ContractArgs args;
+  args.m = s.out, args.n = s.in;
+  args.c = sink.out, args.c_row = s.in;
+  args.cin = sink.cin, args.cin_row = s.in;
+  args.scale = sink.scale;
+  return args;
+}
+
+ContractTerm outer(const Operand& d, const Operand& x, const Sizes& s) {
+  return {d, 1, s.out, x, s.in, 1, s.rows};
+}
+
+// Adds `terms` to what `sink` holds; writes nothing when there are none and cin is already there.
+void contract_rows(Emit& emit, const Sink& sink, const Sizes& s, int64_t n,
+                   std::vector<ContractTerm> terms) {
+  if (terms.empty() && sink.cin == sink.out) return;
+  ContractArgs args;
+  args.m = s.rows, args.n = n;
+  args.c = sink.out, args.c_row = n;
+  args.cin = sink.cin, args.cin_row = n;
+  args.terms = std::move(terms);
+  emit.add(args);
+}
+
+}  // namespace
+
+void Linear::check(const Node& node, const std::vector<TensorSpec>& tensors) const {
+  const Shape& weight = tensors[node.params.at(0)].shape;
+  const Shape& in = node.in_shapes.at(0);
+  if (weight.size() != 2 || in.empty() || in.back() != weight[1])
+    throw ShapeError(message("layer `", node.name, "`: linear needs x with ", weight.at(1),
+                             " features in its last dimension, got ", in.empty() ? 0 : in.back()));
+  if (node.has_param(1) && tensors[node.params[1]].shape != Shape{weight[0]})
+    throw ShapeError(message("layer `", node.name, "`: bias must have ", weight[0], " numbers"));
+}
+
+void Linear::forward(Emit& emit, const Node& node) const {
+  const Sizes s = sizes(emit, node);
+  ContractArgs args;
+  args.m = s.rows, args.n = s.out;
+  args.c = emit.y(node), args.c_row = s.out;
+  if (node.has_param(1)) args.cin = emit.param(node, 1);
+  args.terms = {{emit.x(node, 0), s.in, 1, emit.param_t(node, 0), s.out, 1, s.in}};
+  const Operand y = args.c;
+  emit.add(std::move(args));
+  if (!emit.factored(node, 0)) return;
+  std::vector<ContractTerm> terms;
+  factor_terms(emit, emit.update_factors(node, 0), true, emit.x(node, 0), s.rows, s.in, s.out, -1,
+               terms);
+  contract_rows(emit, {y, y}, s, s.out, terms);
+}
+
+void Linear::backward(Emit& emit, const Node& node) const {
+  const Sizes s = sizes(emit, node);
+  const Operand x = emit.x(node, 0), d = emit.y_bar(node);
+  if (emit.active(node, 0)) {
+    Sink sink = emit.x_bar(node, 0);
+    contract_rows(emit, sink, s, s.in, {{d, s.out, 1, emit.param(node, 0), s.in, 1, s.out}});
+    if (emit.factored(node, 0)) {
+      std::vector<ContractTerm> terms;
+      factor_terms(emit, emit.update_factors(node, 0), false, d, s.rows, s.in, s.out, -1, terms);
+      contract_rows(emit, {sink.out, sink.out}, s, s.in, terms);
+    }
+  }
+  if (emit.factored(node, 0)) {
+    emit.add_factor(node, 0, d, x, s.rows);
+  } else if (emit.trainable(node, 0)) {
+    ContractArgs args = weight_gradient(emit.param_bar(node, 0), s);
+    args.terms = {outer(d, x, s)};
+    emit.add(std::move(args));
+  }
+  if (emit.trainable(node, 1)) sum_rows(emit, emit.param_bar(node, 1), d, s.rows, s.out);
+}
+
+void Linear::forward_jvp(Emit& emit, const Node& node) const {
+  const Sizes s = sizes(emit, node);
+  const Operand x = emit.x(node, 0), x_dot = emit.x_dot(node, 0), y_dot = emit.y_dot(node);
+  const bool active = emit.active(node, 0);
+  std::vector<ContractTerm> shared, own;
+  if (active) shared.push_back({x_dot, s.in, 1, emit.param_t(node, 0), s.out, 1, s.in});
+  if (emit.factored(node, 0)) {
+    if (active)
+      factor_terms(emit, emit.update_factors(node, 0), true, x_dot, s.rows, s.in, s.out, -1, own);
+    factor_terms(emit, emit.sweep_factors(node, 0), true, x, s.rows, s.in, s.out, emit.sigma(),
+                 own);
+  } else if (emit.trainable(node, 0)) {
+    shared.push_back({x, s.in, 1, emit.param_dot_t(node, 0), s.out, 1, s.in});
+  }
+  ContractArgs args;
+  args.m = s.rows, args.n = s.out;
+  args.c = y_dot, args.c_row = s.out;
+  if (emit.trainable(node, 1)) args.cin = emit.param_dot(node, 1);
+  // The product with W0 is shared by all tasks, the corrections are not: apart they stack.
+  const bool split = !own.empty() && !shared.empty();
+  args.terms = split ? shared : own.empty() ? shared : own;
+  emit.add(std::move(args));
+  if (split) contract_rows(emit, {y_dot, y_dot}, s, s.out, own);
+}
+
+void Linear::backward_jvp(Emit& emit, const Node& node) const {
+  const Sizes s = sizes(emit, node);
+  const Operand x = emit.x(node, 0), x_dot = emit.x_dot(node, 0);
+  const Operand d = emit.y_bar(node), d_dot = emit.y_bar_dot(node);
+  const bool factored = emit.factored(node, 0);
+  if (emit.active(node, 0)) {
+    Sink sink = emit.x_bar_dot(node, 0);
+    std::vector<ContractTerm> terms{{d_dot, s.out, 1, emit.param(node, 0), s.in, 1, s.out}};
+    if (!factored && emit.trainable(node, 0))
+      terms.push_back({d, s.out, 1, emit.param_dot(node, 0), s.in, 1, s.out});
+    contract_rows(emit, sink, s, s.in, terms);
+    if (factored) {
+      std::vector<ContractTerm> own;
+      factor_terms(emit, emit.update_factors(node, 0), false, d_dot, s.rows, s.in, s.out, -1, own);
+      factor_terms(emit, emit.sweep_factors(node, 0), false, d, s.rows, s.in, s.out, emit.sigma(),
+                   own);
+      contract_rows(emit, {sink.out, sink.out}, s, s.in, own);
+    }
+  }
+  if (factored) {
+    emit.add_factor(node, 0, d_dot, x, s.rows);
+    if (emit.active(node, 0)) emit.add_factor(node, 0, d, x_dot, s.rows);
+  } else if (emit.trainable(node, 0)) {
+    ContractArgs args = weight_gradient(emit.param_bar(node, 0), s);
+    args.terms = {outer(d_dot, x, s)};
+    if (emit.active(node, 0)) args.terms.push_back(outer(d, x_dot, s));
+    emit.add(std::move(args));
+  }
+  if (emit.trainable(node, 1)) sum_rows(emit, emit.param_bar(node, 1), d_dot, s.rows, s.out);
+}
+
+}  // namespace fastmaml

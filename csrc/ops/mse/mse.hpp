@@ -1,0 +1,40 @@
+// mse: mean squared error of logits x against targets t, over all n numbers of one task.
+//
+//   forward        L          = w sum (x - t)^2             w = 1 / n, or 1 for the sum
+//   backward       x_bar     += seed 2 w (x - t)
+//   forward_jvp    L_dot      = 2 w sum (x - t) x_dot
+//   backward_jvp   x_bar_dot += seed 2 w x_dot
+#pragma once
+
+#include "ops/op.hpp"
+#include "ops/pass_kind.hpp"
+
+namespace fastmaml {
+
+struct MseArgs {
+  PassKind pass = PassKind::forward;
+  int64_t n = 0;             // numbers of one task
+  double weight = 1;         // w
+  int seed = Scalars::kOne;  // scalar slot
+  Operand x;                 // in [n]: logits; not read by backward_jvp
+  Operand t;                 // in [n]: targets; not read by backward_jvp
+  Operand x_dot;             // in [n]: forward_jvp, backward_jvp
+  Operand cin;               // in [n]: what out starts from in the backward passes; absent means 0
+  Operand out;               // out: one number (L, L_dot), or [n] (x_bar, x_bar_dot)
+
+  template <class Visit>
+  void visit(Visit&& visit) {
+    for (Operand* o : {&x, &t, &x_dot, &cin}) visit(*o, false);
+    visit(out, true);
+  }
+};
+
+class Mse final : public LossOp {
+ public:
+  void forward(Emit& emit, const Node& loss) const override;
+  void backward(Emit& emit, const Node& loss) const override;
+  void forward_jvp(Emit& emit, const Node& loss) const override;
+  void backward_jvp(Emit& emit, const Node& loss) const override;
+};
+
+}  // namespace fastmaml

@@ -1,0 +1,49 @@
+// mse on the CPU. One thread sums a task's loss from end to end; cotangents are split by task too.
+#pragma once
+
+#include "cpu/context.hpp"
+#include "cpu/lanes.hpp"
+#include "ops/mse/mse.hpp"
+
+namespace fastmaml::FASTMAML_ISA {
+
+template <class T>
+void run_task(const MseArgs& args, const Context& context, int64_t task) {
+  const T* x = address_or_null<T>(context, args.x, task);
+  const T* t = address_or_null<T>(context, args.t, task);
+  const T* x_dot = address_or_null<T>(context, args.x_dot, task);
+  const T* cin = address_or_null<T>(context, args.cin, task);
+  T* out = address<T>(context, args.out, task);
+  const T weight = static_cast<T>(args.weight);
+  const T bar = static_cast<const T*>(context.scalars)[args.seed] * weight * 2;
+  Vec<T> total = splat<T>(0);
+  for_lanes<T>(0, args.n, [&](int64_t i, Lanes<T> l) {
+    switch (args.pass) {
+      case PassKind::forward: {
+        const Vec<T> error = l.load(x + i) - l.load(t + i);
+        total += error * error;
+        break;
+      }
+      case PassKind::forward_jvp:
+        total += (l.load(x + i) - l.load(t + i)) * l.load(x_dot + i);
+        break;
+      case PassKind::backward:
+        l.store(out + i, (l.load(x + i) - l.load(t + i)) * bar +
+                             l.load_or(cin, i, T(0)));
+        break;
+      case PassKind::backward_jvp:
+        l.store(out + i, l.load(x_dot + i) * bar + l.load_or(cin, i, T(0)));
+        break;
+    }
+  });
+  if (args.pass == PassKind::forward) *out = sum<T>(total) * weight;
+  if (args.pass == PassKind::forward_jvp) *out = sum<T>(total) * weight * 2;
+}
+
+template <class T>
+void run_kernel(const MseArgs& args, const Context& context) {
+  const Share share(context, context.tasks);
+  for (int64_t task = share.begin; task < share.end; ++task) run_task<T>(args, context, task);
+}
+
+}  // namespace fastmaml::FASTMAML_ISA

@@ -1,0 +1,70 @@
+#include "ops/registry.hpp"
+
+#include <map>
+#include <memory>
+
+#include "ops/add/add.hpp"
+#include "ops/batch_norm/batch_norm.hpp"
+#include "ops/bce_with_logits/bce_with_logits.hpp"
+#include "ops/cross_entropy/cross_entropy.hpp"
+#include "ops/linear/linear.hpp"
+#include "ops/mse/mse.hpp"
+#include "ops/pointwise/pointwise.hpp"
+
+namespace fastmaml {
+namespace {
+
+template <class Base>
+using Table = std::map<std::string, std::unique_ptr<const Base>>;
+
+const Table<Op>& ops() {
+  static const Table<Op> table = [] {
+    Table<Op> t;
+    t["add"] = std::make_unique<Add>();
+    t["batch_norm"] = std::make_unique<BatchNorm>();
+    t["linear"] = std::make_unique<Linear>();
+    t["elu"] = std::make_unique<Pointwise>(PointwiseKind::elu);
+    t["gelu"] = std::make_unique<Pointwise>(PointwiseKind::gelu);
+    t["leaky_relu"] = std::make_unique<Pointwise>(PointwiseKind::leaky_relu);
+    t["relu"] = std::make_unique<Pointwise>(PointwiseKind::relu);
+    t["sigmoid"] = std::make_unique<Pointwise>(PointwiseKind::sigmoid);
+    t["silu"] = std::make_unique<Pointwise>(PointwiseKind::silu);
+    t["softplus"] = std::make_unique<Pointwise>(PointwiseKind::softplus);
+    t["tanh"] = std::make_unique<Pointwise>(PointwiseKind::tanh);
+    return t;
+  }();
+  return table;
+}
+
+const Table<LossOp>& losses() {
+  static const Table<LossOp> table = [] {
+    Table<LossOp> t;
+    t["bce_with_logits"] = std::make_unique<BceWithLogits>();
+    t["cross_entropy"] = std::make_unique<CrossEntropy>();
+    t["mse"] = std::make_unique<Mse>();
+    return t;
+  }();
+  return table;
+}
+
+template <class Base>
+const Base* find(const Table<Base>& table, const std::string& name) {
+  auto found = table.find(name);
+  return found == table.end() ? nullptr : found->second.get();
+}
+
+template <class Base>
+std::vector<std::string> names(const Table<Base>& table) {
+  std::vector<std::string> all;
+  for (const auto& entry : table) all.push_back(entry.first);
+  return all;
+}
+
+}  // namespace
+
+const Op* find_op(const std::string& name) { return find(ops(), name); }
+const LossOp* find_loss(const std::string& name) { return find(losses(), name); }
+std::vector<std::string> op_names() { return names(ops()); }
+std::vector<std::string> loss_names() { return names(losses()); }
+
+}  // namespace fastmaml

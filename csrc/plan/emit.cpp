@@ -1,0 +1,285 @@
+#include "plan/emit.hpp"
+
+#include "core/error.hpp"
+#include "plan/lifetime.hpp"
+
+namespace fastmaml {
+namespace {
+
+constexpr int64_t kBlockGrain = 16;  // each tensor of a dense block starts on a cache line
+
+}  // namespace
+
+Emit::Emit(Program& program, const std::vector<bool>& factored)
+    : program_(program), network_(program.network), factored_(factored) {
+  const size_t tensors = network_.tensors.size();
+  phi_.emplace_back(tensors);
+  for (size_t t = 0; t < tensors; ++t) {
+    Operand theta;
+    theta.space = kTensors + static_cast<int>(t);
+    phi_[0][t].w = theta;
+  }
+  update_factors_.resize(tensors);
+  sweep_factors_.resize(tensors);
+  waiting_.resize(tensors);
+  v_written_.assign(tensors, false);
+  dense_layout();
+}
+
+void Emit::dense_layout() {
+  dense_offset_.assign(network_.tensors.size(), -1);
+  for (size_t t = 0; t < network_.tensors.size(); ++t) {
+    if (!network_.tensors[t].trainable || factored_[t]) continue;
+    dense_offset_[t] = dense_numel_;
+    const int64_t n = numel(network_.tensors[t].shape);
+    dense_numel_ += (n + kBlockGrain - 1) / kBlockGrain * kBlockGrain;
+  }
+}
+
+Operand Emit::buffer(int64_t numel, bool shared) {
+  Operand o;
+  o.buffer = static_cast<int32_t>(buffers_.size());
+  o.stride = shared ? 0 : numel;
+  buffers_.push_back({numel, shared});
+  return o;
+}
+
+Operand Emit::dense(const Operand& block, int tensor) const {
+  return block.at(dense_offset_[tensor]);
+}
+
+void Emit::add(Args args) {
+  if (auto* contract = std::get_if<ContractArgs>(&args)) normalize(*contract);
+  program_.body.push_back({std::move(args), label_});
+}
+
+void Emit::prologue(Args args) {
+  if (auto* contract = std::get_if<ContractArgs>(&args)) normalize(*contract);
+  program_.prologue.push_back({std::move(args), label_});
+}
+
+void Emit::commit(Args args) {
+  if (auto* contract = std::get_if<ContractArgs>(&args)) normalize(*contract);
+  program_.commit.push_back({std::move(args), label_});
+}
+
+// --- values --------------------------------------------------------------------------------------
+
+Pass Emit::make_pass(int step, bool query) {
+  Pass pass;
+  pass.step = step, pass.query = query;
+  pass.rows = query ? program_.settings.query_rows : program_.settings.support_rows;
+  const size_t values = network_.value_shapes.size();
+  for (auto* list : {&pass.y, &pass.y_bar, &pass.y_dot, &pass.y_bar_dot}) list->resize(values);
+  pass.y[0] = Operand{query ? kQueryX : kSupportX, -1, 0, pass.rows * program_.input_numel};
+  pass.targets = Operand{query ? kQueryY : kSupportY, -1, 0, pass.rows * program_.target_numel};
+  if (query)
+    pass.y[network_.output] = Operand{kLogits, -1, 0, pass.rows * program_.output_numel};
+  return pass;
+}
+
+Operand Emit::y(const Node& node) {
+  Operand& y = pass_->y[node.output];
+  if (!y) y = buffer(pass_->rows * numel(node.shape));
+  return y;
+}
+
+Operand Emit::y_dot(const Node& node) {
+  Operand& y_dot = pass_->y_dot[node.output];
+  if (!y_dot) y_dot = buffer(pass_->rows * numel(node.shape));
+  return y_dot;
+}
+
+Sink Emit::x_bar(const Node& node, int i) {
+  Operand& x_bar = pass_->y_bar[node.inputs[i]];
+  const bool first = !x_bar;
+  if (first) x_bar = buffer(pass_->rows * numel(node.in_shapes[i]));
+  return {x_bar, first ? Operand{} : x_bar, Scalars::kOne};
+}
+
+Sink Emit::x_bar_dot(const Node& node, int i) {
+  Operand& x_bar_dot = pass_->y_bar_dot[node.inputs[i]];
+  const bool first = !x_bar_dot;
+  if (first) x_bar_dot = buffer(pass_->rows * numel(node.in_shapes[i]));
+  return {x_bar_dot, first ? Operand{} : x_bar_dot, Scalars::kOne};
+}
+
+Operand Emit::saved(const Node& node, int slot, int64_t numel) {
+  Operand& saved = pass_->saved[{&node, slot}];
+  if (!saved) saved = buffer(numel);
+  return saved;
+}
+
+Operand Emit::scratch(int64_t numel) { return buffer(numel); }
+
+Operand Emit::loss() const { return Operand{kLosses, -1, 0, 1}; }
+
+Operand Emit::loss_dot() const {
+  return Operand{kLossDots, -1, 0, program_.settings.inner_steps, pass_->step};
+}
+
+// --- parameters ----------------------------------------------------------------------------------
+
+bool Emit::trainable(const Node& node, size_t i) const {
+  return node.has_param(i) && network_.tensors[tensor(node, i)].trainable;
+}
+
+bool Emit::factored(const Node& node, size_t i) const {
+  return node.has_param(i) && factored_[tensor(node, i)];
+}
+
+Operand Emit::param(const Node& node, size_t i) { return phi_[version_][tensor(node, i)].w; }
+
+Operand Emit::param_t(const Node& node, size_t i) {
+  // A tensor that no step changed (frozen or factored) is theta in every version.
+  const int t = tensor(node, i);
+  const bool theta = phi_[version_][t].w == phi_[0][t].w;
+  return transposed(phi_[theta ? 0 : version_][t], t);
+}
+
+Operand Emit::param_dot(const Node& node, size_t i) { return direction_[tensor(node, i)].w; }
+
+Operand Emit::param_dot_t(const Node& node, size_t i) {
+  return transposed(direction_[tensor(node, i)], tensor(node, i));
+}
+
+Operand Emit::transposed(Version& version, int tensor) {
+  if (version.w_t) return version.w_t;
+  const Shape& shape = network_.tensors[tensor].shape;
+  if (shape[0] == 1 || shape[1] == 1) return version.w_t = version.w;  // the same numbers in a row
+  const bool theta = version.w == phi_[0][tensor].w;
+  TransposeArgs args;
+  args.in = version.w, args.rows = shape[0], args.cols = shape[1];
+  args.out = version.w_t = buffer(shape[0] * shape[1], theta);
+  theta ? prologue(args) : add(args);
+  return version.w_t;
+}
+
+Sink Emit::param_bar(const Node& node, size_t i) {
+  const int t = tensor(node, i);
+  if (phase_ == Phase::backward && !pass_->query) {
+    const Operand out = dense(next_block_, t);
+    const bool first = !next_written_[t];
+    next_written_[t] = true;
+    return {out, first ? phi_[version_][t].w : out, Scalars::neg_rate(pass_->step)};
+  }
+  const Operand out = dense(v_block_, t);
+  const bool first = !v_written_[t];
+  v_written_[t] = true;
+  const int scale = pass_->query ? Scalars::kOne : Scalars::sweep(pass_->step);
+  return {out, first ? Operand{} : out, scale};
+}
+
+const std::vector<Factor>& Emit::update_factors(const Node& node, size_t i) {
+  return update_factors_[tensor(node, i)];
+}
+
+const std::vector<Factor>& Emit::sweep_factors(const Node& node, size_t i) {
+  return sweep_factors_[tensor(node, i)];
+}
+
+void Emit::add_factor(const Node& node, size_t i, const Operand& a, const Operand& b,
+                      int64_t rows) {
+  Factor factor{a, b, rows};
+  if (phase_ == Phase::backward && !pass_->query)
+    factor.scale = Scalars::neg_rate(pass_->step);
+  else if (!pass_->query)
+    factor.gate = Scalars::sweep(pass_->step);
+  waiting_[tensor(node, i)].push_back(factor);
+}
+
+// --- the program's own steps ---------------------------------------------------------------------
+
+void Emit::begin_update() {
+  next_block_ = dense_numel_ ? buffer(dense_numel_) : Operand{};
+  next_written_.assign(network_.tensors.size(), false);
+}
+
+void Emit::end_update() {
+  phi_.push_back(phi_.back());
+  ++version_;
+  for (size_t t = 0; t < network_.tensors.size(); ++t) {
+    if (next_written_[t]) phi_[version_][t] = {dense(next_block_, static_cast<int>(t)), {}};
+    for (Factor& factor : waiting_[t]) update_factors_[t].push_back(factor);
+    waiting_[t].clear();
+  }
+}
+
+void Emit::begin_query() {
+  if (dense_numel_) v_block_ = buffer(dense_numel_);
+}
+
+void Emit::begin_sweep(int step) {
+  end_sweep();
+  version_ = step;
+  // W[step] - W0 holds the factors of the earlier steps only.
+  for (auto& factors : update_factors_)
+    while (!factors.empty() && factors.back().scale >= Scalars::neg_rate(step)) factors.pop_back();
+  direction_.assign(network_.tensors.size(), {});
+  if (!dense_numel_) return;
+  u_block_ = buffer(dense_numel_);
+  ContractArgs scale;  // u = sigma v, all dense tensors at once
+  scale.m = 1, scale.n = dense_numel_;
+  scale.c = u_block_, scale.c_row = dense_numel_;
+  scale.scale = Scalars::sigma(step);
+  scale.terms = {{Operand{kScalars}, 0, 0, v_block_, dense_numel_, 1, 1}};
+  label("u = sigma v");
+  add(scale);
+  for (size_t t = 0; t < network_.tensors.size(); ++t)
+    if (dense_offset_[t] >= 0) direction_[t].w = dense(u_block_, static_cast<int>(t));
+}
+
+void Emit::end_sweep() {
+  for (size_t t = 0; t < waiting_.size(); ++t) {
+    for (Factor& factor : waiting_[t]) sweep_factors_[t].push_back(factor);
+    waiting_[t].clear();
+  }
+}
+
+void Emit::write_commit() {
+  for (size_t t = 0; t < network_.tensors.size(); ++t) {
+    const TensorSpec& spec = network_.tensors[t];
+    if (!spec.trainable) continue;
+    label(spec.name + ".meta_grad");
+    ContractArgs args;
+    Operand grad;
+    grad.space = kTensors + static_cast<int>(network_.tensors.size()) + network_.trainable[t];
+    args.c = grad;
+    args.m = factored_[t] ? spec.shape[0] : 1;
+    args.n = factored_[t] ? spec.shape[1] : numel(spec.shape);
+    args.c_row = args.n;
+    prologue(args);  // zero
+    args.cin = grad, args.cin_row = args.n;
+    if (!factored_[t])
+      args.terms = {{Operand{kScalars}, 0, 0, dense(v_block_, static_cast<int>(t)), 0, 1, 1}};
+    for (const Factor& f : sweep_factors_[t])
+      args.terms.push_back({f.a, 1, spec.shape[0], f.b, spec.shape[1], 1, f.rows, f.gate});
+    commit(args);
+  }
+}
+
+void Emit::write_fast_weights() {
+  for (size_t t = 0; t < network_.tensors.size(); ++t) {
+    const TensorSpec& spec = network_.tensors[t];
+    if (!spec.trainable) continue;
+    label(spec.name + ".fast");
+    ContractArgs copy;
+    copy.m = 1, copy.n = numel(spec.shape), copy.c_row = copy.cin_row = copy.n;
+    copy.c.space = kTensors + static_cast<int>(network_.tensors.size()) + network_.trainable[t];
+    copy.c.stride = copy.n;
+    copy.cin = phi_[version_][t].w;
+    add(copy);
+  }
+}
+
+void Emit::place() {
+  std::vector<int64_t> numels;
+  std::vector<bool> shared;
+  for (const Buffer& buffer : buffers_) {
+    numels.push_back(buffer.numel);
+    shared.push_back(buffer.shared);
+  }
+  place_buffers(program_, numels, shared);
+}
+
+}  // namespace fastmaml

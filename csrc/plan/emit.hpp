@@ -1,0 +1,135 @@
+// What an op's pass sees of the program being written.
+//
+// A pass (one inner step on the support set, or the query pass) owns its values' operands. Operands
+// are handed out by role: y, y_bar (cotangent), y_dot (tangent), y_bar_dot. Outputs that several
+// contributions share are handed out as a Sink: where to write, and what to start from.
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fastmaml.hpp"
+#include "ops/args.hpp"
+#include "ops/op.hpp"
+#include "plan/network.hpp"
+#include "plan/program.hpp"
+
+namespace fastmaml {
+
+// Where a contribution goes: out = cin + scale * contribution. `cin` is absent for the first one.
+struct Sink {
+  Operand out, cin;
+  int scale = Scalars::kOne;
+};
+
+// One pass over the network: its rows and the operands of its values, by canonical value id.
+struct Pass {
+  int step = 0;  // inner step k; K for the query pass
+  bool query = false;
+  int64_t rows = 0;
+  Operand targets;
+  std::vector<Operand> y, y_bar, y_dot, y_bar_dot;
+  std::map<std::pair<const Node*, int>, Operand> saved;
+};
+
+// One outer product of a factored weight: sum over rows of a[row, :]^T b[row, :].
+struct Factor {
+  Operand a;  // [rows, O] cotangent of y
+  Operand b;  // [rows, I] input
+  int64_t rows = 0;
+  int scale = Scalars::kOne;  // scalar slot of its coefficient
+  int gate = -1;              // scalar slot; left out while that scalar is 0
+};
+
+class Emit {
+ public:
+  Emit(Program& program, const std::vector<bool>& factored);
+
+  // The passes' view ---------------------------------------------------------------------------
+  int64_t rows() const { return pass_->rows; }
+  Operand x(const Node& node, int i) const { return pass_->y[node.inputs[i]]; }
+  Operand y(const Node& node);  // made on first use
+  bool active(const Node& node, int i) const { return network_.active[node.inputs[i]]; }
+  Operand y_bar(const Node& node) const { return pass_->y_bar[node.output]; }
+  Operand x_dot(const Node& node, int i) const { return pass_->y_dot[node.inputs[i]]; }
+  Operand y_dot(const Node& node);
+  Operand y_bar_dot(const Node& node) const { return pass_->y_bar_dot[node.output]; }
+  Sink x_bar(const Node& node, int i);      // call once for each contribution
+  Sink x_bar_dot(const Node& node, int i);  // likewise
+  // A buffer of `numel` numbers that belongs to (pass, node, slot): made on first use.
+  Operand saved(const Node& node, int slot, int64_t numel);
+  Operand scratch(int64_t numel);
+
+  bool trainable(const Node& node, size_t i) const;
+  bool factored(const Node& node, size_t i) const;
+  Operand param(const Node& node, size_t i);    // current version: theta or phi[k]
+  Operand param_t(const Node& node, size_t i);  // the same, transposed (2-d)
+  Operand param_dot(const Node& node, size_t i);    // u
+  Operand param_dot_t(const Node& node, size_t i);  // u, transposed
+  // Where p_bar (backward: into phi[k+1] or v) or p_bar_dot (into v) of this parameter goes.
+  Sink param_bar(const Node& node, size_t i);
+  // Factored weights: the factors of W[k] - W0 and of v, and a new one for the current phase.
+  const std::vector<Factor>& update_factors(const Node& node, size_t i);
+  const std::vector<Factor>& sweep_factors(const Node& node, size_t i);
+  void add_factor(const Node& node, size_t i, const Operand& a, const Operand& b, int64_t rows);
+
+  Operand targets() const { return pass_->targets; }
+  Operand loss() const;
+  Operand loss_dot() const;
+  int seed() const { return pass_->query ? Scalars::kSeed : Scalars::kOne; }
+  int neg_rate(int k) const { return Scalars::neg_rate(k); }
+  int sigma() const { return Scalars::sigma(pass_->step); }
+
+  void add(Args args);  // appends an instruction to the current section
+
+  // The program writer's view ------------------------------------------------------------------
+  enum class Phase { forward, backward, forward_jvp, backward_jvp };
+  void enter(Pass& pass, Phase phase) { pass_ = &pass, phase_ = phase; }
+  void label(std::string text) { label_ = std::move(text); }
+  void prologue(Args args);
+  void commit(Args args);
+  Pass make_pass(int step, bool query);
+  void begin_update();         // phi[k + 1] starts to be written
+  void end_update();           // phi[k + 1] is the current version
+  void begin_query();          // v starts
+  void begin_sweep(int step);  // back to phi[k]; u = sigma v
+  void end_sweep();
+  void write_commit();         // sums over tasks into the gradients
+  void write_fast_weights();   // phi[K] to the outputs of Mode::adapt
+  void place();                // virtual buffers -> arenas
+
+ private:
+  struct Version {
+    Operand w, w_t;
+  };
+  struct Buffer {
+    int64_t numel = 0;
+    bool shared = false;
+  };
+  Operand buffer(int64_t numel, bool shared = false);
+  Operand transposed(Version& version, int tensor);
+  void dense_layout();
+  Operand dense(const Operand& block, int tensor) const;
+  int tensor(const Node& node, size_t i) const { return node.params[i]; }
+
+  Program& program_;
+  const Network& network_;
+  std::vector<bool> factored_;          // by tensor
+  std::vector<Buffer> buffers_;
+  std::vector<std::vector<Version>> phi_;  // phi_[k][tensor]
+  int version_ = 0;                        // k of the version that `param` hands out
+  std::vector<Version> direction_;         // u by tensor
+  std::vector<int64_t> dense_offset_;   // of each dense trainable tensor in a block
+  int64_t dense_numel_ = 0;
+  Operand next_block_, v_block_, u_block_;
+  std::vector<bool> next_written_, v_written_;
+  // By tensor. A pass must not see its own factors (a weight may be used twice): they wait.
+  std::vector<std::vector<Factor>> update_factors_, sweep_factors_, waiting_;
+  Pass* pass_ = nullptr;
+  Phase phase_ = Phase::forward;
+  std::string label_;
+};
+
+}  // namespace fastmaml

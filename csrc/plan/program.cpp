@@ -1,0 +1,222 @@
+// Writes the program: inner steps, query pass, sweep, commit.
+//
+//   for k < K:        forward, backward on the support set -> phi[k + 1]
+//   query:            forward (and backward -> v)
+//   for k = K-1..0:   u = sigma[k] v;  forward_jvp, backward_jvp on the values of step k -> v
+#include "plan/program.hpp"
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "plan/emit.hpp"
+
+namespace fastmaml {
+namespace {
+
+using Phase = Emit::Phase;
+
+struct Uses {
+  int64_t rows = 0;    // rows of x for each row of the set (leading dimensions), over all uses
+  bool input = false;  // some use has an input gradient
+};
+
+std::vector<Uses> weight_uses(const Network& network) {
+  std::vector<Uses> uses(network.tensors.size());
+  for (const Node& node : network.nodes) {
+    if (node.op_name != "linear") continue;
+    Uses& use = uses[node.params[0]];
+    use.rows += numel(node.in_shapes[0]) / node.in_shapes[0].back();
+    use.input = use.input || network.active[node.inputs[0]];
+  }
+  return uses;
+}
+
+// Estimated cycles of one task per weight, from rates measured on Zen 4 (float32): 32 FLOP a cycle
+// at best, 70% of that for contractions of one task's few rows, 85% for rows of stacked tasks, 35%
+// for the short sums of the factors; a transposed copy takes half a cycle a number, every further
+// pass over a task's own weights a quarter.
+struct Cost {
+  double dense, factored;
+};
+
+Cost weight_cost(const Settings& s, const TensorSpec& tensor, const Uses& uses) {
+  const double out = tensor.shape[0], in = tensor.shape[1], area = in * out;
+  const double support = static_cast<double>(s.support_rows * uses.rows);
+  const double query = s.mode == Mode::adapt ? 0 : static_cast<double>(s.query_rows * uses.rows);
+  const double steps = s.inner_steps;
+  const bool meta = s.mode == Mode::meta_step, second = meta && !s.first_order;
+  const double input = uses.input ? 1 : 0;
+  // Forwards' worth of arithmetic (1 = one product with W): forward, x_bar, W_bar; HVP twice that.
+  double dense = steps * support * (2 + input) + query * (meta ? 2 + input : 1);
+  double passes = 2 * steps + (meta ? 2 : 0);
+  double copies = steps;
+  double shared = steps * support * (1 + input) + query * (meta ? 1 + input : 1);
+  double outer = meta ? query : 0;
+  double ranks = 0;  // sum of rows * rank of the corrections
+  for (int k = 0; k < s.inner_steps; ++k) {
+    const double rank = support * k;
+    ranks += support * rank * (1 + input);
+    if (!second) continue;
+    const double sweep_rank = query + support * (1 + input) * (s.inner_steps - 1 - k);
+    ranks += support * (2 * input * rank + (1 + input) * sweep_rank);
+  }
+  ranks += query * steps * support * (meta ? 1 + input : 1);
+  if (second) {
+    dense += steps * support * (2 + 4 * input), passes += 3 * steps, copies += steps;
+    shared += steps * support * 2 * input;
+    outer += steps * support * (1 + input);
+  }
+  const double flop = 2 * area / 32;
+  return {dense * flop / 0.7 + area * (copies * 0.5 + passes * 0.25),
+          (shared + outer) * flop / 0.85 + 2 * ranks * (in + out) / 32 / 0.35};
+}
+
+std::vector<bool> choose_factored(Program& program) {
+  const Settings& s = program.settings;
+  const Network& network = program.network;
+  const std::vector<Uses> uses = weight_uses(network);
+  std::vector<bool> factored(network.tensors.size(), false);
+  for (size_t t = 0; t < network.tensors.size(); ++t) {
+    const TensorSpec& tensor = network.tensors[t];
+    if (!tensor.trainable || uses[t].rows == 0 || s.mode == Mode::adapt) continue;
+    const Cost cost = weight_cost(s, tensor, uses[t]);
+    // A tie goes to dense: its instructions are fewer.
+    factored[t] = s.factored >= 0 ? s.factored == 1 : cost.factored < 0.8 * cost.dense;
+    program.any_factored = program.any_factored || factored[t];
+    program.decisions.push_back(message("weight ", tensor.name, ": ",
+                                        factored[t] ? "factored" : "dense", " (estimated ",
+                                        static_cast<int64_t>(cost.dense), " cycles dense, ",
+                                        static_cast<int64_t>(cost.factored), " factored)"));
+  }
+  return factored;
+}
+
+class Writer {
+ public:
+  Writer(Program& program, const std::vector<bool>& factored)
+      : program_(program), network_(program.network), emit_(program, factored) {}
+
+  void write() {
+    const Settings& s = program_.settings;
+    std::vector<Pass> support;
+    support.reserve(s.inner_steps);
+    for (int k = 0; k < s.inner_steps; ++k) {
+      support.push_back(emit_.make_pass(k, false));
+      emit_.begin_update();
+      forward(support.back());
+      backward(support.back());
+      emit_.end_update();
+    }
+    if (s.mode == Mode::adapt) {
+      emit_.write_fast_weights();
+    } else {
+      Pass query = emit_.make_pass(s.inner_steps, true);
+      write_query(query);
+      if (s.mode == Mode::meta_step) {
+        if (!s.first_order || s.rate_grad)
+          for (int k = s.inner_steps - 1; k >= 0; --k) sweep(support[k]);
+        emit_.end_sweep();
+        emit_.write_commit();
+      }
+    }
+    emit_.place();
+  }
+
+ private:
+  std::string where(const std::string& name, const Pass& pass, const char* phase) const {
+    return message(pass.query ? std::string("query") : message("step ", pass.step), " ", name, ".",
+                   phase);
+  }
+
+  void forward(Pass& pass) {
+    emit_.enter(pass, Phase::forward);
+    for (const Node& node : network_.nodes) {
+      emit_.label(where(node.name, pass, "forward"));
+      node.op->forward(emit_, node);
+    }
+  }
+
+  void backward(Pass& pass) {
+    emit_.enter(pass, Phase::backward);
+    emit_.label(where(network_.loss.name, pass, "backward"));
+    network_.loss_op->backward(emit_, network_.loss);
+    for (size_t i = network_.nodes.size(); i-- > 0;) {
+      const Node& node = network_.nodes[i];
+      if (!network_.active[node.output]) continue;
+      emit_.label(where(node.name, pass, "backward"));
+      node.op->backward(emit_, node);
+    }
+  }
+
+  void write_query(Pass& query) {
+    forward(query);
+    emit_.label(where(network_.loss.name, query, "forward"));
+    network_.loss_op->forward(emit_, network_.loss);
+    if (program_.settings.mode != Mode::meta_step) return;
+    emit_.begin_query();
+    backward(query);
+  }
+
+  void sweep(Pass& pass) {
+    emit_.begin_sweep(pass.step);
+    emit_.enter(pass, Phase::forward_jvp);
+    for (const Node& node : network_.nodes) {
+      if (!network_.active[node.output]) continue;
+      emit_.label(where(node.name, pass, "forward_jvp"));
+      node.op->forward_jvp(emit_, node);
+    }
+    if (program_.settings.rate_grad) {
+      emit_.label(where(network_.loss.name, pass, "forward_jvp"));
+      network_.loss_op->forward_jvp(emit_, network_.loss);
+    }
+    if (program_.settings.first_order) return;  // the tangents were for the rates alone
+    emit_.enter(pass, Phase::backward_jvp);
+    emit_.label(where(network_.loss.name, pass, "backward_jvp"));
+    network_.loss_op->backward_jvp(emit_, network_.loss);
+    for (size_t i = network_.nodes.size(); i-- > 0;) {
+      const Node& node = network_.nodes[i];
+      if (!network_.active[node.output]) continue;
+      emit_.label(where(node.name, pass, "backward_jvp"));
+      node.op->backward_jvp(emit_, node);
+    }
+  }
+
+  Program& program_;
+  const Network& network_;
+  Emit emit_;
+};
+
+double flops(const std::vector<Instruction>& section) {
+  double total = 0;
+  for (const Instruction& instruction : section)
+    if (auto* args = std::get_if<ContractArgs>(&instruction.args))
+      for (const ContractTerm& term : args->terms)
+        total += 2.0 * static_cast<double>(args->m * args->n) * static_cast<double>(term.k);
+  return total;
+}
+
+void check_settings(const Settings& s) {
+  if (s.inner_steps < 0)
+    throw SettingError(message("inner_steps must be at least 0, got ", s.inner_steps));
+  if (s.support_rows < 1 || (s.query_rows < 1 && s.mode != Mode::adapt))
+    throw ShapeError(message("a task needs at least one row in each set, got ", s.support_rows,
+                             " and ", s.query_rows));
+}
+
+}  // namespace
+
+Program write_program(const NetworkSpec& spec, const Settings& settings) {
+  check_settings(settings);
+  Program program;
+  program.settings = settings;
+  program.network = build_network(spec);
+  program.input_numel = numel(program.network.value_shapes[0]);
+  program.output_numel = numel(program.network.value_shapes[program.network.output]);
+  program.target_numel = spec.loss.op == "cross_entropy" ? 1 : program.output_numel;
+  const std::vector<bool> factored = choose_factored(program);
+  Writer(program, factored).write();
+  program.body_flops = flops(program.body) + flops(program.commit);
+  return program;
+}
+
+}  // namespace fastmaml

@@ -1,0 +1,42 @@
+// The program of one task: a list of instructions over operands, in three sections.
+//
+//   prologue   once per call, all threads together (transposed theta, zeroed gradients)
+//   body       per task: K inner steps, the query pass, the sweep
+//   commit     once per round of tasks, all threads together: sums over tasks into the gradients
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "fastmaml.hpp"
+#include "ops/args.hpp"
+#include "plan/network.hpp"
+
+namespace fastmaml {
+
+struct Instruction {
+  Args args;
+  std::string label;  // "fc1.backward_jvp", for describe
+};
+
+struct Arena {
+  int64_t elements = 0;  // for one task
+};
+
+struct Program {
+  Settings settings;
+  Network network;
+  std::vector<Instruction> prologue, body, commit;
+  Arena transient, keep, shared;
+  int64_t output_numel = 0;            // of one row of logits
+  int64_t input_numel = 0;             // of one row of x
+  int64_t target_numel = 0;            // of one row of y (1 for class indices)
+  bool any_factored = false;
+  double body_flops = 0;               // contractions of one task, commit included
+  std::vector<std::string> decisions;  // one line for each choice, for describe
+};
+
+Program write_program(const NetworkSpec& spec, const Settings& settings);
+
+}  // namespace fastmaml

@@ -1,0 +1,65 @@
+class Mode:
+    meta_step: Mode
+    evaluate: Mode
+    adapt: Mode
+
+class TensorSpec:
+    def __init__(self, name: str, shape: list[int], trainable: bool) -> None: ...
+
+class NodeSpec:
+    def __init__(
+        self,
+        op: str,
+        inputs: list[int],
+        params: list[int],
+        attrs: dict[str, float],
+        shape: list[int],
+        name: str,
+    ) -> None: ...
+
+class Plan:
+    def __init__(
+        self,
+        row_shape: list[int],
+        tensors: list[TensorSpec],
+        nodes: list[NodeSpec],
+        output: int,
+        loss: NodeSpec,
+        *,
+        float64: bool,
+        mode: Mode,
+        support_rows: int,
+        query_rows: int,
+        inner_steps: int,
+        first_order: bool,
+        rate_grad: bool,
+        factored: int = -1,
+    ) -> None: ...
+    def workspace_bytes(self, tasks: int, threads: int) -> int: ...
+    def describe(self, tasks: int, threads: int) -> str: ...
+    def flops(self, tasks: int) -> float: ...
+    def output_shape(self) -> list[int]: ...
+    def run(
+        self,
+        tasks: int,
+        threads: int,
+        support_x: int,
+        support_y: int,
+        query_x: int,
+        query_y: int,
+        rates: list[float],
+        tensors: list[int],
+        outputs: list[int],
+        task_losses: int,
+        logits: int,
+        loss_dots: int,
+        workspace: int,
+        workspace_bytes: int,
+    ) -> None: ...
+
+def instruction_set() -> str: ...
+def available_instruction_sets() -> list[str]: ...
+def force_instruction_set(name: str) -> None: ...
+def first_outside(values: int, count: int, limit: int) -> int: ...
+def wake_threads(threads: int) -> None: ...
+def peak_flops(float64: bool, threads: int) -> float: ...

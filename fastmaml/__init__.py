@@ -1,0 +1,43 @@
+"""The MAML meta-step at the speed of the machine, for ordinary ``torch.nn.Module``s.
+
+Model-Agnostic Meta-Learning (Finn, Abbeel, Levine 2017): one call, `meta_step`, fills the
+parameters' ``.grad`` with the exact second-order meta-gradient of a batch of tasks.
+"""
+
+from importlib.metadata import version
+
+from . import reference
+from .errors import (
+    BackendError,
+    DeviceError,
+    DtypeError,
+    InternalError,
+    SettingError,
+    ShapeError,
+    UnsupportedModelError,
+)
+from .evaluate import evaluate
+from .meta import adapt, meta_loss, meta_step
+from .results import AdaptedTasks, MetaStepResult
+from .verify import describe, verify
+
+__version__ = version("fastmaml")
+
+__all__ = [
+    "AdaptedTasks",
+    "BackendError",
+    "DeviceError",
+    "DtypeError",
+    "InternalError",
+    "MetaStepResult",
+    "SettingError",
+    "ShapeError",
+    "UnsupportedModelError",
+    "adapt",
+    "describe",
+    "evaluate",
+    "meta_loss",
+    "meta_step",
+    "reference",
+    "verify",
+]

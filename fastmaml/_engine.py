@@ -1,0 +1,227 @@
+"""The only user of the compiled module: plans, pointers and the bytes they point at.
+
+Python owns every byte. `CompiledPlan.run` allocates the outputs as torch tensors, keeps one
+workspace per plan for the next call, and hands raw pointers to the engine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import BackendError
+from .graph import Network
+from .losses import Loss
+from .tasks import Tasks
+
+try:
+    from . import _C
+except ImportError as error:  # a source tree that was not built, or a platform without a wheel
+    _C = None  # type: ignore[assignment]
+    _REASON = str(error)
+
+__all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flops", "require"]
+
+Purpose = Literal["meta_step", "evaluate", "adapt"]
+
+
+def available() -> bool:
+    """Whether the compiled engine could be loaded."""
+    return _C is not None
+
+
+def require(where: str) -> None:
+    """Raise unless the engine is there.
+
+    Raises:
+        BackendError: It is not; the text says why and what to do.
+    """
+    if _C is None:
+        raise BackendError(
+            f'{where}: backend "fused" needs the compiled engine fastmaml._C, got: {_REASON}; '
+            'install fastmaml with "pip install .", or use backend="reference".'
+        )
+
+
+def info() -> dict[str, str]:
+    """What the engine is and runs on: ``instruction_set``, ``threads`` and ``cuda``."""
+    sets = "not built" if _C is None else _C.instruction_set()
+    return {
+        "instruction_set": sets,
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
+        "cuda": "not built",
+    }
+
+
+def peak_flops(dtype: torch.dtype, threads: int) -> float:
+    """Measure the machine's multiply-add rate, the ceiling of every contraction.
+
+    Args:
+        dtype: ``torch.float32`` or ``torch.float64``.
+        threads: How many threads run together.
+
+    Returns:
+        FLOP/s, a multiply-add counted as two.
+    """
+    require("peak_flops")
+    return _C.peak_flops(dtype is torch.float64, threads)
+
+
+class Outputs(NamedTuple):
+    """What one run wrote."""
+
+    task_losses: Tensor  # [T]
+    logits: Tensor  # [T, Q, ...]
+    tensors: list[Tensor]  # meta-gradients [shape] or fast weights [T, shape], trainable order
+    loss_dots: Tensor | None  # [T, K]
+
+
+class CompiledPlan:
+    """One program of the engine and the workspace it runs in.
+
+    Args:
+        network: The traced model.
+        loss: A loss with an op.
+        purpose: What the program produces.
+        dtype: ``torch.float32`` or ``torch.float64``.
+        support_rows: S.
+        query_rows: Q.
+        inner_steps: K.
+        first_order: Whether the Hessian terms are dropped.
+        rate_grad: Whether the support losses' tangents are wanted.
+        factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
+
+    Raises:
+        UnsupportedModelError: The engine lacks an op of the network.
+        ShapeError: The network's shapes do not fit together.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        *,
+        purpose: Purpose,
+        dtype: torch.dtype,
+        support_rows: int,
+        query_rows: int,
+        inner_steps: int,
+        first_order: bool,
+        rate_grad: bool,
+        factored: int = -1,
+    ) -> None:
+        """Write the program."""
+        self.plan = _C.Plan(
+            list(network.row_shape),
+            [_C.TensorSpec(t.name, list(t.shape), t.trainable) for t in network.tensors],
+            [
+                _C.NodeSpec(n.op, list(n.inputs), list(n.params), n.attrs, list(n.shape), n.name)
+                for n in network.nodes
+            ],
+            network.output,
+            _C.NodeSpec(loss.op or "", [], [], dict(loss.attrs), [], loss.name),
+            float64=dtype is torch.float64,
+            mode=getattr(_C.Mode, purpose),
+            support_rows=support_rows,
+            query_rows=query_rows,
+            inner_steps=inner_steps,
+            first_order=first_order,
+            rate_grad=rate_grad,
+            factored=factored,
+        )
+        self.dtype = dtype
+        self.purpose = purpose
+        self.inner_steps = inner_steps
+        self.rate_grad = rate_grad
+        self.output_shape = tuple(self.plan.output_shape())
+        self.trainable = [t.shape for t in network.tensors if t.trainable]
+        self._workspaces: list[Tensor] = []
+        self._bytes: dict[tuple[int, int], int] = {}
+
+    def workspace_bytes(self, tasks: int, threads: int) -> int:
+        """Bytes of workspace that one call over `tasks` tasks with `threads` threads needs."""
+        key = (tasks, threads)
+        size = self._bytes.get(key)
+        if size is None:
+            size = self._bytes[key] = self.plan.workspace_bytes(tasks, threads)
+        return size
+
+    def run(self, tasks: Tasks, theta: Sequence[Tensor], rate: float) -> Outputs:
+        """Run the program.
+
+        Args:
+            tasks: Checked data.
+            theta: The network's tensors, contiguous, in its order.
+            rate: The inner learning rate of every step.
+
+        Returns:
+            The `Outputs`, freshly allocated.
+        """
+        dtype, adapt = self.dtype, self.purpose == "adapt"
+        support = _dense(tasks.support_x), _dense(tasks.support_y)
+        query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
+        count = tasks.tasks
+        if self.purpose == "evaluate":
+            outputs: list[Tensor] = []
+        elif adapt:
+            outputs = [torch.empty((count, *shape), dtype=dtype) for shape in self.trainable]
+        else:
+            outputs = [torch.empty(shape, dtype=dtype) for shape in self.trainable]
+        losses = torch.empty(count, dtype=dtype)
+        rows = 0 if adapt else tasks.query_rows
+        logits = torch.empty((count, rows, *self.output_shape), dtype=dtype)
+        dots = torch.empty((count, self.inner_steps), dtype=dtype) if self.rate_grad else None
+        threads = torch.get_num_threads()
+        size = self.workspace_bytes(count, threads)
+        workspace = self._take(size)
+        try:
+            self.plan.run(
+                count,
+                threads,
+                support[0].data_ptr(),
+                support[1].data_ptr(),
+                query[0].data_ptr(),
+                query[1].data_ptr(),
+                [rate] * self.inner_steps,
+                [t.data_ptr() for t in theta],
+                [t.data_ptr() for t in outputs],
+                losses.data_ptr(),
+                logits.data_ptr(),
+                0 if dots is None else dots.data_ptr(),
+                workspace.data_ptr(),
+                size,
+            )
+        finally:
+            self._workspaces.append(workspace)
+        return Outputs(losses, logits, outputs, dots)
+
+    def _take(self, size: int) -> Tensor:
+        """A workspace of at least `size` bytes that no other thread uses."""
+        while self._workspaces:
+            # A list's pop and append are atomic, so that threads never share a workspace.
+            try:
+                workspace = self._workspaces.pop()
+            except IndexError:
+                break
+            if workspace.numel() >= size:
+                return workspace
+        return torch.empty(size, dtype=torch.uint8)
+
+
+def first_bad_class(y: Tensor, classes: int) -> int:
+    """Index of the first class index outside ``0..classes-1`` in a flat view, or -1."""
+    y = _dense(y)
+    return _C.first_outside(y.data_ptr(), y.numel(), classes)
+
+
+def wake() -> None:
+    """Wake the engine's worker threads ahead of a run."""
+    _C.wake_threads(torch.get_num_threads())
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_contiguous() else tensor.contiguous()

@@ -1,0 +1,159 @@
+"""A module as a function of its parameters, for everything that runs in PyTorch.
+
+Buffers and inputs are copied for each forward pass, so that batch norm in training mode uses the
+statistics of its own rows and updates nothing, and in-place layers leave the caller's data alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .errors import DeviceError, DtypeError, SettingError, ShapeError
+from .losses import Loss
+from .tasks import Tasks, check_output, validate_inputs
+
+__all__ = [
+    "Function",
+    "accumulate",
+    "call_model",
+    "grad_mode",
+    "leaf",
+    "model_kind",
+    "predictor",
+    "trainable",
+]
+
+
+def call_model(model: nn.Module, phi: Mapping[str, Tensor], x: Tensor) -> Any:
+    """Run the model with other parameters; its own buffers and ``x`` stay as they are."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return functional_call(model, {**phi, **buffers}, (x.clone(),))
+
+
+class Function:
+    """The model as a function of its trainable parameters, and the loss of what it returns."""
+
+    def __init__(self, model: nn.Module, tasks: Tasks, loss: Loss, where: str) -> None:
+        """Keep the parts; ``tasks`` and ``where`` are for the check of the first output."""
+        self._model, self._tasks, self._loss, self._where = model, tasks, loss, where
+        self._checked = False
+
+    def __call__(self, phi: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The model's output on one task's rows."""
+        logits: Tensor = call_model(self._model, phi, x)
+        if not self._checked:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+            check_output(self._where, self._tasks, self._loss, x.shape[0], shape)
+            self._checked = True
+        return logits
+
+    def loss(self, phi: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of one task, and the output that it judges."""
+        logits = self(phi, x)
+        value = self._loss.function(logits, y.clone())
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"{self._where}: loss must return a 0-dim tensor per task, got {came}; "
+                "reduce it with .mean() or .sum()."
+            )
+        return value, logits
+
+
+def predictor(
+    model: nn.Module, tasks: Tasks, where: str = "predict"
+) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+    """What `AdaptedTasks` predicts with: the model, one task after another."""
+
+    def predict(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        validate_inputs(where, x, like=tasks)
+        with torch.no_grad():
+            outputs = [
+                call_model(model, {name: p[t] for name, p in parameters.items()}, x[t])
+                for t in range(tasks.tasks)
+            ]
+        return torch.stack(outputs)
+
+    return predict
+
+
+def trainable(where: str, model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are adapted and trained, by name; a shared one once.
+
+    Raises:
+        SettingError: There is none, or the model is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise SettingError(f"{where}: model must be a torch.nn.Module, got {type(model).__name__}.")
+    found: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not found:
+        raise SettingError(
+            f"{where}: the model must have a parameter with requires_grad=True, got none in "
+            f"{type(model).__name__}; call model.requires_grad_()."
+        )
+    return found
+
+
+def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device that all parameters of the model share.
+
+    Raises:
+        SettingError: The model has no trainable parameter.
+        DtypeError: Its parameters are of several dtypes.
+        DeviceError: Its parameters are on several devices.
+    """
+    first, one = next(iter(trainable(where, model).items()))
+    for name, parameter in model.named_parameters():
+        if parameter.dtype is not one.dtype:
+            raise DtypeError(
+                f"{where}: the model's parameters must be of one dtype, got {one.dtype} for "
+                f"`{first}` and {parameter.dtype} for `{name}`; call model.float()."
+            )
+        if parameter.device != one.device:
+            raise DeviceError(
+                f"{where}: the model's parameters must be on one device, got {one.device} for "
+                f'`{first}` and {parameter.device} for `{name}`; call model.to("{one.device}").'
+            )
+    return one.dtype, one.device
+
+
+def accumulate(
+    model: nn.Module,
+    inner_lr: float | Tensor,
+    grads: Mapping[str, Tensor],
+    rate_grad: Tensor | None,
+) -> None:
+    """Add gradients to ``.grad`` of the parameters and of a learned ``inner_lr``.
+
+    A step size that was itself computed passes its gradient on, as ``backward()`` does; that can
+    fail, and comes first, so that a failure leaves every ``.grad`` as it was.
+    """
+    if isinstance(inner_lr, Tensor) and rate_grad is not None:
+        torch.autograd.backward(inner_lr, rate_grad)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            grad = grads.get(name)
+            if grad is None:
+                continue
+            if parameter.grad is None:
+                parameter.grad = grad
+            else:
+                parameter.grad.add_(grad)
+
+
+def leaf(tensor: Tensor, requires_grad: bool) -> Tensor:
+    """A copy at which a graph begins."""
+    return tensor.detach().clone().requires_grad_(requires_grad)
+
+
+@contextmanager
+def grad_mode() -> Iterator[None]:
+    """Let autograd record, whatever the caller's mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

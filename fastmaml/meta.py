@@ -1,0 +1,382 @@
+"""The calls: `meta_step`, `meta_loss`, `adapt`, and which backend runs them.
+
+Every call passes the same door (`fastmaml.tasks`), then runs the fused engine where it can take the
+model and the reference algorithm in PyTorch where it cannot.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from . import _engine, fallback
+from .errors import BackendError, SettingError, UnsupportedModelError
+from .functional import model_kind, predictor, trainable
+from .losses import LossArgument
+from .plan import CompiledPlan, lookup
+from .reference import Outcome, fast_weights
+from .results import AdaptedTasks, Backend, MetaStepResult, accuracy
+from .settings import Settings, check_settings
+from .tasks import Pair, Tasks, validate
+
+__all__ = ["BackendChoice", "adapt", "meta_loss", "meta_step", "query_losses"]
+
+BackendChoice = Literal["auto", "fused", "reference"]
+
+
+class _Call(NamedTuple):
+    """A call that passed the door. Without a plan it runs in PyTorch."""
+
+    model: nn.Module
+    tasks: Tasks
+    settings: Settings
+    plan: CompiledPlan | None
+    theta: list[Tensor]  # the network's tensors
+    parameters: dict[str, Tensor]  # the trainable ones among them, in the plan's order
+
+
+def meta_step(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+    first_order: bool = False,
+    backend: BackendChoice = "auto",
+) -> MetaStepResult:
+    """Add the meta-gradient of a batch of tasks to ``.grad`` of the model's parameters.
+
+    For each task the trainable parameters take ``inner_steps`` gradient steps on the support set;
+    the gradient of the mean over tasks of the query loss after these steps, taken through them,
+    is added to ``.grad`` as ``backward()`` would. Then call ``optimizer.step()``.
+
+    Args:
+        model: Any module that maps ``[rows, ...]`` to ``[rows, ...]``. It is not changed, but for
+            ``.grad``. Parameters with ``requires_grad=False`` take part in the forward pass, are
+            not adapted and get no gradient. Batch norm in training mode (or without running
+            statistics) uses the statistics of the rows of each pass; in eval mode the running
+            statistics are constants. Running statistics are never updated.
+        support: ``(x, y)``: x ``[T, S, ...]`` of the model's dtype (float32 or float64) and device;
+            y ``[T, S]`` int64 class indices for cross-entropy, else targets of the output's shape.
+        query: The same with Q rows per task.
+        loss: ``"mse"``, ``"cross_entropy"``, ``"bce_with_logits"`` (mean over a task's rows), one
+            of the torch loss modules, or a callable ``(logits, y) -> 0-dim tensor`` for one task.
+        inner_lr: Step size of the inner loop, a number or a 0-dim tensor. A tensor that requires
+            grad gets its exact meta-gradient in ``.grad`` too.
+        inner_steps: K >= 0; 0 is the plain query gradient.
+        first_order: True drops the second derivatives (FOMAML).
+        backend: ``"auto"`` takes the fused engine where it can, else PyTorch with one warning per
+            model class; ``"fused"`` raises instead; ``"reference"`` always runs PyTorch.
+
+    Returns:
+        The `MetaStepResult`: loss, task losses, logits and accuracy on the query sets after
+        adaptation, and the backend that ran. A loss that is not finite is returned as it is.
+
+    Raises:
+        ShapeError: Data that do not fit together or to the model.
+        DtypeError: Data of another dtype than the model's.
+        DeviceError: Data on another device than the model's.
+        SettingError: A setting or class index out of range, or nothing to train.
+        UnsupportedModelError: ``backend="fused"`` and a layer that the engine cannot take.
+        BackendError: ``backend="fused"`` and no engine for the model's device.
+
+    When a call raises, ``.grad`` is as it was.
+
+    Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, 2017, algorithms 1 and 2.
+
+    >>> model = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 1))
+    >>> x = torch.randn(25, 20, 1)
+    >>> y = torch.sin(x)
+    >>> support, query = (x[:, :10], y[:, :10]), (x[:, 10:], y[:, 10:])
+    >>> result = meta_step(model, support, query, loss="mse", inner_lr=0.01)
+    >>> result.logits.shape, result.backend
+    (torch.Size([25, 10, 1]), 'fused')
+    """
+    where = "meta_step"
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    call = _prepare(where, model, support, query, settings, backend, "meta_step")
+    outcome = _compute(call, want_grad=True)
+    _accumulate(call, outcome)
+    return _finish(call, outcome)
+
+
+def query_losses(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+    backend: BackendChoice = "auto",
+) -> MetaStepResult:
+    """The numbers of `meta_step` without any gradient: ``.grad`` is left alone.
+
+    Arguments, result and errors are those of `meta_step`.
+
+    >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
+    >>> query_losses(nn.Linear(2, 1), data, data, loss="mse").task_losses.shape
+    torch.Size([3])
+    """
+    where = "query_losses"
+    settings = check_settings(where, loss, inner_lr, inner_steps, True)
+    call = _prepare(where, model, support, query, settings, backend, "evaluate")
+    return _finish(call, _compute(call, want_grad=False))
+
+
+def meta_loss(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+    first_order: bool = False,
+    backend: BackendChoice = "auto",
+) -> Tensor:
+    """The mean query loss after adaptation as a tensor that can be differentiated once.
+
+    For regularizers, gradient scaling and sums of several losses: ``(loss + penalty).backward()``
+    fills ``.grad``. The gradient is computed in this call, except under ``torch.no_grad()``.
+
+    Arguments and errors are those of `meta_step`.
+
+    Returns:
+        A 0-dim tensor with a graph to the trainable parameters and to an ``inner_lr`` that
+        requires grad.
+
+    >>> model = nn.Linear(2, 1)
+    >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
+    >>> (2.0 * meta_loss(model, data, data, loss="mse")).backward()
+    >>> model.weight.grad.shape
+    torch.Size([1, 2])
+    """
+    where = "meta_loss"
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    graph = torch.is_grad_enabled()
+    call = _prepare(
+        where, model, support, query, settings, backend, "meta_step" if graph else "evaluate"
+    )
+    outcome = _compute(call, want_grad=graph)
+    value = outcome.task_losses.mean()
+    if not graph:
+        return value
+    leaves = [(call.parameters[name], grad) for name, grad in outcome.grads.items()]
+    if outcome.rate_grad is not None and isinstance(settings.inner_lr, Tensor):
+        leaves.append((settings.inner_lr, outcome.rate_grad))
+    attached: Tensor = _Attach.apply(value, [g for _, g in leaves], *(leaf for leaf, _ in leaves))
+    return attached
+
+
+def adapt(
+    model: nn.Module,
+    support: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+    backend: BackendChoice = "auto",
+) -> AdaptedTasks:
+    """Run the inner loop only: one adapted copy of the trainable parameters per task.
+
+    Arguments and errors are those of `meta_step`.
+
+    Returns:
+        The `AdaptedTasks`: ``parameters`` by name, each ``[T, ...]``, and ``predict(x)`` for new
+        rows ``[T, Q, ...]`` of the same tasks.
+
+    >>> tasks = adapt(nn.Linear(2, 1), (torch.ones(3, 4, 2), torch.zeros(3, 4, 1)), loss="mse")
+    >>> tasks.parameters["weight"].shape, tasks.predict(torch.ones(3, 5, 2)).shape
+    (torch.Size([3, 1, 2]), torch.Size([3, 5, 1]))
+    """
+    where = "adapt"
+    settings = check_settings(where, loss, inner_lr, inner_steps, True)
+    call = _prepare(where, model, support, None, settings, backend, "adapt")
+    predict = predictor(model, call.tasks)
+    if call.plan is None:
+        parameters = fast_weights(model, call.tasks, settings)
+        return AdaptedTasks(parameters, "reference", predict)
+    ran = _run(call, call.plan)
+    fast = dict(zip(call.parameters, ran.tensors, strict=True))
+    count = call.tasks.tasks
+    parameters = {
+        # What no layer uses stays as it is in every task.
+        name: fast.get(name, p.detach().expand(count, *p.shape).clone())
+        for name, p in trainable(where, model).items()
+    }
+    return AdaptedTasks(parameters, "fused", predict)
+
+
+def _prepare(
+    where: str,
+    model: nn.Module,
+    support: Pair,
+    query: Pair | None,
+    settings: Settings,
+    backend: BackendChoice,
+    purpose: _engine.Purpose,
+) -> _Call:
+    """Check everything, and find the plan unless the call must run in PyTorch."""
+    if backend not in ("auto", "fused", "reference"):
+        raise SettingError(
+            f'{where}: backend must be "auto", "fused" or "reference", got {backend!r}.'
+        )
+    if backend != "reference":
+        try:
+            return _prepare_fused(where, model, support, query, settings, backend, purpose)
+        except (UnsupportedModelError, BackendError) as error:
+            if backend == "fused":
+                raise
+            _warn(where, model, error)
+    dtype, device = model_kind(where, model)
+    tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
+    return _Call(model, tasks, settings, None, [], trainable(where, model))
+
+
+def _prepare_fused(
+    where: str,
+    model: nn.Module,
+    support: Pair,
+    query: Pair | None,
+    settings: Settings,
+    backend: BackendChoice,
+    purpose: _engine.Purpose,
+) -> _Call:
+    """The fused half of `_prepare`: raises when the engine cannot take the call."""
+    _engine.require(where)
+    if not isinstance(model, nn.Module):
+        raise _unsupported(where, f"{type(model).__name__}, which is not a torch.nn.Module")
+    plans = lookup(model)
+    dtype, device = plans.kind(where, model)
+    tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
+    if device.type != "cpu":
+        raise BackendError(
+            f'{where}: backend "fused" must run on the CPU in this build, got a model on {device}; '
+            'call model.cpu(), or use backend="reference".'
+        )
+    if settings.loss.op is None:
+        raise _unsupported(where, f"loss `{settings.loss.name}`")
+    if settings.loss.classifies and tasks.support_y.is_floating_point():
+        raise _unsupported(where, "class probabilities as targets")
+    try:
+        traced = plans.traced(model, tasks.row_shape, where)
+    except UnsupportedModelError as error:
+        raise _unsupported(where, str(error)) from None
+    theta = traced.tensors(where)
+    rate = settings.inner_lr
+    plan = traced.plan(
+        tasks,
+        settings,
+        purpose=purpose,
+        dtype=dtype,
+        rate_grad=purpose == "meta_step" and isinstance(rate, Tensor) and rate.requires_grad,
+        where=where,
+    )
+    parameters = {
+        name: theta[i] for name, i in zip(traced.trainable_names, traced.trainable, strict=True)
+    }
+    return _Call(model, tasks, settings, plan, theta, parameters)
+
+
+def _unsupported(where: str, what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f'{where}: backend "fused" cannot take {what}; use backend="reference".'
+    )
+
+
+_WARNED: WeakSet[type] = WeakSet()
+
+
+def _warn(where: str, model: nn.Module, error: Exception) -> None:
+    """Say once per model class why PyTorch runs."""
+    if type(model) in _WARNED:
+        return
+    _WARNED.add(type(model))
+    reason = str(error).removeprefix(f"{where}: ").removesuffix('; use backend="reference".')
+    warnings.warn(
+        f"{where}: {type(model).__name__} runs on the slower PyTorch reference, because {reason}.",
+        stacklevel=4,
+    )
+
+
+def _run(call: _Call, plan: CompiledPlan) -> _engine.Outputs:
+    """One run of the engine."""
+    theta = [t if t.is_contiguous() else t.detach().contiguous() for t in call.theta]
+    return plan.run(call.tasks, theta, float(call.settings.inner_lr))
+
+
+def _compute(call: _Call, *, want_grad: bool) -> Outcome:
+    """Run the call on its backend."""
+    if call.plan is None:
+        return fallback.compute(call.model, call.tasks, call.settings, want_grad=want_grad)
+    ran = _run(call, call.plan)
+    grads = dict(zip(call.parameters, ran.tensors, strict=True)) if want_grad else {}
+    return Outcome(ran.task_losses, ran.logits, grads, _rate_grad(call, ran) if want_grad else None)
+
+
+def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
+    """The learning rate's meta-gradient from the support losses' tangents along u = sigma v.
+
+    d/d alpha = - sum over k of <v, g[k]> = - loss_dot / sigma, with sigma = -alpha (1 at alpha 0).
+    """
+    rate = call.settings.inner_lr
+    if not isinstance(rate, Tensor) or not rate.requires_grad:
+        return None
+    if ran.loss_dots is None:
+        return torch.zeros_like(rate, requires_grad=False)
+    alpha = float(rate)
+    total = ran.loss_dots.sum()
+    return (total / alpha if alpha else -total).to(rate.dtype).to(rate.device)
+
+
+def _accumulate(call: _Call, outcome: Outcome) -> None:
+    """Add the gradients to ``.grad``, as ``backward()`` does.
+
+    A rate that was itself computed passes its gradient on; that can fail, and comes first.
+    """
+    rate = call.settings.inner_lr
+    if outcome.rate_grad is not None and isinstance(rate, Tensor):
+        torch.autograd.backward(rate, outcome.rate_grad)
+    fresh: list[Tensor] = []
+    held: list[Tensor] = []
+    for name, grad in outcome.grads.items():
+        parameter = call.parameters[name]
+        if parameter.grad is None:
+            parameter.grad = grad
+        else:
+            held.append(parameter.grad)
+            fresh.append(grad)
+    if held:
+        with torch.no_grad():
+            torch._foreach_add_(held, fresh)
+
+
+def _finish(call: _Call, outcome: Outcome) -> MetaStepResult:
+    """Reduce the task losses and logits to the result."""
+    losses, logits = outcome.task_losses, outcome.logits
+    share = accuracy(logits, call.tasks.query_y) if call.settings.loss.classifies else None
+    backend: Backend = "reference" if call.plan is None else "fused"
+    return MetaStepResult(losses.mean(), losses, logits, share, backend)
+
+
+class _Attach(torch.autograd.Function):
+    """Gives a computed loss a graph whose gradients are already known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *leaves: Tensor) -> Tensor:
+        ctx.save_for_backward(*grads)
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *(upstream * grad for grad in ctx.saved_tensors))
+
+

@@ -1,0 +1,230 @@
+"""Cached plans: one trace per model and row shape, one program per settings.
+
+A model is an ordinary module that its owner may change between calls: switch to eval mode, freeze
+a parameter, replace a layer, add a hook. `lookup` compares the module tree with what it was when it
+was traced, by identity and shallow equality, in about a microsecond per module; any difference
+drops the trace and its plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ._engine import CompiledPlan, Purpose, first_bad_class
+from .errors import DeviceError, DtypeError, ShapeError, UnsupportedModelError
+from .functional import model_kind
+from .graph import Network, trace
+from .settings import Settings
+from .tasks import Tasks, check_classes, check_targets
+
+__all__ = ["ModelPlans", "lookup"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = (
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_forward_pre_hooks,
+    nn.modules.module._global_backward_hooks,
+    nn.modules.module._global_backward_pre_hooks,
+)
+
+
+class _Snapshot:
+    """The attributes of one module, as they were."""
+
+    __slots__ = ("attributes", "children", "hooks", "live", "parameters")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.live = vars(module)
+        self.attributes = dict(self.live)
+        self.parameters = [dict(self.live["_parameters"]), dict(self.live["_buffers"])]
+        self.children = dict(self.live["_modules"])
+        self.hooks = tuple(self.live[name] for name in _HOOKS)
+
+    def holds(self) -> bool:
+        """Whether the module is still what it was."""
+        live = self.live
+        if live != self.attributes or live["_modules"] != self.children or any(self.hooks):
+            return False
+        return _same(live["_parameters"], self.parameters[0]) and _same(
+            live["_buffers"], self.parameters[1]
+        )
+
+
+def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
+    """Whether both hold the same tensors under the same names; tensors have no equality."""
+    if len(now) != len(then):
+        return False
+    return all(now.get(name, then) is tensor for name, tensor in then.items())
+
+
+class ModelPlans:
+    """A model's traces and plans, valid while its snapshot holds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Remember the model as it is; nothing is traced yet."""
+        self._snapshots = [_Snapshot(module) for module in model.modules()]
+        self._networks: dict[tuple[int, ...], _Traced | UnsupportedModelError] = {}
+        self._requires_grad = [(p, p.requires_grad) for p in model.parameters()]
+
+    def holds(self) -> bool:
+        """Whether the model is still the one that was traced."""
+        try:
+            if any(_GLOBAL_HOOKS) or not all(snapshot.holds() for snapshot in self._snapshots):
+                return False
+        except (RuntimeError, ValueError, TypeError):  # attributes without a plain equality
+            return False
+        return all(p.requires_grad is flag for p, flag in self._requires_grad)
+
+    def kind(self, where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]:
+        """Dtype and device of the model's parameters; errors as `model_kind`."""
+        if not self._requires_grad:
+            return model_kind(where, model)
+        first = self._requires_grad[0][0]
+        return first.dtype, first.device
+
+    def traced(self, model: nn.Module, row_shape: tuple[int, ...], where: str) -> _Traced:
+        """The model's network for rows of this shape.
+
+        Raises:
+            UnsupportedModelError: The text names the layer that cannot be taken.
+            ShapeError: A layer cannot take the shape that reaches it.
+        """
+        found = self._networks.get(row_shape)
+        if found is None:
+            try:
+                found = _Traced(model, trace(model, row_shape, where))
+            except UnsupportedModelError as error:
+                found = error
+            self._networks[row_shape] = found
+        if isinstance(found, UnsupportedModelError):
+            raise UnsupportedModelError(str(found))
+        return found
+
+
+class _Traced:
+    """A network, where its tensors live, and the plans made from it."""
+
+    def __init__(self, model: nn.Module, network: Network) -> None:
+        self.network = network
+        self._places: list[tuple[dict[str, Any], str]] = []
+        for spec in network.tensors:
+            path, _, name = spec.name.rpartition(".")
+            module = model.get_submodule(path)
+            place = module._parameters if name in module._parameters else module._buffers
+            self._places.append((place, name))
+        self._shapes = [torch.Size(spec.shape) for spec in network.tensors]
+        self.trainable = [i for i, spec in enumerate(network.tensors) if spec.trainable]
+        self.trainable_names = [network.tensors[i].name for i in self.trainable]
+        self._plans: dict[Hashable, CompiledPlan] = {}
+
+    def tensors(self, where: str) -> list[Tensor]:
+        """The network's live tensors, in its order.
+
+        Raises:
+            DtypeError: They are not all of one supported dtype.
+            DeviceError: They do not all lie on one device.
+            ShapeError: One was given another shape than it was traced with.
+        """
+        live: list[Tensor] = [place[name] for place, name in self._places]
+        dtype, device = live[0].dtype, live[0].device
+        if dtype is not torch.float32 and dtype is not torch.float64:
+            raise DtypeError(
+                f"{where}: model parameters must be torch.float32 or torch.float64, got {dtype}; "
+                "call model.float()."
+            )
+        for tensor, shape, spec in zip(live, self._shapes, self.network.tensors, strict=True):
+            if tensor.dtype is not dtype:
+                raise DtypeError(
+                    f"{where}: all of the model must be {dtype} like "
+                    f"`{self.network.tensors[0].name}`, got {tensor.dtype} for `{spec.name}`; "
+                    "call model.float() or model.double()."
+                )
+            if tensor.device != device:
+                raise DeviceError(
+                    f"{where}: all of the model must be on {device} like "
+                    f"`{self.network.tensors[0].name}`, got {tensor.device} for `{spec.name}`; "
+                    f'call model.to("{device}").'
+                )
+            if tensor.shape != shape:
+                raise ShapeError(
+                    f"{where}: `{spec.name}` must be {list(shape)} as its layer says, "
+                    f"got {list(tensor.shape)}."
+                )
+        return live
+
+    def plan(
+        self,
+        tasks: Tasks,
+        settings: Settings,
+        *,
+        purpose: Purpose,
+        dtype: torch.dtype,
+        rate_grad: bool,
+        where: str,
+        factored: int = -1,
+    ) -> CompiledPlan:
+        """The program for this call's shapes and settings; data are checked against the output.
+
+        Raises:
+            ShapeError: Targets that do not fit the model's output, or too few rows for a layer.
+            SettingError: A class index out of range.
+            UnsupportedModelError: The engine cannot take the network.
+        """
+        loss, steps = settings.loss, settings.inner_steps
+        rows = tasks.support_rows, tasks.query_rows
+        first_order = settings.first_order or purpose != "meta_step" or steps == 0
+        rate_grad = rate_grad and steps > 0
+        key = (
+            (loss.op, loss.attrs, steps, first_order, rate_grad),
+            (*rows, dtype, purpose, factored),
+        )
+        plan = self._plans.get(key)
+        if plan is None:
+            try:
+                plan = CompiledPlan(
+                    self.network,
+                    loss,
+                    purpose=purpose,
+                    dtype=dtype,
+                    support_rows=rows[0],
+                    query_rows=rows[1],
+                    inner_steps=steps,
+                    first_order=first_order,
+                    rate_grad=rate_grad,
+                    factored=factored,
+                )
+            except (ShapeError, UnsupportedModelError) as error:
+                raise type(error)(f"{where}: {error}") from error
+            self._plans[key] = plan
+        self._check_targets(tasks, settings, plan.output_shape, where)
+        return plan
+
+    @staticmethod
+    def _check_targets(
+        tasks: Tasks, settings: Settings, output: tuple[int, ...], where: str
+    ) -> None:
+        """The part of the door that needs the output's shape, on the data's fast path."""
+        for y in (tasks.support_y, tasks.query_y):
+            if settings.loss.classifies:
+                good = len(output) == 1 and first_bad_class(y, output[0]) < 0
+            else:
+                good = y.shape[2:] == output
+            if not good:
+                check_targets(where, tasks, output)
+                check_classes(where, tasks, output[0])
+
+
+_CACHE: WeakKeyDictionary[nn.Module, ModelPlans] = WeakKeyDictionary()
+
+
+def lookup(model: nn.Module) -> ModelPlans:
+    """The plans of a model as it is now."""
+    plans = _CACHE.get(model)
+    if plans is None or not plans.holds():
+        plans = _CACHE[model] = ModelPlans(model)
+    return plans

@@ -1,0 +1,268 @@
+"""The paper's algorithm in plain PyTorch, and the only oracle.
+
+For one task, with K inner steps and the step size alpha::
+
+    phi[0] = theta
+    for k in 0..K-1:   phi[k+1] = phi[k] - alpha * grad_S(phi[k])
+    meta_grad += derivative of the query loss at phi[K] with respect to theta
+
+autograd differentiates through the inner loop: ``create_graph`` keeps the second derivatives that
+`first_order` drops. Tasks run one after another; nothing here is written for speed.
+
+Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, 2017, algorithm 1 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .functional import Function, accumulate, grad_mode, leaf, model_kind, predictor, trainable
+from .losses import LossArgument
+from .results import AdaptedTasks, MetaStepResult, accuracy
+from .tasks import Pair, Settings, Tasks, check_settings, validate
+
+__all__ = [
+    "Outcome",
+    "adapt",
+    "compute",
+    "fast_weights",
+    "finish",
+    "meta_loss",
+    "meta_step",
+    "model_kind",
+    "predictor",
+    "trainable",
+]
+
+
+class Outcome(NamedTuple):
+    """What a meta-step computes; gradients are those of the mean over tasks."""
+
+    task_losses: Tensor  # [T]
+    logits: Tensor  # [T, Q, ...]
+    grads: dict[str, Tensor]  # by parameter name; parameters that nothing depends on are absent
+    rate_grad: Tensor | None  # [], only for an inner_lr that requires grad
+
+
+def meta_step(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+    first_order: bool = False,
+) -> MetaStepResult:
+    """Add the meta-gradient of a batch of tasks to ``.grad``: the definition.
+
+    Arguments, result and errors are those of `fastmaml.meta_step`, without ``backend``.
+
+    Args:
+        model: Any module that maps ``[rows, ...]`` to ``[rows, ...]``.
+        support: ``(x, y)``: x ``[T, S, ...]``, y ``[T, S]`` or ``[T, S, ...]``.
+        query: The same with Q rows.
+        loss: A name, a torch loss module, or a callable ``(logits, y) -> 0-dim tensor``.
+        inner_lr: Step size, a number or a 0-dim tensor.
+        inner_steps: K >= 0.
+        first_order: True drops the second derivatives.
+
+    Returns:
+        The `fastmaml.results.MetaStepResult`.
+
+    Raises:
+        ShapeError: Data that do not fit together or to the model.
+        DtypeError: Data of another dtype than the model's.
+        DeviceError: Data on another device than the model's.
+        SettingError: A setting or a class index out of range, or nothing to train.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.ones_(model.weight)
+    >>> x, y = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+    >>> result = meta_step(model, (x, y), (x, y), loss="mse", inner_lr=0.25)
+    >>> result.loss, model.weight.grad  # w - 0.25 * 2w = w/2; (w/2)^2 has the derivative w/2
+    (tensor(0.2500), tensor([[0.5000]]))
+    """
+    where = "meta_step"
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    dtype, device = model_kind(where, model)
+    tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
+    outcome = compute(model, tasks, settings, want_grad=True, where=where)
+    accumulate(model, settings.inner_lr, outcome.grads, outcome.rate_grad)
+    return finish(tasks, settings, outcome)
+
+
+def meta_loss(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+    first_order: bool = False,
+) -> Tensor:
+    """The mean query loss after adaptation, with its graph to the parameters and ``inner_lr``.
+
+    Arguments and errors are those of `meta_step`.
+
+    Returns:
+        A 0-dim tensor.
+
+    >>> model = nn.Linear(2, 1)
+    >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
+    >>> meta_loss(model, data, data, loss="mse").backward()
+    """
+    where = "meta_loss"
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    dtype, device = model_kind(where, model)
+    tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
+    with grad_mode():
+        function = Function(model, tasks, settings.loss, where)
+        ran = _run(function, trainable(where, model), tasks, settings)
+        return torch.stack([task_loss for task_loss, _ in ran]).mean()
+
+
+def adapt(
+    model: nn.Module,
+    support: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+) -> AdaptedTasks:
+    """Run the inner loop only.
+
+    Arguments and errors are those of `meta_step`.
+
+    Returns:
+        The fast weights of each task, which predict on new rows of their task.
+
+    >>> model = nn.Linear(2, 1)
+    >>> tasks = adapt(model, (torch.ones(3, 4, 2), torch.zeros(3, 4, 1)), loss="mse")
+    >>> tasks.parameters["weight"].shape, tasks.predict(torch.ones(3, 5, 2)).shape
+    (torch.Size([3, 1, 2]), torch.Size([3, 5, 1]))
+    """
+    where = "adapt"
+    settings = check_settings(where, loss, inner_lr, inner_steps, True)
+    dtype, device = model_kind(where, model)
+    tasks = validate(where, support, None, dtype=dtype, device=device, loss=settings.loss)
+    parameters = fast_weights(model, tasks, settings, where=where)
+    return AdaptedTasks(parameters, "reference", predictor(model, tasks))
+
+
+def compute(
+    model: nn.Module,
+    tasks: Tasks,
+    settings: Settings,
+    *,
+    want_grad: bool,
+    where: str = "meta_step",
+) -> Outcome:
+    """Run a meta-step on checked data, and leave ``.grad`` alone.
+
+    Args:
+        model: The module.
+        tasks: What `validate` returned.
+        settings: What `check_settings` returned.
+        want_grad: False computes losses and logits only.
+        where: The call that error texts begin with.
+
+    Returns:
+        The `Outcome`, without a graph; without ``want_grad`` it has no gradients.
+
+    Raises:
+        ShapeError: The model's output does not fit rows or targets.
+        SettingError: A class index out of range, or nothing to train.
+    """
+    if not want_grad:
+        settings = replace(settings, first_order=True)
+    with grad_mode():
+        theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
+        alpha = settings.inner_lr
+        if isinstance(alpha, Tensor):
+            alpha = leaf(alpha, want_grad and alpha.requires_grad)
+            settings = replace(settings, inner_lr=alpha)
+        wanted = dict(theta)
+        if isinstance(alpha, Tensor) and alpha.requires_grad:
+            wanted[_RATE] = alpha
+        sums: dict[str, Tensor] = {}
+        losses, outputs = [], []
+        for loss, logits in _run(
+            Function(model, tasks, settings.loss, where), theta, tasks, settings
+        ):
+            losses.append(loss.detach())
+            outputs.append(logits.detach())
+            meta_grad = _gradient(loss, wanted) if want_grad else {}
+            for name, grad in meta_grad.items():
+                sums[name] = sums[name] + grad if name in sums else grad
+        grads = {name: total / tasks.tasks for name, total in sums.items()}
+    rate_grad = grads.pop(_RATE, None)
+    if _RATE in wanted and rate_grad is None:
+        rate_grad = torch.zeros_like(wanted[_RATE], requires_grad=False)
+    return Outcome(torch.stack(losses), torch.stack(outputs), grads, rate_grad)
+
+
+def fast_weights(
+    model: nn.Module, tasks: Tasks, settings: Settings, *, where: str = "adapt"
+) -> dict[str, Tensor]:
+    """The trainable parameters after the inner loop on the support sets, each ``[T, ...]``."""
+    settings = replace(settings, first_order=True)
+    with grad_mode():
+        function = Function(model, tasks, settings.loss, where)
+        theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
+        adapted = [
+            _inner_loop(function, theta, settings, tasks.support_x[t], tasks.support_y[t])
+            for t in range(tasks.tasks)
+        ]
+        return {name: torch.stack([phi[name] for phi in adapted]).detach() for name in theta}
+
+
+def _run(
+    function: Function, theta: dict[str, Tensor], tasks: Tasks, settings: Settings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Query loss after adaptation and logits, task by task, with their graph to ``theta``."""
+    for t in range(tasks.tasks):
+        phi = _inner_loop(function, theta, settings, tasks.support_x[t], tasks.support_y[t])
+        yield function.loss(phi, tasks.query_x[t], tasks.query_y[t])
+
+
+def _inner_loop(
+    function: Function, theta: dict[str, Tensor], settings: Settings, x: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    """K gradient steps on one support set."""
+    alpha = settings.inner_lr
+    phi = theta
+    for _ in range(settings.inner_steps):
+        loss, _ = function.loss(phi, x, y)
+        g = _gradient(loss, phi, create_graph=not settings.first_order)
+        phi = {name: phi[name] - alpha * g[name] if name in g else phi[name] for name in phi}
+    return phi
+
+
+def _gradient(
+    loss: Tensor, parameters: dict[str, Tensor], create_graph: bool = False
+) -> dict[str, Tensor]:
+    """Derivatives of the loss by name; parameters that it does not depend on are absent."""
+    if not loss.requires_grad:
+        return {}
+    grads = torch.autograd.grad(
+        loss, list(parameters.values()), create_graph=create_graph, allow_unused=True
+    )
+    return {name: g for name, g in zip(parameters, grads, strict=True) if g is not None}
+
+
+def finish(tasks: Tasks, settings: Settings, outcome: Outcome) -> MetaStepResult:
+    """The result of a meta-step that ran in PyTorch."""
+    correct = accuracy(outcome.logits, tasks.query_y) if settings.loss.classifies else None
+    return MetaStepResult(
+        outcome.task_losses.mean(), outcome.task_losses, outcome.logits, correct, "reference"
+    )
+
+
+_RATE = "inner_lr"  # its place among names of parameters

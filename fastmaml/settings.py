@@ -1,0 +1,97 @@
+"""The settings of a call, checked once at the door."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .errors import SettingError
+from .losses import Loss, LossArgument, resolve
+
+__all__ = ["Settings", "check_settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one meta-step.
+
+    Attributes:
+        loss: The loss of support and query sets.
+        inner_lr: Step size of the inner loop: a finite float or a 0-dim floating tensor.
+        inner_steps: K >= 0 inner steps.
+        first_order: True drops the second derivatives.
+    """
+
+    loss: Loss
+    inner_lr: float | Tensor
+    inner_steps: int
+    first_order: bool
+
+
+def check_settings(
+    where: str,
+    loss: LossArgument,
+    inner_lr: float | Tensor,
+    inner_steps: int,
+    first_order: bool,
+) -> Settings:
+    """Check the settings of a call.
+
+    Args:
+        where: The call that error texts begin with.
+        loss: See `fastmaml.losses.resolve`.
+        inner_lr: A finite number or 0-dim floating-point tensor.
+        inner_steps: An integer >= 0; 0 is the plain query gradient.
+        first_order: True or False.
+
+    Returns:
+        The `Settings`.
+
+    Raises:
+        SettingError: Whatever of the above does not hold.
+
+    >>> check_settings("meta_step", "mse", 0.1, 2, False).inner_steps
+    2
+    """
+    if type(inner_steps) is not int or inner_steps < 0:
+        inner_steps = _steps(where, inner_steps)
+    if type(inner_lr) is not float or not math.isfinite(inner_lr):
+        inner_lr = _rate(where, inner_lr)
+    if type(first_order) is not bool:
+        raise SettingError(f"{where}: first_order must be True or False, got {first_order!r}.")
+    return Settings(resolve(loss, where), inner_lr, inner_steps, first_order)
+
+
+def _steps(where: str, value: Any) -> int:
+    """An integer of any type (numpy's too) as int."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise SettingError(f"{where}: inner_steps must be an integer >= 0, got {value!r}.")
+    if value < 0:
+        raise SettingError(f"{where}: inner_steps must be >= 0, got {value}.")
+    return int(value)
+
+
+def _rate(where: str, value: Any) -> float | Tensor:
+    """A number of any type as float; a tensor stays what it is."""
+    if isinstance(value, Tensor):
+        if value.dim() != 0 or not value.is_floating_point():
+            raise SettingError(
+                f"{where}: inner_lr must be a number or a 0-dim floating-point tensor, got a "
+                f"tensor {list(value.shape)} of {value.dtype}."
+            )
+        number = float(value.detach())
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise SettingError(
+            f"{where}: inner_lr must be a number or a 0-dim floating-point tensor, "
+            f"got {type(value).__name__}."
+        )
+    else:
+        number = value = float(value)
+    if not math.isfinite(number):
+        raise SettingError(f"{where}: inner_lr must be finite, got {number}.")
+    result: float | Tensor = value
+    return result

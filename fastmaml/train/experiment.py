@@ -1,0 +1,211 @@
+"""A complete run: train, evaluate, draw, and write the results; each part resumes if it must."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastmaml.errors import SettingError
+from fastmaml.evaluate import Evaluation
+from fastmaml.train import checkpoint, pictures, workloads
+from fastmaml.train.loop import Run, train
+from fastmaml.train.machine import machine, versions
+from fastmaml.train.settings import TrainSettings, resumed
+from fastmaml.train.workloads import Sources, stream
+
+CHECKPOINT = "checkpoint.pt"
+BASELINE_CHECKPOINT = "baseline.pt"
+RESULTS = "results.json"
+
+# Rates tried for the pretrained network, whose step size the paper calls automatically tuned.
+BASELINE_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
+
+
+def run(
+    settings: TrainSettings,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    given: dict[str, Any] | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Trains, evaluates, and writes checkpoint, results.json and a PNG into `out`.
+
+    Args:
+        settings: what to run; with `resume` only its workload counts.
+        out: the folder, made when missing.
+        resume: go on from the checkpoints in `out`, with their settings.
+        overwrite: start anew even where `out` holds a run.
+        given: with `resume`, settings asked for anew; only some may differ.
+        command: the command line, for the results file.
+
+    Returns:
+        What results.json holds, with its place under "files".
+
+    Raises:
+        SettingError: a new run would overwrite a checkpoint, or settings do not fit.
+        FileNotFoundError: data or, with `resume`, the checkpoint is missing.
+        StoppedError: stopped by a signal, ready to be resumed.
+    """
+    path = out / CHECKPOINT
+    saved = _saved(path, settings, resume, overwrite)
+    if saved is not None:
+        settings = resumed(TrainSettings.from_dict(saved["settings"]), given or {})
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    sources = workloads.build_sources(settings)
+    main = _trained(settings, sources, path, saved, title=settings.workload, stream_name="train")
+    start = time.perf_counter()
+    test = workloads.measure(main.model, settings, sources.test)
+    results = _results(settings, main, test, command)
+    results["files"] = {"results": str(out / RESULTS), "checkpoint": str(path)}
+    panels = [pictures.Panel("MAML", main.model, settings.inner_lr)]
+    if settings.baseline:
+        results["baseline"], panel = _baseline(settings, sources, out, resume)
+        panels.append(panel)
+    picture = out / f"{settings.workload}.png"
+    if settings.workload == "sinusoid":
+        pictures.sinusoid_picture(picture, settings, panels, seed=stream(settings, "picture"))
+    else:
+        pictures.accuracy_picture(picture, settings, test, workloads.paper_figures(settings))
+    results["files"]["picture"] = str(picture)
+    results["wall_time_s"]["after_training"] = time.perf_counter() - start
+    write_json(out / RESULTS, results)
+    return results
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Writes `results` as JSON, atomically; numbers that are not finite become null."""
+    text = json.dumps(_finite(results), indent=1, allow_nan=False) + "\n"
+    checkpoint.write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _saved(
+    path: Path, settings: TrainSettings, resume: bool, overwrite: bool
+) -> dict[str, Any] | None:
+    if not resume:
+        if path.exists() and not overwrite:
+            raise SettingError(
+                f"train: {path.parent} must not hold a run already, {path.name} is there; "
+                "continue it with --resume, or choose another --out."
+            )
+        return None
+    saved = checkpoint.load(path)
+    if saved["settings"]["workload"] != settings.workload:
+        raise SettingError(
+            f"resume: the run in {path.parent} must be {settings.workload}, it is "
+            f"{saved['settings']['workload']}; train that one, or choose another --out."
+        )
+    return saved
+
+
+def _trained(
+    settings: TrainSettings,
+    sources: Sources,
+    path: Path,
+    saved: dict[str, Any] | None,
+    *,
+    title: str,
+    stream_name: str,
+) -> Run:
+    """A run trained to its end, from `saved` or from the start."""
+    pretrain = stream_name == "baseline"
+    inner_steps = 0 if pretrain else settings.inner_steps
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        result = workloads.measure(
+            model,
+            settings,
+            sources.validation,
+            name="validation",
+            tasks=workloads.VALIDATION_TASKS,
+            inner_steps=inner_steps,
+        )
+        figures = {"validation_loss": result.loss[-1]}
+        if result.accuracy is not None:
+            figures["validation_accuracy"] = result.accuracy[-1]
+        return figures
+
+    current = Run(workloads.build_model(settings), settings, stream(settings, stream_name))
+    if saved is not None:
+        current.restore(saved)
+    train(
+        current,
+        sources.train,
+        path,
+        title=title,
+        inner_steps=inner_steps,
+        validate=validate,
+    )
+    return current
+
+
+def _baseline(
+    settings: TrainSettings, sources: Sources, out: Path, resume: bool
+) -> tuple[dict[str, Any], pictures.Panel]:
+    """The multi-task baseline: one network trained on all tasks at once, then fine-tuned.
+
+    Its inner rate is the one of `BASELINE_RATES` with the lowest validation error at the end.
+    """
+    path = out / BASELINE_CHECKPOINT
+    saved = checkpoint.load(path) if resume and path.exists() else None
+    trained = _trained(
+        settings, sources, path, saved, title="pretrained baseline", stream_name="baseline"
+    )
+    errors: dict[float, float] = {}
+    for rate in BASELINE_RATES:
+        tried = workloads.measure(
+            trained.model,
+            settings,
+            sources.validation,
+            name="validation",
+            tasks=workloads.VALIDATION_TASKS,
+            inner_lr=rate,
+        )
+        errors[rate] = tried.loss[-1] if math.isfinite(tried.loss[-1]) else math.inf
+    rate = min(errors, key=lambda candidate: errors[candidate])
+    test = workloads.measure(trained.model, settings, sources.test, inner_lr=rate)
+    figures = {
+        "what": "the same network pretrained on all tasks, then fine-tuned per task",
+        "inner_lr": rate,
+        "inner_lr_choice": f"lowest validation error of {list(BASELINE_RATES)}",
+        "figures": test.as_dict(),
+        "paper": {str(k): v for k, v in workloads.PAPER_SINUSOID_PRETRAINED.items()},
+        "wall_time_s": trained.seconds,
+        "curve": trained.curve,
+    }
+    return figures, pictures.Panel("pretrained on all tasks", trained.model, rate)
+
+
+def _results(
+    settings: TrainSettings, trained: Run, test: Evaluation, command: str
+) -> dict[str, Any]:
+    tasks = trained.iteration * settings.tasks
+    return {
+        "command": command,
+        "settings": settings.as_dict(),
+        "protocol": workloads.protocol(settings),
+        "figures": test.as_dict(),
+        "paper": {str(k): v for k, v in workloads.paper_figures(settings).items()},
+        "wall_time_s": {"training": trained.seconds},
+        "tasks_per_s": tasks / trained.seconds if trained.seconds else None,
+        "backend": trained.backend,
+        "versions": versions(),
+        "machine": machine(),
+        "curve": trained.curve,
+    }

@@ -1,0 +1,31 @@
+"""What a run was made with: versions, processor, threads, CUDA."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def versions() -> dict[str, str]:
+    """Versions of what takes part in a run, by name."""
+    import fastmaml
+
+    return {
+        "fastmaml": str(fastmaml.__version__),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The system, with what the engine says about itself and its threads."""
+    from fastmaml import _engine
+
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        **_engine.info(),
+    }

@@ -1,0 +1,55 @@
+"""The progress bar of a run: loss and tasks per second, on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fastmaml.train.settings import TrainSettings
+
+TERMINAL_S = 0.2
+LOG_S = 10.0
+
+
+@contextmanager
+def progress_bar(
+    title: str, settings: TrainSettings, done: int
+) -> Iterator[Callable[[float], None]]:
+    """Shows a run's progress; redraws seldom when standard error is no terminal.
+
+    Args:
+        title: text in front of the bar.
+        settings: tell the iterations, and the tasks per iteration for the rate.
+        done: iterations already taken.
+
+    Yields:
+        A function to call with the loss after every iteration.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    interval = TERMINAL_S if sys.stderr.isatty() else LOG_S
+    due = time.perf_counter() + TERMINAL_S
+    bar = tqdm(
+        desc=title,
+        total=settings.iterations,
+        initial=done,
+        unit=" tasks",
+        unit_scale=settings.tasks,
+        mininterval=interval,
+        dynamic_ncols=True,
+    )
+
+    def show(loss: float) -> None:
+        nonlocal due
+        now = time.perf_counter()
+        if now >= due or bar.n + 1 >= settings.iterations:
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            due = now + interval
+        bar.update()
+
+    try:
+        yield show
+    finally:
+        bar.close()

@@ -1,0 +1,165 @@
+"""Two questions a user may ask about their own call: is it right, and what will it do?
+
+`verify` runs the engine beside the reference on the user's model and data; `describe` prints the
+plan.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import reference
+from .errors import BackendError, UnsupportedModelError
+from .losses import LossArgument
+from .meta import BackendChoice, _compute, _prepare
+from .results import Backend
+from .settings import check_settings
+from .tasks import Pair
+
+__all__ = ["VerifyReport", "describe", "verify"]
+
+# Relative errors that rounding explains. In float64 the engine must meet the reference itself; in
+# float32 its distance to the float64 truth is measured against torch's own distance, as both may
+# sit on the two sides of a kink (ReLU at 0), where float32 has no truth to offer.
+_FLOAT64 = 1e-9
+_FLOAT32_FACTOR = 2.0
+_FLOAT32_FLOOR = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """How far the engine is from the reference on one call; all errors are relative.
+
+    Attributes:
+        backend: What ran as the engine.
+        error_float64: Largest relative error of losses, logits and meta-gradient, both in float64.
+        error: The same for the model's own dtype against the float64 reference.
+        torch_error: That of the reference run in the model's own dtype.
+        ok: Whether both errors are what rounding explains.
+    """
+
+    backend: Backend
+    error_float64: float
+    error: float
+    torch_error: float
+    ok: bool
+
+    def __str__(self) -> str:
+        """The report as text."""
+        verdict = "agrees with the reference" if self.ok else "DISAGREES with the reference"
+        return (
+            f"backend {self.backend} {verdict}\n"
+            f"  float64 against float64 reference   {self.error_float64:.1e}\n"
+            f"  own dtype against float64 reference {self.error:.1e}\n"
+            f"  torch in own dtype, likewise        {self.torch_error:.1e}"
+        )
+
+
+def verify(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+    first_order: bool = False,
+    backend: BackendChoice = "auto",
+) -> VerifyReport:
+    """Compare the engine with the float64 reference on this very call.
+
+    Nothing is changed, ``.grad`` included; the reference works on a copy of the model. Expect it to
+    take as long as a PyTorch loop over the tasks does, several times.
+
+    Arguments and errors are those of `fastmaml.meta_step`.
+
+    Returns:
+        The `VerifyReport`; print it.
+
+    >>> model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    >>> data = torch.randn(4, 5, 3), torch.randint(2, (4, 5))
+    >>> verify(model, data, data).ok
+    True
+    """
+    where = "verify"
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    call = _prepare(where, model, support, query, settings, backend, "meta_step")
+    ours = _compute(call, want_grad=True)
+    torch_own = reference.compute(model, call.tasks, settings, want_grad=True, where=where)
+    double = copy.deepcopy(model).double()
+    both = _double(support), _double(query)
+    call64 = _prepare(where, double, *both, settings, backend, "meta_step")
+    ours64 = _compute(call64, want_grad=True)
+    truth = reference.compute(double, call64.tasks, settings, want_grad=True, where=where)
+    error64, error, torch_error = (_distance(o, truth) for o in (ours64, ours, torch_own))
+    allowed = max(_FLOAT32_FACTOR * torch_error, _FLOAT32_FLOOR)
+    own64 = call.tasks.support_x.dtype is torch.float64
+    return VerifyReport(
+        "reference" if call.plan is None else "fused",
+        error64,
+        error,
+        torch_error,
+        error64 <= _FLOAT64 and error <= (_FLOAT64 if own64 else allowed),
+    )
+
+
+def _double(pair: Pair) -> tuple[Tensor, Tensor]:
+    x, y = pair
+    return x.double(), y.double() if y.is_floating_point() else y
+
+
+def _distance(one: reference.Outcome, truth: reference.Outcome) -> float:
+    """Largest relative error over losses, logits and the meta-gradient as one vector each."""
+    pairs = [(one.task_losses, truth.task_losses), (one.logits, truth.logits)]
+    if truth.grads:
+        pairs.append((_flat(one, truth), _flat(truth, truth)))
+    if one.rate_grad is not None and truth.rate_grad is not None:
+        pairs.append((one.rate_grad, truth.rate_grad))
+    return max(
+        float((a.double() - b).norm() / b.norm().clamp_min(torch.finfo(torch.float64).tiny))
+        for a, b in pairs
+    )
+
+
+def _flat(outcome: reference.Outcome, like: reference.Outcome) -> Tensor:
+    return torch.cat([outcome.grads[name].double().flatten() for name in like.grads])
+
+
+def describe(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | Tensor = 0.4,
+    inner_steps: int = 1,
+    first_order: bool = False,
+) -> str:
+    """The plan of a call as text, without running it.
+
+    Arguments and errors are those of `fastmaml.meta_step`.
+
+    Returns:
+        Threads and lanes, rounds and groups of tasks, bytes of workspace, FLOPs, how each wide
+        weight is kept, and the instructions; or the reason why the call runs in PyTorch.
+
+    >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
+    >>> print(describe(nn.Linear(2, 1), data, data, loss="mse").splitlines()[0])
+    backend fused
+    """
+    where = "describe"
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    try:
+        call = _prepare(where, model, support, query, settings, "fused", "meta_step")
+    except (UnsupportedModelError, BackendError) as error:
+        _prepare(where, model, support, query, settings, "reference", "meta_step")
+        return f"backend reference\n{error}"
+    assert call.plan is not None
+    text = call.plan.plan.describe(call.tasks.tasks, torch.get_num_threads())
+    return f"backend fused\n{text.rstrip()}"
+
+

@@ -1,0 +1,49 @@
+"""What all tests share: seeds, threads, the data folder and hypothesis's profile."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# The same examples on every run: a red test is red for everyone, and stays so until it is mended.
+hypothesis.settings.register_profile("fastmaml", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("fastmaml")
+
+THREADS = 2
+SEED = 20170809
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seed every generator before each test, and say with what."""
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002 - for code under test that draws from the global generator
+    torch.manual_seed(SEED)
+    return SEED
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Two threads whatever the machine has; a test may change it for itself."""
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder that holds ``omniglot/`` and ``cifar_fs/``; skips where there is none."""
+    folder = os.environ.get("FASTMAML_DATA", "")
+    if not folder:
+        pytest.skip("FASTMAML_DATA does not name the folder that holds omniglot/ and cifar_fs/")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"FASTMAML_DATA names {folder}, which is not a folder")
+    return path

@@ -1,0 +1,109 @@
+"""`fastmaml.evaluate`: the figures against a plain loop, and what it says about bad arguments."""
+
+import math
+
+import pytest
+import torch
+from tolerances import TOLERANCE
+from torch import nn
+from torch.func import functional_call
+
+import fastmaml
+from fastmaml.data import Episode, SinusoidTasks, episodes
+from fastmaml.errors import SettingError
+from fastmaml.evaluate import Evaluation
+
+
+def classification(sizes: tuple[int, ...]) -> list[Episode]:
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for tasks in sizes:
+        x = torch.randn(tasks, 9, 4, generator=generator, dtype=torch.float64)
+        y = torch.randint(3, (tasks, 9), generator=generator)
+        result.append(((x[:, :5], y[:, :5]), (x[:, 5:], y[:, 5:])))
+    return result
+
+
+def by_hand(model: nn.Module, batches: list[Episode], steps: int, rate: float) -> list[list[float]]:
+    """Losses and accuracies [2, tasks] after `steps` steps, one task at a time."""
+    losses, rates = [], []
+    for (support_x, support_y), (query_x, query_y) in batches:
+        for task in range(len(support_x)):
+            phi = {
+                name: value.detach().requires_grad_() for name, value in model.named_parameters()
+            }
+            for _ in range(steps):
+                logits = functional_call(model, phi, (support_x[task],))
+                loss = nn.functional.cross_entropy(logits, support_y[task])
+                grads = torch.autograd.grad(loss, list(phi.values()))
+                phi = {
+                    name: (value - rate * grad).detach().requires_grad_()
+                    for (name, value), grad in zip(phi.items(), grads, strict=True)
+                }
+            logits = functional_call(model, phi, (query_x[task],))
+            losses.append(nn.functional.cross_entropy(logits, query_y[task]).item())
+            rates.append((logits.argmax(1) == query_y[task]).double().mean().item())
+    return [losses, rates]
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_figures_agree_with_a_plain_loop(backend: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    before = [value.clone() for value in model.parameters()]
+    batches = classification((3, 1, 2))
+    result = fastmaml.evaluate(model, iter(batches), inner_steps=3, inner_lr=0.5, backend=backend)
+    assert result.tasks == 6
+    assert result.backend in ("fused", "reference")
+    assert result.accuracy is not None
+    assert result.accuracy_interval is not None
+    near = {"rel": TOLERANCE["meta_f64"], "abs": TOLERANCE["meta_f64"]}
+    for steps in range(4):
+        losses, rates = by_hand(model, batches, steps, 0.5)
+        for values, mean, interval in (
+            (losses, result.loss, result.loss_interval),
+            (rates, result.accuracy, result.accuracy_interval),
+        ):
+            centre = sum(values) / 6
+            spread = math.sqrt(sum((value - centre) ** 2 for value in values) / 6)
+            assert mean[steps] == pytest.approx(centre, **near)
+            assert interval[steps] == pytest.approx(1.96 * spread / math.sqrt(6), **near)
+    assert all(value.grad is None for value in model.parameters())
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_regression_has_no_accuracy_and_batches_do_not_matter() -> None:
+    model = nn.Linear(1, 1)
+    source = SinusoidTasks(5, 5)
+    ((support_x, support_y), (query_x, query_y)) = next(
+        iter(episodes(source, tasks=6, batch=6, seed=0))
+    )
+    cut = [
+        ((support_x[i : i + 2], support_y[i : i + 2]), (query_x[i : i + 2], query_y[i : i + 2]))
+        for i in range(0, 6, 2)
+    ]
+    whole = [((support_x, support_y), (query_x, query_y))]
+    one, two = (
+        fastmaml.evaluate(model, batches, inner_steps=2, loss="mse", inner_lr=0.01)
+        for batches in (whole, cut)
+    )
+    assert one.accuracy is None
+    assert one.loss == two.loss
+    assert one.tasks == two.tasks == 6
+
+
+@pytest.mark.parametrize("steps", [-1, 1.0, True, "2", None])
+def test_inner_steps_must_count(steps: object) -> None:
+    with pytest.raises(SettingError, match="whole number of at least 0, got"):
+        fastmaml.evaluate(nn.Linear(4, 3).double(), classification((1,)), inner_steps=steps)
+
+
+def test_no_episodes() -> None:
+    with pytest.raises(SettingError, match="at least one batch of tasks, got none"):
+        fastmaml.evaluate(nn.Linear(4, 3), [], inner_steps=1)
+
+
+def test_table_and_dict() -> None:
+    result = Evaluation(600, (2.0, 1.0), (0.1, 0.05), (0.2, 0.9), (0.01, 0.02), "fused")
+    assert " ".join(str(result).splitlines()[2].split()) == "1 1.0000 +- 0.0500 90.00 +- 2.00"
+    assert result.as_dict()["accuracy"] == (0.2, 0.9)

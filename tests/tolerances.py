@@ -1,0 +1,48 @@
+"""The one table of tolerances, and the comparison that reads it; no test passes its own.
+
+Errors are relative to the largest entry of the expected tensor: a gradient's small entries carry
+the rounding of its large ones.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Claim = Literal[
+    "op_f64", "meta_f64", "gradient_f64", "difference_f64", "float32_ratio", "float32_ulps"
+]
+
+TOLERANCE: dict[Claim, float] = {
+    "op_f64": 1e-11,  # one pass of one op, against torch.func
+    "meta_f64": 1e-10,  # a meta-step, against the reference
+    "gradient_f64": 1e-9,  # random networks, against double backward
+    "difference_f64": 1e-6,  # central differences: their own error is about eps^(2/3)
+    "float32_ratio": 2.0,  # error to the float64 truth, in units of torch's own float32 error
+    "float32_ulps": 8.0,  # what comes on top, in units of float32's epsilon
+}
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected entry; 0 for empty tensors."""
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    if not expected.numel():
+        return 0.0
+    scale = expected.abs().max().clamp_min(torch.finfo(torch.float64).tiny).double()
+    return float((actual.double() - expected.double()).abs().max() / scale)
+
+
+def assert_close(actual: Tensor, expected: Tensor, claim: Claim) -> None:
+    """Assert that the relative error is within the claim's tolerance."""
+    error = relative_error(actual, expected)
+    assert error <= TOLERANCE[claim], f"relative error {error:.2e} above {claim}"
+
+
+def assert_float32(actual: Tensor, torchs: Tensor, truth: Tensor) -> None:
+    """Assert that a float32 result is about as near to the float64 truth as torch's own."""
+    allowed = TOLERANCE["float32_ratio"] * relative_error(torchs, truth)
+    allowed += TOLERANCE["float32_ulps"] * torch.finfo(torch.float32).eps
+    error = relative_error(actual, truth)
+    assert error <= allowed, f"relative error {error:.2e} above {allowed:.2e}"
