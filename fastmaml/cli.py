@@ -35,7 +35,7 @@ USER_ERRORS = (
     OSError,
 )
 BACKENDS = ("auto", "fused", "reference")
-DEMO = {"iterations": 20_000, "eval_tasks": 600}
+DEMO = {"iterations": 25_000, "eval_tasks": 600}
 STOPPED = 130
 
 
@@ -109,16 +109,18 @@ def _parser() -> _Parser:
         "evaluate", help="test a checkpoint", argument_default=argparse.SUPPRESS
     )
     evaluate.add_argument("checkpoint", type=Path, help="checkpoint.pt of a training run")
-    evaluate.add_argument("--data", help="where the images lie now")
-    evaluate.add_argument("--seed", type=_whole(0), help="draws other test tasks")
-    evaluate.add_argument("--inner-lr", type=_positive, help="on the mean loss")
-    evaluate.add_argument("--json", type=Path, help="also write the figures to this file")
+    evaluate.add_argument("--data", metavar="PATH", help="where the images lie now")
+    evaluate.add_argument("--seed", type=_whole(0), metavar="N", help="draws other test tasks")
+    evaluate.add_argument("--inner-lr", type=_positive, metavar="RATE", help="on the mean loss")
+    evaluate.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
+    )
     _evaluation_options(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
     verify = commands.add_parser("verify", help="compare the engine with the float64 reference")
     verify.add_argument("checkpoint", type=Path, nargs="?", help="default: a fresh sinusoid net")
-    verify.add_argument("--data", help="where the images lie now")
+    verify.add_argument("--data", metavar="PATH", help="where the images lie now")
     verify.set_defaults(command=_verify)
 
     bench = commands.add_parser("bench", help="run the benchmarks of the source tree")
@@ -133,36 +135,56 @@ def _parser() -> _Parser:
 
 def _evaluation_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("evaluation").add_argument
-    add("--eval-shots", type=_whole(1), help="support points per class (sinusoid 5, else --shots)")
-    add("--eval-query", type=_whole(1), help="query points per class (sinusoid 100, else --query)")
-    add("--eval-tasks", type=_whole(1), help="test tasks (600)")
-    add("--eval-steps", type=_whole(0), help="measure 0 to this many inner steps (10)")
-    add("--threads", type=_whole(1), help="torch threads (torch's default)")
+    add(
+        "--eval-shots",
+        type=_whole(1),
+        metavar="N",
+        help="support points per class (sinusoid 5, else --shots)",
+    )
+    add(
+        "--eval-query",
+        type=_whole(1),
+        metavar="N",
+        help="query points per class (sinusoid 100, else --query)",
+    )
+    add("--eval-tasks", type=_whole(1), metavar="N", help="test tasks (600)")
+    add("--eval-steps", type=_whole(0), metavar="N", help="measure 0 to this many inner steps (10)")
+    choices = ("last", "validation")
+    add("--select", choices=choices, help="test the last iterate, or the best by validation")
+    add("--threads", type=_whole(1), metavar="N", help="torch threads (torch's default)")
     add("--backend", choices=BACKENDS, help="what computes the meta-steps (auto)")
 
 
-def _train_options(parser: argparse.ArgumentParser, workload: str, rate: str) -> None:
+def _train_options(parser: argparse.ArgumentParser, workload: str, init: str, rate: str) -> None:
     # SUPPRESS keeps what was not given out of the namespace: a preset or checkpoint fills it.
     parser.set_defaults(command=_train, workload=workload)
     parser.argument_default = argparse.SUPPRESS
     add = parser.add_argument
-    add("--out", type=Path, help=f"folder of the results (runs/{workload})")
+    add("--out", type=Path, metavar="DIR", help=f"folder of the results (runs/{workload})")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
-    add("--iterations", type=_whole(1), help="meta-steps")
-    add("--tasks", type=_whole(1), help="tasks per meta-step")
-    add("--shots", type=_whole(1), help="support points (per class)")
-    add("--query", type=_whole(1), help="query points (per class); default: as --shots")
-    add("--inner-lr", type=_positive, help=rate)
-    add("--inner-steps", type=_whole(0), help="inner steps in training")
+    add("--iterations", type=_whole(1), metavar="N", help="meta-steps")
+    add("--tasks", type=_whole(1), metavar="N", help="tasks per meta-step")
+    add("--shots", type=_whole(1), metavar="N", help="support points (per class)")
+    add(
+        "--query", type=_whole(1), metavar="N", help="query points (per class); default: as --shots"
+    )
+    add("--inner-lr", type=_positive, metavar="RATE", help=rate)
+    add("--inner-steps", type=_whole(0), metavar="N", help="inner steps in training")
     add("--first-order", action="store_true", help="drop the second derivatives")
-    add("--meta-lr", type=_positive, help="Adam's learning rate (0.001)")
-    add("--seed", type=_whole(0), help="initialisation and tasks (0)")
-    add("--checkpoint-every", type=_whole(1), help="meta-steps between checkpoints (1000)")
+    add("--meta-lr", type=_positive, metavar="RATE", help="Adam's learning rate (0.001)")
+    add("--init", choices=("paper", "torch"), help=f"initialisation ({init})")
+    add("--seed", type=_whole(0), metavar="N", help="initialisation and tasks (0)")
+    add(
+        "--checkpoint-every",
+        type=_whole(1),
+        metavar="N",
+        help="meta-steps between checkpoints (1000)",
+    )
     _evaluation_options(parser)
 
 
 def _sinusoid_parser(parser: argparse.ArgumentParser) -> None:
-    _train_options(parser, "sinusoid", "on the mean squared error (0.01)")
+    _train_options(parser, "sinusoid", "torch", "on the mean squared error (0.01)")
     parser.add_argument("--demo", action="store_true", help="a short run worth looking at")
     parser.add_argument(
         "--no-baseline",
@@ -173,16 +195,17 @@ def _sinusoid_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _omniglot_parser(parser: argparse.ArgumentParser) -> None:
-    rate = (
-        "on the mean cross-entropy, so the paper's summed-scale rate times the ways "
-        "(0.4 * 5 = 2.0 for 5 ways, 0.1 * 20 = 2.0 for 20)"
-    )
-    _train_options(parser, "omniglot", rate)
+    rate = "on the mean cross-entropy (0.4); the authors' code sums: its 0.4 is 2.0 here for 5 ways"
+    _train_options(parser, "omniglot", "paper", rate)
     add = parser.add_argument
     add("--model", choices=("mlp",), help="mlp: 784-256-128-64-64-N with batch norm")
-    add("--data", help=".npz or folder of Omniglot (FASTMAML_DATA)")
-    add("--ways", type=_whole(1), help="classes per task (5)")
-    add("--split", help="folder of train.txt, val.txt, test.txt (the rule of the MAML code)")
+    add("--data", metavar="PATH", help=".npz or folder of Omniglot (FASTMAML_DATA)")
+    add("--ways", type=_whole(1), metavar="N", help="classes per task (5)")
+    add(
+        "--split",
+        metavar="DIR",
+        help="folder of train.txt, val.txt, test.txt (the rule of the MAML code)",
+    )
 
 
 def _train(options: dict[str, Any]) -> int:

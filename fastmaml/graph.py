@@ -212,7 +212,7 @@ class _Tracer(fx.Tracer):
         (result,) = graph.output_node().args
         if not isinstance(result, fx.Node):
             self.stop(f", which returns {type(result).__name__} instead of one tensor")
-        value: Any = result.meta["value"]
+        value = self.meaning(result)
         if not isinstance(value, Value):
             self.stop(", whose output does not depend on its input")
         return self.use(value)
@@ -279,23 +279,34 @@ class _Tracer(fx.Tracer):
         if node.op == "placeholder":
             return Value(0, self.row_shape, 0)
         if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(self.root)
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+            return self.meaning(node)
+        arguments: Any = fx.node.map_arg((node.args, node.kwargs), self.meaning)
+        args, kwargs = arguments
+        operand = args[0] if args else kwargs.get("input")
         self.call = node.name
         if node.op == "call_module":
             path, module = self.path[-1]
             self.call = path or node.name
             if type(module) not in MODULES:
                 self.stop()
-            return MODULES[type(module)](self, module, *args, **kwargs)
-        table = FUNCTIONS if node.op == "call_function" else METHODS
-        translator = table.get(node.target)
-        if translator is None or not (args and isinstance(args[0], Value)):
-            raise UnsupportedModelError(f"{function_name(node.target)} in {self.place()}")
-        result: Value = translator(self, *args, **kwargs)
-        if function_name(node.target).endswith("_") or node.target is operator.iadd:
-            self.overwrite(args[0], result)
+            result = MODULES[type(module)](self, module, *args, **kwargs)
+            in_place = getattr(module, "inplace", False)
+        else:
+            name = function_name(node.target)
+            translator = (FUNCTIONS if node.op == "call_function" else METHODS).get(node.target)
+            if translator is None or not isinstance(operand, Value):
+                raise UnsupportedModelError(f"{name} in {self.place()}")
+            result = translator(self, *args, **kwargs)
+            in_place = kwargs.get("inplace") or name.endswith(("_", ".iadd"))
+        if in_place:
+            self.overwrite(operand, result)
         return result
+
+    def meaning(self, node: fx.Node) -> Any:
+        """What an argument stands for: an activation, or a tensor of the model."""
+        if "value" not in node.meta:  # torch.fx makes nodes for bare tensors without a proxy
+            node.meta["value"] = operator.attrgetter(str(node.target))(self.root)
+        return node.meta["value"]
 
     # What translators call.
 

@@ -240,9 +240,8 @@ MODULES: dict[type[nn.Module], Callable[..., Value]] = {
     nn.Flatten: lambda b, m, input: _flatten(b, input, m.start_dim, m.end_dim),
     nn.Unflatten: lambda b, m, input: _unflatten(b, input, m.dim, m.unflattened_size),
     nn.Identity: lambda b, m, input: _identity(b, input),
-} | {
-    kind: lambda b, m, input: _dropout(b, input, m.p, m.training)
-    for kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+    nn.Dropout: lambda b, m, input: _dropout(b, input, m.p, m.training),
+    nn.AlphaDropout: lambda b, m, input: _dropout(b, input, m.p, m.training),
 }
 """Called with the builder, the module and the module's arguments."""
 

@@ -9,7 +9,7 @@ drops the trace and its plans.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,33 +33,52 @@ _GLOBAL_HOOKS = (
 )
 
 
-class _Snapshot:
-    """The attributes of one module, as they were."""
+class _Snapshot(NamedTuple):
+    """One module as it was: its attribute dicts beside copies of them.
 
-    __slots__ = ("attributes", "children", "hooks", "live", "parameters")
+    Tensors have no equality, so that parameters and buffers are compared by name and identity; the
+    copy of `attributes` keeps them alive, and with them their identities.
+    """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.live = vars(module)
-        self.attributes = dict(self.live)
-        self.parameters = [dict(self.live["_parameters"]), dict(self.live["_buffers"])]
-        self.children = dict(self.live["_modules"])
-        self.hooks = tuple(self.live[name] for name in _HOOKS)
-
-    def holds(self) -> bool:
-        """Whether the module is still what it was."""
-        live = self.live
-        if live != self.attributes or live["_modules"] != self.children or any(self.hooks):
-            return False
-        return _same(live["_parameters"], self.parameters[0]) and _same(
-            live["_buffers"], self.parameters[1]
-        )
+    live: dict[str, Any]
+    attributes: dict[str, Any]
+    tensors: tuple[dict[str, Any], ...]  # _parameters and _buffers
+    names: tuple[tuple[str, ...], ...]
+    identities: tuple[tuple[int, ...], ...]
+    kept: tuple[Any, ...]
+    children: dict[str, Any]
+    hooks: tuple[dict[Any, Any], ...]
 
 
-def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
-    """Whether both hold the same tensors under the same names; tensors have no equality."""
-    if len(now) != len(then):
+def _snapshot(module: nn.Module) -> _Snapshot:
+    live = vars(module)
+    tensors = live["_parameters"], live["_buffers"]
+    return _Snapshot(
+        live,
+        dict(live),
+        tensors,
+        tuple(tuple(held) for held in tensors),
+        tuple(tuple(map(id, held.values())) for held in tensors),
+        tuple(tuple(held.values()) for held in tensors),
+        dict(live["_modules"]),
+        tuple(live[name] for name in _HOOKS),
+    )
+
+
+def _holds(snapshot: _Snapshot) -> bool:
+    """Whether the module is still what it was."""
+    live, attributes, tensors, names, identities, _, children, hooks = snapshot
+    if live != attributes or live["_modules"] != children:
         return False
-    return all(now.get(name, then) is tensor for name, tensor in then.items())
+    for hook in hooks:
+        if hook:
+            return False
+    parameters, buffers = tensors
+    if tuple(map(id, parameters.values())) != identities[0] or tuple(parameters) != names[0]:
+        return False
+    if not buffers:
+        return not names[1]
+    return tuple(map(id, buffers.values())) == identities[1] and tuple(buffers) == names[1]
 
 
 class ModelPlans:
@@ -67,18 +86,24 @@ class ModelPlans:
 
     def __init__(self, model: nn.Module) -> None:
         """Remember the model as it is; nothing is traced yet."""
-        self._snapshots = [_Snapshot(module) for module in model.modules()]
+        self._snapshots = [_snapshot(module) for module in model.modules()]
         self._networks: dict[tuple[int, ...], _Traced | UnsupportedModelError] = {}
         self._requires_grad = [(p, p.requires_grad) for p in model.parameters()]
 
     def holds(self) -> bool:
         """Whether the model is still the one that was traced."""
         try:
-            if any(_GLOBAL_HOOKS) or not all(snapshot.holds() for snapshot in self._snapshots):
+            if any(_GLOBAL_HOOKS):
                 return False
+            for snapshot in self._snapshots:
+                if not _holds(snapshot):
+                    return False
         except (RuntimeError, ValueError, TypeError):  # attributes without a plain equality
             return False
-        return all(p.requires_grad is flag for p, flag in self._requires_grad)
+        for parameter, flag in self._requires_grad:
+            if parameter.requires_grad is not flag:
+                return False
+        return True
 
     def kind(self, where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]:
         """Dtype and device of the model's parameters; errors as `model_kind`."""

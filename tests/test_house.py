@@ -161,3 +161,14 @@ def test_builds_for_any_machine() -> None:
         flags = re.sub(r"#.*", "", path.read_text())
         assert "-march=native" not in flags
         assert "-ffast-math" not in flags
+
+
+def test_every_op_folder_has_its_card_and_its_kernel_is_compiled() -> None:
+    ops = ROOT / "csrc/ops"
+    kernels = (ROOT / "csrc/cpu/kernels.cpp").read_text()
+    arguments = (ops / "args.hpp").read_text()
+    for op in sorted(path.name for path in ops.iterdir() if path.is_dir()):
+        assert (ops / op / f"{op}.hpp").exists(), f"csrc/ops/{op} has no card {op}.hpp"
+        if (ops / op / f"{op}_cpu.hpp").exists():
+            assert f'"ops/{op}/{op}_cpu.hpp"' in kernels
+            assert f'"ops/{op}/{op}.hpp"' in arguments

@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from door import CPU, GOOD, GOOD_QUERY, Q, S, T, check, classes, inputs, refused
 
 from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError
 from fastmaml.losses import resolve
 from fastmaml.tasks import (
-    Tasks,
-    check_classes,
-    check_output,
-    check_settings,
-    check_targets,
     validate,
     validate_inputs,
 )
-
-T, S, Q = 4, 3, 5
-CPU = torch.device("cpu")
-
-
-def inputs(rows: int, tasks: int = T, row: tuple[int, ...] = (1, 8), **options: Any) -> Tensor:
-    return torch.zeros(tasks, rows, *row, **options)
-
-
-def classes(rows: int, tasks: int = T) -> Tensor:
-    return torch.zeros(tasks, rows, dtype=torch.int64)
-
-
-def check(
-    support: Any,
-    query: Any,
-    loss: str = "cross_entropy",
-    dtype: torch.dtype = torch.float32,
-    device: torch.device = CPU,
-) -> Tasks:
-    return validate("meta_step", support, query, dtype=dtype, device=device, loss=resolve(loss))
-
-
-def refused(kind: type[Exception], text: str, call: Callable[[], object]) -> None:
-    with pytest.raises(kind, match=f"^{re.escape(text)}$"):
-        call()
-
-
-GOOD = (inputs(S), classes(S))
-GOOD_QUERY = (inputs(Q), classes(Q))
 
 
 def test_what_passes() -> None:
@@ -367,145 +329,3 @@ def test_inputs_of_adapted_tasks() -> None:
             f"predict: {text}",
             lambda x=x: validate_inputs("predict", x, like=tasks),  # type: ignore[misc]
         )
-
-
-# What is known once the model has run.
-
-
-def test_outputs() -> None:
-    tasks = check(GOOD, GOOD_QUERY)
-    cross_entropy = resolve("cross_entropy")
-    check_output("meta_step", tasks, cross_entropy, S, (S, 1))
-    check_output("meta_step", tasks, resolve(lambda logits, y: logits.sum()), S, (S,))
-    for shape, text in [
-        ((), "the model must return one output per row, got [] for 3 rows."),
-        ((6, 2), "the model must return one output per row, got [6, 2] for 3 rows."),
-        (
-            (S,),
-            "the model must return one logit per class, [rows, C], for class indices, got [rows].",
-        ),
-        (
-            (S, 2, 2),
-            "the model must return one logit per class, [rows, C], for class indices, "
-            "got [rows, 2, 2].",
-        ),
-        (
-            (S, 0),
-            "the model must return one logit per class, [rows, C], for class indices, "
-            "got [rows, 0].",
-        ),
-    ]:
-        refused(
-            ShapeError,
-            f"meta_step: {text}",
-            lambda shape=shape: check_output(  # type: ignore[misc]
-                "meta_step", tasks, cross_entropy, S, shape
-            ),
-        )
-
-
-def test_targets() -> None:
-    support, query = (inputs(S), torch.zeros(T, S)), (inputs(Q), torch.zeros(T, Q))
-    tasks = check(support, query, "mse")
-    check_targets("meta_step", tasks, ())
-    refused(
-        ShapeError,
-        "meta_step: support y must be [T=4, S=3, 1] like the model's output, got [4, 3]; "
-        "call y.unsqueeze(-1).",
-        lambda: check_targets("meta_step", tasks, (1,)),
-    )
-    refused(
-        ShapeError,
-        "meta_step: support y must be [T=4, S=3, 2] like the model's output, got [4, 3].",
-        lambda: check_targets("meta_step", tasks, (2,)),
-    )
-    mixed = check((inputs(S), torch.zeros(T, S, 2)), (inputs(Q), torch.zeros(T, Q, 3)), "mse")
-    refused(
-        ShapeError,
-        "meta_step: query y must be [T=4, Q=5, 2] like the model's output, got [4, 5, 3].",
-        lambda: check_targets("meta_step", mixed, (2,)),
-    )
-
-
-@pytest.mark.parametrize(("value", "count"), [(5, 5), (-1, 5), (-100, 5), (2**40, 2)])
-@pytest.mark.parametrize("side", ["support", "query"])
-def test_class_indices(side: str, value: int, count: int) -> None:
-    support, query = (inputs(S), classes(S)), (inputs(Q), classes(Q))
-    y = (support if side == "support" else query)[1]
-    y[2, 1] = value
-    refused(
-        SettingError,
-        f"meta_step: {side} y must hold class indices 0 to {count - 1}, as the model has "
-        f"{count} outputs, got {value} at [2, 1].",
-        lambda: check_classes("meta_step", check(support, query), count),
-    )
-
-
-def test_class_indices_in_range() -> None:
-    y = torch.arange(S).expand(T, S)
-    check_classes("meta_step", check((inputs(S), y), (inputs(S), y)), S)
-
-
-# Settings.
-
-
-@pytest.mark.parametrize("rate", [0.4, 0, -1, np.float32(0.5), np.int64(2), Fraction(1, 4)])
-def test_rates_are_numbers(rate: Any) -> None:
-    settings = check_settings("meta_step", "mse", rate, 1, False)
-    assert type(settings.inner_lr) is float
-    assert settings.inner_lr == float(rate)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("learned", [True, False])
-def test_rates_are_tensors(dtype: torch.dtype, learned: bool) -> None:
-    rate = torch.tensor(0.4, dtype=dtype, requires_grad=learned)
-    assert check_settings("meta_step", "mse", rate, 1, False).inner_lr is rate
-
-
-@pytest.mark.parametrize("steps", [0, 7, np.int32(3)])
-def test_steps_are_integers(steps: Any) -> None:
-    settings = check_settings("meta_step", "mse", 0.1, steps, True)
-    assert type(settings.inner_steps) is int
-    assert settings.inner_steps == steps
-
-
-SETTINGS: list[tuple[dict[str, Any], str]] = [
-    ({"inner_steps": -1}, "inner_steps must be >= 0, got -1."),
-    ({"inner_steps": 1.0}, "inner_steps must be an integer >= 0, got 1.0."),
-    ({"inner_steps": True}, "inner_steps must be an integer >= 0, got True."),
-    ({"inner_steps": None}, "inner_steps must be an integer >= 0, got None."),
-    ({"inner_lr": float("nan")}, "inner_lr must be finite, got nan."),
-    ({"inner_lr": float("inf")}, "inner_lr must be finite, got inf."),
-    ({"inner_lr": torch.tensor(-float("inf"))}, "inner_lr must be finite, got -inf."),
-    (
-        {"inner_lr": True},
-        "inner_lr must be a number or a 0-dim floating-point tensor, got bool.",
-    ),
-    (
-        {"inner_lr": "0.1"},
-        "inner_lr must be a number or a 0-dim floating-point tensor, got str.",
-    ),
-    (
-        {"inner_lr": {"weight": 0.1}},
-        "inner_lr must be a number or a 0-dim floating-point tensor, got dict.",
-    ),
-    (
-        {"inner_lr": torch.ones(3)},
-        "inner_lr must be a number or a 0-dim floating-point tensor, got a tensor [3] of "
-        "torch.float32.",
-    ),
-    (
-        {"inner_lr": torch.tensor(1)},
-        "inner_lr must be a number or a 0-dim floating-point tensor, got a tensor [] of "
-        "torch.int64.",
-    ),
-    ({"first_order": 1}, "first_order must be True or False, got 1."),
-    ({"first_order": None}, "first_order must be True or False, got None."),
-]
-
-
-@pytest.mark.parametrize(("changed", "text"), SETTINGS)
-def test_settings(changed: dict[str, Any], text: str) -> None:
-    given = {"loss": "mse", "inner_lr": 0.1, "inner_steps": 1, "first_order": False} | changed
-    refused(SettingError, f"meta_step: {text}", lambda: check_settings("meta_step", **given))

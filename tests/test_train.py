@@ -44,8 +44,8 @@ def test_paper_settings() -> None:
     assert (sinusoid.inner_lr, sinusoid.meta_lr, sinusoid.inner_steps) == (0.01, 1e-3, 1)
     assert (sinusoid.iterations, sinusoid.eval_shots, sinusoid.eval_tasks) == (70_000, 5, 600)
     five, twenty = preset("omniglot", shots=5), preset("omniglot", ways=20)
-    assert (five.tasks, five.query, five.inner_steps, five.inner_lr) == (32, 5, 1, 2.0)
-    assert (twenty.tasks, twenty.eval_query, twenty.inner_steps, twenty.inner_lr) == (16, 1, 5, 2.0)
+    assert (five.tasks, five.query, five.inner_steps, five.inner_lr) == (32, 5, 1, 0.4)
+    assert (twenty.tasks, twenty.eval_query, twenty.inner_steps) == (16, 1, 5)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_settings_out_of_range(given: dict[str, Any], text: str) -> None:
 
 
 def test_networks_have_the_papers_initialisation() -> None:
-    for model in (models.sinusoid_mlp(), models.omniglot_mlp(7)):
+    for model in (models.sinusoid_mlp("paper"), models.omniglot_mlp(7)):
         for name, value in model.named_parameters():
             if value.ndim == 2:
                 assert 0 < value.abs().max() <= 0.02, name
@@ -128,7 +128,7 @@ def test_a_complete_omniglot_run(tmp_path: Path) -> None:
     assert len(results["figures"]["accuracy"]) == 3
     assert 0 <= results["curve"][0]["accuracy"] <= 1
     assert results["paper"] == {"3": 0.897}
-    assert results["protocol"]["inner_lr"].endswith("0.4 on the summed scale of the authors' code")
+    assert results["protocol"]["inner_lr"].endswith("0.08 on the summed scale of the authors' code")
     assert (tmp_path / "out" / "omniglot.png").is_file()
     with pytest.raises(SettingError, match="--data must name"):
         run(preset("omniglot", iterations=1), tmp_path / "other")
@@ -244,5 +244,5 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
 def test_meta_training_learns_sinusoids(tmp_path: Path) -> None:
     settings = preset("sinusoid", iterations=15_000, baseline=False, eval_tasks=200)
     loss = run(settings, tmp_path)["figures"]["loss"]
-    assert loss[1] < 0.5 * loss[0]
-    assert loss[10] < 1.0
+    assert loss[0] > 2.5
+    assert loss[1] < 0.9

@@ -30,8 +30,9 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     if not expected.numel():
         return 0.0
-    scale = expected.abs().max().clamp_min(torch.finfo(torch.float64).tiny).double()
-    return float((actual.double() - expected.double()).abs().max() / scale)
+    actual, expected = actual.detach().double(), expected.detach().double()
+    scale = expected.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    return float((actual - expected).abs().max() / scale)
 
 
 def assert_close(actual: Tensor, expected: Tensor, claim: Claim) -> None:

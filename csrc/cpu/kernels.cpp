@@ -25,14 +25,15 @@ template <class T>
 double fma(int64_t rounds) {
   constexpr int kChains = kVectorBytes == 64 ? 16 : 12;
   Vec<T> chain[kChains];
+#pragma GCC unroll 16
   for (int i = 0; i < kChains; ++i) chain[i] = splat(T(i));
   Vec<T> x = splat(T(0.999)), y = splat(T(0.001));
   for (int64_t r = 0; r < rounds; ++r) {
-    asm volatile("" : "+m"(*&rounds));
 #pragma GCC unroll 16
     for (int i = 0; i < kChains; ++i) chain[i] = chain[i] * x + y;
   }
   Vec<T> total{};
+#pragma GCC unroll 16
   for (int i = 0; i < kChains; ++i) total += chain[i];
   volatile T sink = sum<T>(total);
   (void)sink;

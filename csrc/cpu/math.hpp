@@ -10,9 +10,24 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
-constexpr double kFactorial[] = {1, 1, 2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800,
-                                 479001600, 6227020800., 87178291200., 1307674368000.,
-                                 20922789888000., 355687428096000.};
+constexpr double kFactorial[] = {1,
+                                 1,
+                                 2,
+                                 6,
+                                 24,
+                                 120,
+                                 720,
+                                 5040,
+                                 40320,
+                                 362880,
+                                 3628800,
+                                 39916800,
+                                 479001600,
+                                 6227020800.,
+                                 87178291200.,
+                                 1307674368000.,
+                                 20922789888000.,
+                                 355687428096000.};
 
 template <class T>
 struct MathOf;
@@ -22,18 +37,18 @@ struct MathOf<float> {
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   static constexpr float kExpMin = -104.0f, kExpMax = 89.0f;  // beyond: exp is 0, infinite
   static constexpr int kMantissa = 23, kBias = 127;
-  static constexpr int kExpTerms = 7;    // 0.347^8 / 8! < 2^-27
-  static constexpr int kLogTerms = 5;    // 2 * 0.172^11 / 11 < 2^-30
+  static constexpr int kExpTerms = 7;  // 0.347^8 / 8! < 2^-27
+  static constexpr int kLogTerms = 5;  // 2 * 0.172^11 / 11 < 2^-30
 };
 template <>
 struct MathOf<double> {
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kRound = 6755399441055744.0;            // 1.5 * 2^52
   static constexpr double kLn2High = 6.93147180369123816490e-01;  // its last 21 bits are zero
   static constexpr double kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kExpMin = -746.0, kExpMax = 710.0;
   static constexpr int kMantissa = 52, kBias = 1023;
-  static constexpr int kExpTerms = 13;   // 0.347^14 / 14! < 2^-57
-  static constexpr int kLogTerms = 11;   // 2 * 0.172^23 / 23 < 2^-61
+  static constexpr int kExpTerms = 13;  // 0.347^14 / 14! < 2^-57
+  static constexpr int kLogTerms = 11;  // 2 * 0.172^23 / 23 < 2^-61
 };
 
 template <class T>
@@ -156,8 +171,12 @@ FASTMAML_INLINE Vec<T> softplus(Vec<T> x) {
 }
 
 #if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
-FASTMAML_INLINE Vec<float> sqrt(Vec<float> x) { return (Vec<float>)_mm512_maskz_sqrt_ps(0xffff, (__m512)x); }
-FASTMAML_INLINE Vec<double> sqrt(Vec<double> x) { return (Vec<double>)_mm512_maskz_sqrt_pd(0xff, (__m512d)x); }
+FASTMAML_INLINE Vec<float> sqrt(Vec<float> x) {
+  return (Vec<float>)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);
+}
+FASTMAML_INLINE Vec<double> sqrt(Vec<double> x) {
+  return (Vec<double>)_mm512_maskz_sqrt_pd(0xff, (__m512d)x);
+}
 #elif defined(__AVX2__) && defined(__FMA__)
 FASTMAML_INLINE Vec<float> sqrt(Vec<float> x) { return (Vec<float>)_mm256_sqrt_ps((__m256)x); }
 FASTMAML_INLINE Vec<double> sqrt(Vec<double> x) { return (Vec<double>)_mm256_sqrt_pd((__m256d)x); }
@@ -181,21 +200,25 @@ template <class T>
 struct ErfTail;
 template <>
 struct ErfTail<float> {
-  static constexpr float kEnd = 4, kFit[] = {
-      1.84960551006f,    2.63896751428f,    0.843107087669f,     0.0415634444774f,
-      -0.010046362374f,  0.00201186383236f, -0.000289474362355f, 2.16764107806e-5f};
+  static constexpr float kEnd = 4,
+                         kFit[] = {1.84960551006f,      2.63896751428f,   0.843107087669f,
+                                   0.0415634444774f,    -0.010046362374f, 0.00201186383236f,
+                                   -0.000289474362355f, 2.16764107806e-5f};
   static constexpr int kSmallTerms = 11;  // of the series below 1: 2 / sqrt(pi) / (11! 23) < 2^-29
 };
 template <>
 struct ErfTail<double> {
-  static constexpr double kEnd = 6, kFit[] = {
-      1.8496055099332482565,      2.6389675142347882395,      0.8431072563586773551,
-      0.041561098041798304148,    -0.010033825374306185979,   0.0019779025672732745036,
-      -0.00023732247878914551458, -0.000026277882964389084394, 0.000027159129150937571924,
-      -9.6089272338450219256e-6,  2.0598037506604398998e-6,   -1.429031585018106286e-7,
-      -9.7529321503317290791e-8,  5.2029226564081565581e-8,   -1.4908445221093651254e-8,
-      2.8633061669711438524e-9,   -3.6812895616550921735e-10, 2.880405609190881496e-11,
-      -1.0385999513435774736e-12};
+  static constexpr double kEnd = 6,
+                          kFit[] = {1.8496055099332482565,      2.6389675142347882395,
+                                    0.8431072563586773551,      0.041561098041798304148,
+                                    -0.010033825374306185979,   0.0019779025672732745036,
+                                    -0.00023732247878914551458, -0.000026277882964389084394,
+                                    0.000027159129150937571924, -9.6089272338450219256e-6,
+                                    2.0598037506604398998e-6,   -1.429031585018106286e-7,
+                                    -9.7529321503317290791e-8,  5.2029226564081565581e-8,
+                                    -1.4908445221093651254e-8,  2.8633061669711438524e-9,
+                                    -3.6812895616550921735e-10, 2.880405609190881496e-11,
+                                    -1.0385999513435774736e-12};
   static constexpr int kSmallTerms = 18;  // 2 / sqrt(pi) / (18! 37) < 2^-57
 };
 

@@ -61,8 +61,6 @@ class Op {
 class LossOp {
  public:
   virtual ~LossOp() = default;
-  // Throws UnsupportedModelError when the loss cannot take logits of this row shape.
-  virtual void check(const Node& /*loss*/) const {}
   virtual void forward(Emit& emit, const Node& loss) const = 0;       // -> emit.loss()
   virtual void backward(Emit& emit, const Node& loss) const = 0;      // -> emit.x_bar(loss, 0)
   virtual void forward_jvp(Emit& emit, const Node& loss) const = 0;   // -> emit.loss_dot()

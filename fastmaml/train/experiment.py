@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastmaml.errors import SettingError
 from fastmaml.evaluate import Evaluation
@@ -123,23 +122,9 @@ def _trained(
     title: str,
     stream_name: str,
 ) -> Run:
-    """A run trained to its end, from `saved` or from the start."""
+    """A run trained to its end, from `saved` or from the start, holding the iterate to test."""
     pretrain = stream_name == "baseline"
     inner_steps = 0 if pretrain else settings.inner_steps
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        result = workloads.measure(
-            model,
-            settings,
-            sources.validation,
-            name="validation",
-            tasks=workloads.VALIDATION_TASKS,
-            inner_steps=inner_steps,
-        )
-        figures = {"validation_loss": result.loss[-1]}
-        if result.accuracy is not None:
-            figures["validation_accuracy"] = result.accuracy[-1]
-        return figures
 
     current = Run(workloads.build_model(settings), settings, stream(settings, stream_name))
     if saved is not None:
@@ -150,8 +135,12 @@ def _trained(
         path,
         title=title,
         inner_steps=inner_steps,
-        validate=validate,
+        validate=lambda model: workloads.validation(
+            model, settings, sources.validation, shown=inner_steps
+        ),
     )
+    if settings.select == "validation" and current.best is not None:
+        current.model.load_state_dict(current.best["model"])
     return current
 
 
@@ -201,6 +190,9 @@ def _results(
         "settings": settings.as_dict(),
         "protocol": workloads.protocol(settings),
         "figures": test.as_dict(),
+        "tested_iteration": trained.best["iteration"]
+        if settings.select == "validation" and trained.best
+        else trained.iteration,
         "paper": {str(k): v for k, v in workloads.paper_figures(settings).items()},
         "wall_time_s": {"training": trained.seconds},
         "tasks_per_s": tasks / trained.seconds if trained.seconds else None,

@@ -51,6 +51,8 @@ class Run:
         iteration: meta-steps done.
         curve: one point per window: iteration, mean loss, accuracy where there is one, and what
             the validation adds.
+        best: the validated iterate with the lowest score, None before the first: "score",
+            "iteration" and "model", its state.
         seconds: wall time spent training, over all sittings.
         backend: what ran, "fused" or "reference".
     """
@@ -70,6 +72,7 @@ class Run:
         self.generator = Generator().manual_seed(stream)
         self.iteration = 0
         self.curve: list[CurvePoint] = []
+        self.best: dict[str, Any] | None = None
         self.seconds = 0.0
         self.backend = ""
         self._window = [0.0, 0.0, 0]
@@ -83,6 +86,7 @@ class Run:
             "generator": self.generator.get_state(),
             "iteration": self.iteration,
             "curve": self.curve,
+            "best": self.best,
             "window": self._window,
             "seconds": self.seconds,
             "backend": self.backend,
@@ -95,6 +99,7 @@ class Run:
         self.generator.set_state(state["generator"])
         self.iteration = state["iteration"]
         self.curve = state["curve"]
+        self.best = state["best"]
         self.seconds = state["seconds"]
         self.backend = state["backend"]
         self._window = state["window"]
@@ -123,6 +128,12 @@ class Run:
         self._window[2] += 1
         return loss
 
+    def keep_best(self, score: float) -> None:
+        """Keeps a copy of the model if its validation score is the lowest so far."""
+        if math.isfinite(score) and (self.best is None or score < self.best["score"]):
+            model = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self.best = {"score": score, "iteration": self.iteration, "model": model}
+
     def close_window(self) -> CurvePoint:
         """Ends the learning curve's current window and returns its point.
 
@@ -150,7 +161,7 @@ def train(
     *,
     title: str,
     inner_steps: int,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    validate: Callable[[nn.Module], tuple[float, dict[str, float]]],
 ) -> None:
     """Trains `run` up to its settings' iterations, with checkpoints at `path`.
 
@@ -160,7 +171,8 @@ def train(
         path: the checkpoint file.
         title: text in front of the progress bar.
         inner_steps: 0 trains on the query sets alone, with no inner loop.
-        validate: its figures join every tenth point of the learning curve.
+        validate: gives a score, lower is better, and figures that join the learning curve; called
+            at every tenth of its points.
 
     Raises:
         StoppedError: a signal came; the checkpoint is written.
@@ -174,8 +186,10 @@ def train(
             show(run.step(source, inner_steps))
             if run.iteration % window == 0 or run.iteration == total:
                 point = run.close_window()
-                if validate is not None and len(run.curve) % 10 == 0:
-                    point.update(validate(run.model))
+                if len(run.curve) % 10 == 0:
+                    score, figures = validate(run.model)
+                    point.update(figures)
+                    run.keep_best(score)
             due = run.iteration % settings.checkpoint_every == 0 or run.iteration == total
             if due or stop.is_set():
                 run.seconds = before + time.perf_counter() - start

@@ -35,8 +35,9 @@ def load(path: Path, given: dict[str, Any]) -> tuple[nn.Module, TrainSettings, S
     if settings.threads:
         torch.set_num_threads(settings.threads)
     model = workloads.build_model(settings)
+    best = state["best"] if settings.select == "validation" else None
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict((best or state)["model"])
     except RuntimeError as error:
         raise SettingError(
             f"checkpoint: {path} must hold the {settings.workload} network {settings.model}, its "

@@ -21,7 +21,7 @@ from fastmaml.evaluate import Evaluation, evaluate
 from fastmaml.train.settings import TrainSettings
 
 EVALUATION_BATCH = 100
-VALIDATION_TASKS = 100
+VALIDATION_TASKS = 300
 
 # Offsets that keep a run's random streams apart; see `stream`.
 STREAMS = ("init", "train", "baseline", "validation", "test", "picture")
@@ -50,8 +50,8 @@ def build_model(settings: TrainSettings) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(settings, "init"))
         if settings.workload == "sinusoid":
-            return models.sinusoid_mlp()
-        return models.omniglot_mlp(settings.ways)
+            return models.sinusoid_mlp(settings.init)
+        return models.omniglot_mlp(settings.ways, settings.init)
 
 
 def build_sources(settings: TrainSettings) -> Sources:
@@ -122,6 +122,39 @@ def measure(
     )
 
 
+def validation(
+    model: nn.Module, settings: TrainSettings, source: TaskSource, *, shown: int
+) -> tuple[float, dict[str, float]]:
+    """Scores `model` on validation tasks under the protocol of the test.
+
+    Args:
+        model: the network.
+        settings: the run's settings.
+        source: validation tasks.
+        shown: the number of inner steps whose figures are returned; 0 looks at no other.
+
+    Returns:
+        The score, lower is better: the error (1 - accuracy, or the loss of a regression) averaged
+        over 1 to `eval_steps` inner steps. And figures for the learning curve.
+    """
+    shown = min(shown, settings.eval_steps)
+    result = measure(
+        model,
+        settings,
+        source,
+        name="validation",
+        tasks=VALIDATION_TASKS,
+        inner_steps=settings.eval_steps if shown else 0,
+    )
+    figures = {"validation_loss": result.loss[shown]}
+    errors = result.loss
+    if result.accuracy is not None:
+        figures["validation_accuracy"] = result.accuracy[shown]
+        errors = tuple(1.0 - accuracy for accuracy in result.accuracy)
+    adapted = errors[1:] or errors
+    return sum(adapted) / len(adapted), figures
+
+
 def paper_figures(settings: TrainSettings) -> dict[int, float]:
     """The paper's figure after some numbers of steps: MSE, or accuracy in 0..1. May be empty."""
     if settings.workload == "sinusoid":
@@ -137,9 +170,20 @@ def protocol(settings: TrainSettings) -> dict[str, Any]:
             f"{settings.iterations} iterations of {settings.tasks} tasks, {order}, Adam "
             f"{settings.meta_lr:g}, {settings.inner_steps} inner step(s), loss averaged over tasks"
         ),
+        "initialisation": {
+            "paper": "weights truncated normal 0.01, biases 0, as in the authors' code",
+            "torch": "torch's default for linear layers",
+        }[settings.init],
         "evaluation": f"{settings.eval_tasks} tasks, 0 to {settings.eval_steps} inner steps",
         "interval": "95%: 1.96 std / sqrt(tasks), population std",
-        "checkpoint_selection": "none, the last iterate is evaluated",
+        "iterate": {
+            "last": "the last one is tested",
+            "validation": (
+                f"the one of twenty with the lowest validation error is tested: mean over 1 to "
+                f"{settings.eval_steps} inner steps and {VALIDATION_TASKS} tasks that are not test "
+                "tasks"
+            ),
+        }[settings.select],
     }
     if settings.workload == "sinusoid":
         words |= {

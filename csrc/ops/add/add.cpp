@@ -25,7 +25,8 @@ void Add::check(const Node& node, const std::vector<TensorSpec>&) const {
       node.in_shapes[1] != node.shape)
     throw ShapeError(message("layer `", node.name,
                              "`: add needs two inputs of one shape (broadcasting is not fused), "
-                             "got ", node.in_shapes.size(), " inputs with ",
+                             "got ",
+                             node.in_shapes.size(), " inputs with ",
                              node.in_shapes.empty() ? 0 : numel(node.in_shapes.front()), " and ",
                              node.in_shapes.empty() ? 0 : numel(node.in_shapes.back()),
                              " numbers a row; use backend=\"reference\""));

@@ -63,7 +63,8 @@ void BatchNorm::check(const Node& node, const std::vector<TensorSpec>& tensors) 
 void BatchNorm::forward(Emit& emit, const Node& node) const {
   BatchNormArgs args = start(emit, node, PassKind::forward);
   if (args.batch_stats && args.rows < 2)
-    throw ShapeError(message("layer `", node.name, "`: batch_norm with batch statistics needs more ",
+    throw ShapeError(message("layer `", node.name,
+                             "`: batch_norm with batch statistics needs more ",
                              "than one row per task, got ", args.rows,
                              "; use more shots or queries, or call .eval() on the layer"));
   if (node.has_param(kBias)) args.bias = emit.param(node, kBias);

@@ -15,8 +15,8 @@
 //                             + weight rstd (y_bar_dot - m1_dot - h_dot m2 - h m2_dot)
 //                  weight_bar_dot = R m2_dot,   bias_bar_dot = R m1_dot
 //
-// With the running statistics (batch_stats = 0) mean and rstd are constants: the same formulas, with
-// m1 = m2 = n1 = n2 = 0 in x_bar, y_dot and x_bar_dot (and m1_dot = m2_dot = 0 there). Without
+// With the running statistics (batch_stats = 0) mean and rstd are constants: the same formulas,
+// with m1 = m2 = n1 = n2 = 0 in x_bar, y_dot and x_bar_dot (and m1_dot = m2_dot = 0 there). Without
 // affine parameters weight is 1 and bias 0; a frozen one has neither _bar nor _dot.
 // Parameters: weight, bias, running_mean, running_var. Attributes: eps, batch_stats.
 #pragma once
@@ -52,8 +52,8 @@ struct BatchNormArgs {
 
   template <class Visit>
   void visit(Visit&& visit) {
-    for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &y_bar, &x_dot,
-                       &weight_dot, &bias_dot, &y_bar_dot, &cin, &weight_cin, &bias_cin})
+    for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &y_bar, &x_dot, &weight_dot,
+                       &bias_dot, &y_bar_dot, &cin, &weight_cin, &bias_cin})
       visit(*o, false);
     visit(stats, pass == PassKind::forward);
     visit(m, pass == PassKind::backward);

@@ -85,8 +85,8 @@ struct BatchNormTask {
     const Vec<T> scale = l.load_or(weight, j, T(1)) * rstd;
     for (int64_t r = 0; r < R; ++r) {
       const Vec<T> h = (l.load(x + r * F + j) - mean) * rstd;
-      l.store(out + r * F + j, scale * (l.load(y_bar + r * F + j) - m1 - h * m2) +
-                                   l.load_or(cin, r * F + j, T(0)));
+      l.store(out + r * F + j,
+              scale * (l.load(y_bar + r * F + j) - m1 - h * m2) + l.load_or(cin, r * F + j, T(0)));
     }
   }
 
@@ -151,10 +151,14 @@ void run_kernel(const BatchNormArgs& args, const Context& context) {
     const BatchNormTask<T> t(args, context, task);
     for_lanes<T>(i - task * F, end, [&](int64_t j, Lanes<T> l) {
       switch (args.pass) {
-        case PassKind::forward: return t.forward(j, l);
-        case PassKind::backward: return t.backward(j, l);
-        case PassKind::forward_jvp: return t.forward_jvp(j, l);
-        case PassKind::backward_jvp: return t.backward_jvp(j, l);
+        case PassKind::forward:
+          return t.forward(j, l);
+        case PassKind::backward:
+          return t.backward(j, l);
+        case PassKind::forward_jvp:
+          return t.forward_jvp(j, l);
+        case PassKind::backward_jvp:
+          return t.backward_jvp(j, l);
       }
     });
     i = task * F + end;

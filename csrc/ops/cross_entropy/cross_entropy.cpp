@@ -6,7 +6,17 @@
 namespace fastmaml {
 namespace {
 
+void check_row(const Node& loss) {
+  const Shape& row = loss.in_shapes.at(0);
+  if (row.size() != 1 || row[0] < 1)
+    throw UnsupportedModelError(
+        message("loss `cross_entropy`: the network must give one row of class scores per row of x "
+                "(a row shape of 1 dimension), got a row shape of ",
+                row.size(), " dimensions; flatten the output or use backend=\"reference\""));
+}
+
 CrossEntropyArgs start(Emit& emit, const Node& loss, PassKind pass) {
+  check_row(loss);
   CrossEntropyArgs args;
   args.pass = pass;
   args.rows = emit.rows(), args.classes = loss.in_shapes[0][0];
@@ -19,15 +29,6 @@ CrossEntropyArgs start(Emit& emit, const Node& loss, PassKind pass) {
 }
 
 }  // namespace
-
-void CrossEntropy::check(const Node& loss) const {
-  const Shape& row = loss.in_shapes.at(0);
-  if (row.size() != 1 || row[0] < 1)
-    throw UnsupportedModelError(
-        message("loss `cross_entropy`: the network must give one row of class scores per row of x "
-                "(a row shape of 1 dimension), got a row shape of ",
-                row.size(), " dimensions; flatten the output or use backend=\"reference\""));
-}
 
 void CrossEntropy::forward(Emit& emit, const Node& loss) const {
   CrossEntropyArgs args = start(emit, loss, PassKind::forward);

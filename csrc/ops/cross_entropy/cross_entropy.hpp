@@ -1,4 +1,5 @@
-// cross_entropy: logits x [rows, C] against class indices c [rows], with label smoothing e.
+// cross_entropy: logits x [rows, C], and of no other rank, against class indices c [rows], with
+// label smoothing e.
 //
 //   target distribution   t = (1 - e) onehot(c) + e / C
 //   softmax               p = exp(x - max x) / sum exp(x - max x)
@@ -37,7 +38,6 @@ struct CrossEntropyArgs {
 
 class CrossEntropy final : public LossOp {
  public:
-  void check(const Node& loss) const override;
   void forward(Emit& emit, const Node& loss) const override;
   void backward(Emit& emit, const Node& loss) const override;
   void forward_jvp(Emit& emit, const Node& loss) const override;

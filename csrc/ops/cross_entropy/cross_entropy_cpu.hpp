@@ -73,13 +73,11 @@ struct CrossEntropyRow {
 
   void backward_jvp(T bar) const {
     Vec<T> products = splat<T>(0);
-    for_lanes<T>(0, classes, [&](int64_t i, Lanes<T> l) {
-      products += l.load(p + i) * l.load(x_dot + i);
-    });
+    for_lanes<T>(0, classes,
+                 [&](int64_t i, Lanes<T> l) { products += l.load(p + i) * l.load(x_dot + i); });
     const T mean = sum<T>(products);
     for_lanes<T>(0, classes, [&](int64_t i, Lanes<T> l) {
-      l.store(out + i, l.load(p + i) * (l.load(x_dot + i) - mean) * bar +
-                           l.load_or(cin, i, T(0)));
+      l.store(out + i, l.load(p + i) * (l.load(x_dot + i) - mean) * bar + l.load_or(cin, i, T(0)));
     });
   }
 };
@@ -96,19 +94,22 @@ void run_task(const CrossEntropyArgs& args, const Context& context, int64_t task
     const auto at = [&](const Operand& o) {
       return o ? address<T>(context, o, task) + i : nullptr;
     };
-    const CrossEntropyRow<T> row{at(args.x),
-                                 at(args.x_dot),
-                                 at(args.cin),
-                                 at(args.p),
-                                 out + i,
-                                 args.classes,
-                                 c ? c[r] : 0,
-                                 static_cast<T>(args.smoothing)};
+    const CrossEntropyRow<T> row{
+        at(args.x), at(args.x_dot), at(args.cin), at(args.p),
+        out + i,    args.classes,   c ? c[r] : 0, static_cast<T>(args.smoothing)};
     switch (args.pass) {
-      case PassKind::forward: total += row.loss(); break;
-      case PassKind::backward: row.backward(bar); break;
-      case PassKind::forward_jvp: total += row.loss_dot(); break;
-      case PassKind::backward_jvp: row.backward_jvp(bar); break;
+      case PassKind::forward:
+        total += row.loss();
+        break;
+      case PassKind::backward:
+        row.backward(bar);
+        break;
+      case PassKind::forward_jvp:
+        total += row.loss_dot();
+        break;
+      case PassKind::backward_jvp:
+        row.backward_jvp(bar);
+        break;
     }
   }
   if (args.pass == PassKind::forward || args.pass == PassKind::forward_jvp) *out = total * weight;

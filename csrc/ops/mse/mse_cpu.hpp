@@ -28,8 +28,7 @@ void run_task(const MseArgs& args, const Context& context, int64_t task) {
         total += (l.load(x + i) - l.load(t + i)) * l.load(x_dot + i);
         break;
       case PassKind::backward:
-        l.store(out + i, (l.load(x + i) - l.load(t + i)) * bar +
-                             l.load_or(cin, i, T(0)));
+        l.store(out + i, (l.load(x + i) - l.load(t + i)) * bar + l.load_or(cin, i, T(0)));
         break;
       case PassKind::backward_jvp:
         l.store(out + i, l.load(x_dot + i) * bar + l.load_or(cin, i, T(0)));

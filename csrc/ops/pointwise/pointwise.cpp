@@ -31,15 +31,20 @@ PointwiseArgs Pointwise::start(Emit& emit, const Node& node, PassKind pass) cons
   args.pass = pass;
   args.kind = kind_;
   switch (kind_) {
-    case PointwiseKind::leaky_relu: args.a = node.attr("negative_slope", 0.01); break;
-    case PointwiseKind::elu: args.a = node.attr("alpha", 1.0); break;
+    case PointwiseKind::leaky_relu:
+      args.a = node.attr("negative_slope", 0.01);
+      break;
+    case PointwiseKind::elu:
+      args.a = node.attr("alpha", 1.0);
+      break;
     case PointwiseKind::softplus:
       args.a = node.attr("beta", 1.0), args.b = node.attr("threshold", 20.0);
       break;
     case PointwiseKind::gelu:
       if (node.attr("tanh", 0) != 0) args.kind = PointwiseKind::gelu_tanh;
       break;
-    default: break;
+    default:
+      break;
   }
   args.n = emit.rows() * numel(node.shape);
   args.z = pass != PassKind::forward && reads_y(kind_) ? emit.y(node) : emit.x(node, 0);

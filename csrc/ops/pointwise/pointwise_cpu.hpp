@@ -14,9 +14,7 @@ namespace fastmaml::FASTMAML_ISA {
 template <class T>
 struct Relu {
   static constexpr bool kCurved = false;
-  FASTMAML_INLINE Vec<T> value(Vec<T> x) const {
-    return select<T>(x <= T(0), splat<T>(0), x);
-  }
+  FASTMAML_INLINE Vec<T> value(Vec<T> x) const { return select<T>(x <= T(0), splat<T>(0), x); }
   FASTMAML_INLINE Vec<T> slope(Vec<T> y) const {
     return select<T>(y > T(0), splat<T>(1), splat<T>(0));
   }
@@ -154,13 +152,11 @@ struct PointwiseMemory {
 };
 
 template <class T, class F>
-void run_range(const F& f, PassKind pass, const PointwiseMemory<T>& m, int64_t begin,
-               int64_t end) {
+void run_range(const F& f, PassKind pass, const PointwiseMemory<T>& m, int64_t begin, int64_t end) {
   switch (pass) {
     case PassKind::forward:
-      for_lanes<T>(begin, end, [&](int64_t i, Lanes<T> l) {
-        l.store(m.out + i, f.value(l.load(m.z + i)));
-      });
+      for_lanes<T>(begin, end,
+                   [&](int64_t i, Lanes<T> l) { l.store(m.out + i, f.value(l.load(m.z + i))); });
       break;
     case PassKind::backward:
     case PassKind::forward_jvp: {
@@ -176,8 +172,7 @@ void run_range(const F& f, PassKind pass, const PointwiseMemory<T>& m, int64_t b
       for_lanes<T>(begin, end, [&](int64_t i, Lanes<T> l) {
         const Vec<T> z = l.load(m.z + i);
         Vec<T> out = f.slope(z) * l.load(m.y_bar_dot + i);
-        if constexpr (F::kCurved)
-          out += f.curve(z) * l.load(m.x_dot + i) * l.load(m.y_bar + i);
+        if constexpr (F::kCurved) out += f.curve(z) * l.load(m.x_dot + i) * l.load(m.y_bar + i);
         if (m.cin) out += l.load(m.cin + i);
         l.store(m.out + i, out);
       });
@@ -205,15 +200,24 @@ template <class T>
 void run_kernel(const PointwiseArgs& args, const Context& context) {
   const T a = static_cast<T>(args.a), b = static_cast<T>(args.b);
   switch (args.kind) {
-    case PointwiseKind::relu: return run_pointwise<T>(Relu<T>{}, args, context);
-    case PointwiseKind::leaky_relu: return run_pointwise<T>(LeakyRelu<T>{a}, args, context);
-    case PointwiseKind::elu: return run_pointwise<T>(Elu<T>{a}, args, context);
-    case PointwiseKind::gelu: return run_pointwise<T>(Gelu<T>{}, args, context);
-    case PointwiseKind::gelu_tanh: return run_pointwise<T>(GeluTanh<T>{}, args, context);
-    case PointwiseKind::silu: return run_pointwise<T>(Silu<T>{}, args, context);
-    case PointwiseKind::softplus: return run_pointwise<T>(Softplus<T>{a, b}, args, context);
-    case PointwiseKind::tanh: return run_pointwise<T>(Tanh<T>{}, args, context);
-    case PointwiseKind::sigmoid: return run_pointwise<T>(Sigmoid<T>{}, args, context);
+    case PointwiseKind::relu:
+      return run_pointwise<T>(Relu<T>{}, args, context);
+    case PointwiseKind::leaky_relu:
+      return run_pointwise<T>(LeakyRelu<T>{a}, args, context);
+    case PointwiseKind::elu:
+      return run_pointwise<T>(Elu<T>{a}, args, context);
+    case PointwiseKind::gelu:
+      return run_pointwise<T>(Gelu<T>{}, args, context);
+    case PointwiseKind::gelu_tanh:
+      return run_pointwise<T>(GeluTanh<T>{}, args, context);
+    case PointwiseKind::silu:
+      return run_pointwise<T>(Silu<T>{}, args, context);
+    case PointwiseKind::softplus:
+      return run_pointwise<T>(Softplus<T>{a, b}, args, context);
+    case PointwiseKind::tanh:
+      return run_pointwise<T>(Tanh<T>{}, args, context);
+    case PointwiseKind::sigmoid:
+      return run_pointwise<T>(Sigmoid<T>{}, args, context);
   }
 }
 

@@ -1,0 +1,264 @@
+// The outer form: register tiles of outer products.
+//
+// A tile of MR rows x NV vectors of c stays in registers while l runs over all terms; per l it
+// loads NV vectors of b and broadcasts MR numbers of a. 6 x 4 or 8 x 3 vectors (AVX-512, 32
+// registers), 6 x 2 (16 registers) leave the loads well below one for each multiply-add.
+// When many row tiles read the same panel of b from far-apart rows, the panel is packed first.
+#pragma once
+
+#include "ops/contract/contract_problem_cpu.hpp"
+
+namespace fastmaml::FASTMAML_ISA {
+
+// --- outer products ------------------------------------------------------------------------------
+
+template <class T, int MR, int NV, bool kTail>
+void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, const Tail<T>& tail, bool first,
+                bool last) {
+  constexpr int W = kWidth<T>;
+  Vec<T> acc[MR][NV];
+  const T* cin = first ? p.cin : p.c;
+  const int64_t cin_row = first ? p.cin_row : p.c_row;
+  const bool chained = !first || (cin && p.scale == T(1));
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      if (!chained) {
+        acc[r][v] = Vec<T>{};
+      } else {
+        const T* from = cin + (i + r) * cin_row + j + v * W;
+        acc[r][v] = kTail && v == NV - 1 ? tail.load(from) : load(from);
+      }
+    }
+  for (int s = 0; s < p.count; ++s) {
+    const Segment<T>& segment = p.segments[s];
+    const T* a = segment.a + i * segment.a_row;
+    const T* b = segment.b + j;
+    const int64_t a_row = segment.a_row, a_col = segment.a_col, b_row = segment.b_row;
+    for (int64_t l = 0; l < segment.k; ++l, a += a_col, b += b_row) {
+      Vec<T> bv[NV];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v)
+        bv[v] = kTail && v == NV - 1 ? tail.load(b + v * W) : load(b + v * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < MR; ++r) {
+        const Vec<T> av = splat(a[r * a_row]);
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) acc[r][v] += av * bv[v];
+      }
+    }
+  }
+  const bool scaled = last && p.scale != T(1);
+  const Vec<T> scale = splat(p.scale);
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      const bool partial = kTail && v == NV - 1;
+      Vec<T> value = acc[r][v];
+      if (scaled) {
+        value *= scale;
+        if (p.cin) {
+          const T* from = p.cin + (i + r) * p.cin_row + j + v * W;
+          value += partial ? tail.load(from) : load(from);
+        }
+      }
+      T* to = p.c + (i + r) * p.c_row + j + v * W;
+      partial ? tail.store(to, value) : store(to, value);
+    }
+}
+
+template <class T>
+using OuterTile = void (*)(const Contraction<T>&, int64_t, int64_t, const Tail<T>&, bool, bool);
+
+template <class T, int NV, bool kTail>
+FASTMAML_INLINE OuterTile<T> outer_rows(int rows) {
+  constexpr int kLast = row_tile(NV) < 8 ? 6 : 8;  // never instantiates a tile that would spill
+  constexpr OuterTile<T> table[kMostRows] = {
+      outer_tile<T, 1, NV, kTail>, outer_tile<T, 2, NV, kTail>,
+      outer_tile<T, 3, NV, kTail>, outer_tile<T, 4, NV, kTail>,
+      outer_tile<T, 5, NV, kTail>, outer_tile<T, 6, NV, kTail>,
+      outer_tile<T, kLast == 8 ? 7 : 6, NV, kTail>, outer_tile<T, kLast, NV, kTail>};
+  return table[rows - 1];
+}
+
+template <class T>
+FASTMAML_INLINE OuterTile<T> outer_tile_for(int rows, int vectors, bool tail) {
+  if constexpr (kVectorTile == 4) {
+    if (vectors == 4) return tail ? outer_rows<T, 4, true>(rows) : outer_rows<T, 4, false>(rows);
+    if (vectors == 3) return tail ? outer_rows<T, 3, true>(rows) : outer_rows<T, 3, false>(rows);
+  }
+  if (vectors == 2) return tail ? outer_rows<T, 2, true>(rows) : outer_rows<T, 2, false>(rows);
+  return tail ? outer_rows<T, 1, true>(rows) : outer_rows<T, 1, false>(rows);
+}
+
+// How one problem size is cut into tiles, and which of them this thread takes. Divisions cost as
+// much as a small tile, so this is made once for all tasks of an instruction.
+template <class T>
+struct Tiling {
+  Cut panels, rows;
+  int64_t panel, row, units;  // the first tile and how many
+
+  Tiling(int64_t m, int64_t n, const Context& context)
+      : panels((n + kWidth<T> - 1) / kWidth<T>, kVectorTile),
+        rows(m, row_tile(panels.size + (panels.larger > 0))) {
+    const Share share(context, panels.parts * rows.parts);
+    panel = rows.parts == 1 ? share.begin : share.begin / rows.parts;
+    row = share.begin - panel * rows.parts;
+    units = share.end - share.begin;
+  }
+};
+
+// Copies columns [j, j + width) of each segment's b to contiguous rows and points segments there.
+template <class T>
+void pack_panel(Segment<T>* segments, int count, int64_t j, int64_t width, T* panel) {
+  for (int s = 0; s < count; ++s) {
+    const T* b = segments[s].b + j;
+    T* to = panel;
+    for (int64_t l = 0; l < segments[s].k; ++l, b += segments[s].b_row, to += width)
+      each_vector<T>(
+          0, width, [&](int64_t v) { store(to + v, load(b + v)); },
+          [&](int64_t v, const Tail<T>& tail) { tail.store(to + v, tail.load(b + v)); });
+    // Minus j: the tile adds it back.
+    segments[s].b = panel - j;
+    segments[s].b_row = width;
+    panel = to;
+  }
+}
+
+// The tiles [begin, end) of one vertical panel, over one run of segments.
+template <class T>
+void outer_panel(const Contraction<T>& p, const Cut& rows, int64_t begin, int64_t end, int64_t j,
+                 int64_t width, bool first, bool last) {
+  constexpr int W = kWidth<T>;
+  const int vectors = static_cast<int>((width + W - 1) / W);
+  const int rest = static_cast<int>(width % W);
+  const Tail<T> tail(rest ? rest : W);
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t i = rows.begin(r);
+    const int count = static_cast<int>(rows.begin(r + 1) - i);
+    outer_tile_for<T>(count, vectors, rest != 0)(p, i, j, tail, first, last);
+  }
+}
+
+// Cuts the next run of at most `room` l's off the segments; `s`, `done` say how far they are used.
+template <class T>
+int next_run(const Contraction<T>& p, int64_t room, int& s, int64_t& done, Segment<T>* run,
+             int64_t& depth) {
+  int count = 0;
+  depth = 0;
+  while (s < p.count && room > 0) {
+    Segment<T>& to = run[count++] = p.segments[s];
+    const int64_t left = to.k - done;
+    to.a += done * to.a_col, to.b += done * to.b_row;
+    to.k = left < room ? left : room;
+    room -= to.k, done += to.k, depth += to.k;
+    if (done == p.segments[s].k) ++s, done = 0;
+  }
+  return count;
+}
+
+// One panel, its b packed: blocks of l as long as the scratch holds.
+template <class T>
+void outer_panel_packed(const Contraction<T>& p, const Cut& rows, int64_t begin, int64_t end,
+                        int64_t j, int64_t width, T* scratch) {
+  const int64_t block = static_cast<int64_t>(kScratchBytes / sizeof(T)) / width / 2;
+  Segment<T> local[kMaxSegments];
+  Contraction<T> part = p;
+  part.segments = local;
+  int s = 0;
+  int64_t done = 0, depth = 0;
+  for (bool first = true; s < p.count; first = false) {
+    part.count = next_run(p, block, s, done, local, depth);
+    pack_panel(local, part.count, j, width, scratch);
+    outer_panel(part, rows, begin, end, j, width, first, s == p.count);
+  }
+}
+
+// Both factors packed, for sums over many rows whose a lies across them (weight gradients of wide
+// layers): a[i, l] of neighbouring l would fall into the same few sets of every cache. A block of
+// kBlockRows x kBlockDepth of a fills about half of a second-level cache; the panel of b streams.
+constexpr int64_t kBlockDepth = 256;
+template <class T>
+constexpr int64_t kBlockRows = 1024 / static_cast<int64_t>(sizeof(T));
+
+// Tile by tile, [tile][l][rows of the tile].
+template <class T>
+void pack_rows(const Segment<T>* segments, int count, const Cut& rows, int64_t begin, int64_t end,
+               int64_t depth, T* to) {
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t i = rows.begin(r), height = rows.begin(r + 1) - i;
+    T* tile = to + (i - rows.begin(begin)) * depth;
+    for (int s = 0; s < count; ++s)
+      for (int64_t l = 0; l < segments[s].k; ++l)
+        for (int64_t e = 0; e < height; ++e)
+          *tile++ = segments[s].a[(i + e) * segments[s].a_row + l * segments[s].a_col];
+  }
+}
+
+template <class T>
+void outer_blocked(const Contraction<T>& p, const Tiling<T>& tiling, const Context& context) {
+  constexpr int W = kWidth<T>;
+  T* a_block = reinterpret_cast<T*>(context.scratch);
+  T* b_panel = a_block + kBlockRows<T> * kBlockDepth;
+  const Share panels(context, tiling.panels.parts);
+  const Cut& rows = tiling.rows;
+  const int64_t tiles = kBlockRows<T> / (rows.size + (rows.larger > 0));
+  for (int64_t from = 0; from < rows.parts; from += tiles) {
+    const int64_t to = from + tiles < rows.parts ? from + tiles : rows.parts;
+    int s = 0;
+    int64_t done = 0, depth = 0;
+    for (bool first = true; s < p.count; first = false) {
+      Segment<T> run[kMaxSegments];
+      const int count = next_run(p, kBlockDepth, s, done, run, depth);
+      pack_rows(run, count, rows, from, to, depth, a_block);
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+        const int64_t j = tiling.panels.begin(panel) * W;
+        const int64_t stop = tiling.panels.begin(panel + 1) * W;
+        const int64_t width = (stop < p.n ? stop : p.n) - j;
+        Segment<T> local[kMaxSegments];
+        for (int i = 0; i < count; ++i) local[i] = run[i];
+        pack_panel(local, count, j, width, b_panel);
+        Segment<T> packed{nullptr, 1, 0, b_panel - j, width, 1, depth};
+        Contraction<T> part = p;
+        part.segments = &packed, part.count = 1;
+        for (int64_t r = from; r < to; ++r) {
+          const int64_t i = rows.begin(r);
+          packed.a_col = rows.begin(r + 1) - i;
+          // Minus i: the tile adds it back.
+          packed.a = a_block + (i - rows.begin(from)) * depth - i;
+          outer_panel(part, rows, r, r + 1, j, width, first, s == p.count);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void outer_contract(const Contraction<T>& p, const Tiling<T>& tiling, const Context& context) {
+  constexpr int W = kWidth<T>;
+  // Packing costs a load and a store for each number of b; four row tiles or more repay it.
+  // (Blocks of l leave partial sums in c, which a scaled sum in place cannot afford.)
+  const bool far = p.count > 0 && p.segments[0].b_row * int64_t(sizeof(T)) >= 512;
+  const bool packable = far && !(p.scale != T(1) && p.cin == p.c);
+  if (packable && p.segments[0].a_row == 1 && p.segments[0].a_col >= 128 &&
+      tiling.rows.parts >= 8 && tiling.panels.parts >= 2 * context.size && p.depth() >= 64)
+    return outer_blocked(p, tiling, context);
+  int64_t begin = tiling.row;
+  for (int64_t panel = tiling.panel, left = tiling.units; left > 0; ++panel) {
+    const int64_t end = begin + left < tiling.rows.parts ? begin + left : tiling.rows.parts;
+    const int64_t j = tiling.panels.begin(panel) * W;
+    const int64_t stop = tiling.panels.begin(panel + 1) * W;
+    const int64_t width = (stop < p.n ? stop : p.n) - j;
+    if (packable && end - begin >= 4)
+      outer_panel_packed(p, tiling.rows, begin, end, j, width,
+                         reinterpret_cast<T*>(context.scratch));
+    else
+      outer_panel(p, tiling.rows, begin, end, j, width, true, true);
+    left -= end - begin;
+    begin = 0;
+  }
+}
+
+}  // namespace fastmaml::FASTMAML_ISA

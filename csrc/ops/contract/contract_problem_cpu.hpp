@@ -1,0 +1,53 @@
+// One problem of the contraction as the kernels see it: plain pointers and strides.
+#pragma once
+
+#include "cpu/context.hpp"
+#include "cpu/simd.hpp"
+
+namespace fastmaml::FASTMAML_ISA {
+
+// One run of l: a[i * a_row + l * a_col] * b[l * b_row + j * b_col] for l < k.
+template <class T>
+struct Segment {
+  const T* a;
+  int64_t a_row, a_col;
+  const T* b;
+  int64_t b_row, b_col, k;
+};
+
+template <class T>
+struct Contraction {
+  const Segment<T>* segments;
+  int count;
+  const T* cin;  // null: zero
+  int64_t cin_row;
+  T* c;
+  int64_t c_row, m, n;
+  T scale;
+
+  int64_t depth() const {
+    int64_t total = 0;
+    for (int s = 0; s < count; ++s) total += segments[s].k;
+    return total;
+  }
+};
+
+constexpr int kMaxSegments = 64;
+constexpr int kVectorTile = kVectorBytes == 64 ? 4 : 2;
+// Rows of a tile of NV vectors: as many accumulators as leave registers for b and a broadcast.
+constexpr int kMostRows = 8;
+FASTMAML_INLINE constexpr int row_tile(int64_t vectors) {
+  return kVectorBytes == 64 ? (vectors >= 4 ? 6 : 8) : (vectors >= 2 ? 6 : 8);
+}
+
+// [0, count) cut into the fewest parts of at most `most`, as even as possible.
+struct Cut {
+  int64_t parts, size, larger;  // the first `larger` parts have size + 1
+  FASTMAML_INLINE Cut(int64_t count, int64_t most)
+      : parts((count + most - 1) / most), size(count / parts), larger(count % parts) {}
+  FASTMAML_INLINE int64_t begin(int64_t part) const {
+    return part * size + (part < larger ? part : larger);
+  }
+};
+
+}  // namespace fastmaml::FASTMAML_ISA

@@ -1,0 +1,65 @@
+// What the core refuses, by class and text.
+#include "check.hpp"
+#include "core/error.hpp"
+#include "networks.hpp"
+
+namespace fastmaml::test {
+namespace {
+
+NetworkSpec small(const std::string& op = "tanh", const std::string& loss = "mse") {
+  Builder b({3});
+  return b.finish(b.linear(b.pointwise(op, b.linear(0, 4)), 2), loss);
+}
+
+TEST(unknown_ops_and_losses_are_named) {
+  CHECK_THROWS(UnsupportedModelError, "no op named sine", Plan(small("sine"), {}));
+  CHECK_THROWS(UnsupportedModelError, "no loss named hinge", Plan(small("tanh", "hinge"), {}));
+}
+
+TEST(shapes_that_do_not_fit_name_the_layer) {
+  NetworkSpec spec = small();
+  spec.tensors[0].shape = {4, 5};
+  CHECK_THROWS(ShapeError, "layer `linear0`", Plan(spec, {}));
+  spec = small();
+  spec.nodes[1].shape = {5};
+  CHECK_THROWS(ShapeError, "layer `tanh1`", Plan(spec, {}));
+  Builder b({3});
+  const int h = b.linear(0, 4);
+  NetworkSpec sum = b.finish(b.add(h, b.linear(0, 5)), "mse");
+  CHECK_THROWS(ShapeError, "add needs two inputs of one shape", Plan(sum, {}));
+  Builder c({2, 3});
+  CHECK_THROWS(ShapeError, "batch_norm needs one input of [rows, 4]",
+               Plan(c.finish(c.batch_norm(c.linear(0, 4), true), "mse"), {}));
+  Builder d({2, 3});
+  CHECK_THROWS(UnsupportedModelError, "flatten the output",
+               Plan(d.finish(d.linear(0, 4), "cross_entropy"), {}));
+}
+
+TEST(batch_statistics_of_one_row_are_refused) {
+  Builder b({3});
+  const NetworkSpec spec = b.finish(b.batch_norm(b.linear(0, 4), true), "mse");
+  CHECK_THROWS(ShapeError, "more than one row per task, got 1", Plan(spec, {}));
+}
+
+TEST(settings_out_of_range_are_refused) {
+  Settings settings;
+  settings.inner_steps = -1;
+  CHECK_THROWS(SettingError, "inner_steps must be at least 0, got -1", Plan(small(), settings));
+  settings.inner_steps = 1, settings.support_rows = 0;
+  CHECK_THROWS(ShapeError, "at least one row", Plan(small(), settings));
+}
+
+TEST(a_call_that_does_not_fit_the_plan_is_refused) {
+  Settings settings;
+  settings.dtype = Dtype::f64;
+  const Plan plan(small(), settings);
+  Call call;
+  CHECK_THROWS(InternalError, "tasks must be at least 1, got 0", plan.run(call));
+  call.tasks = 1;
+  CHECK_THROWS(InternalError, "rates must hold 1 numbers, got 0", plan.run(call));
+  call.rates = {0.1};
+  CHECK_THROWS(InternalError, "tensors must hold 4 pointers, got 0", plan.run(call));
+}
+
+}  // namespace
+}  // namespace fastmaml::test

@@ -1,0 +1,176 @@
+#include "networks.hpp"
+
+#include "ops/op.hpp"
+
+namespace fastmaml::test {
+
+Builder::Builder(Shape row_shape) {
+  spec_.row_shape = row_shape;
+  shapes_.push_back(std::move(row_shape));
+}
+
+int Builder::node(NodeSpec spec) {
+  spec.name = spec.op + std::to_string(spec_.nodes.size());
+  shapes_.push_back(spec.shape);
+  spec_.nodes.push_back(std::move(spec));
+  return static_cast<int>(spec_.nodes.size());
+}
+
+int Builder::tensor(Shape shape, bool trainable) {
+  const int index = static_cast<int>(spec_.tensors.size());
+  spec_.tensors.push_back({"tensor" + std::to_string(index), std::move(shape), trainable});
+  return index;
+}
+
+int Builder::linear(int x, int64_t out, bool bias, bool trainable) {
+  Shape shape = shapes_[x];
+  const int weight = tensor({out, shape.back()}, trainable);
+  shape.back() = out;
+  return node({"linear", {x}, {weight, bias ? tensor({out}, trainable) : -1}, {}, shape, ""});
+}
+
+int Builder::batch_norm(int x, bool batch_stats, bool affine) {
+  const Shape shape = shapes_[x];
+  std::vector<int> params{-1, -1, -1, -1};
+  if (affine) params[0] = tensor(shape), params[1] = tensor(shape);
+  if (!batch_stats) params[2] = tensor(shape, false), params[3] = tensor(shape, false);
+  const double batch = batch_stats ? 1 : 0;
+  return node({"batch_norm", {x}, params, {{"eps", 1e-3}, {"batch_stats", batch}}, shape, ""});
+}
+
+int Builder::add(int x, int y) { return node({"add", {x, y}, {}, {}, shapes_[x], ""}); }
+
+int Builder::reshape(int x, Shape shape) {
+  return node({"reshape", {x}, {}, {}, std::move(shape), ""});
+}
+
+int Builder::pointwise(const std::string& op, int x, std::map<std::string, double> attrs) {
+  return node({op, {x}, {}, std::move(attrs), shapes_[x], ""});
+}
+
+NetworkSpec Builder::finish(int output, const std::string& loss,
+                            std::map<std::string, double> attrs) {
+  spec_.output = output;
+  spec_.loss = {loss, {}, {}, std::move(attrs), {}, ""};
+  return spec_;
+}
+
+namespace {
+
+NetworkSpec around(const std::string& op, std::map<std::string, double> attrs = {}) {
+  Builder b({3});
+  const int h = b.pointwise(op, b.linear(0, 9), std::move(attrs));
+  return b.finish(b.linear(h, 2), "mse");
+}
+
+NetworkSpec normalised(bool batch_stats, bool affine) {
+  Builder b({3});
+  const int h = b.batch_norm(b.linear(0, 19), batch_stats, affine);
+  return b.finish(b.linear(b.pointwise("tanh", h), 2), "mse");
+}
+
+NetworkSpec wide(const std::string& loss, std::map<std::string, double> attrs) {
+  Builder b({13});
+  const int h = b.pointwise("softplus", b.linear(0, 37));
+  return b.finish(b.linear(b.pointwise("silu", b.linear(h, 21, false)), 5), loss, std::move(attrs));
+}
+
+NetworkSpec residual() {
+  Builder b({2, 3});
+  const int h = b.add(b.pointwise("tanh", b.linear(0, 3)), 0);
+  const int flat = b.reshape(b.add(h, h), {6});
+  return b.finish(b.linear(b.pointwise("gelu", b.linear(flat, 6, true, false)), 2), "mse");
+}
+
+}  // namespace
+
+std::vector<NetworkCase> network_cases() {
+  std::vector<NetworkCase> cases;
+  for (const char* op :
+       {"relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid"})
+    cases.push_back({op, around(op)});
+  cases.push_back({"gelu, tanh form", around("gelu", {{"tanh", 1}})});
+  cases.push_back({"batch_norm", normalised(true, true)});
+  cases.push_back({"batch_norm, plain", normalised(true, false)});
+  cases.push_back({"batch_norm, running", normalised(false, true)});
+  cases.push_back({"residual", residual()});
+  for (int factored : {0, 1})
+    for (double sum : {0.0, 1.0})
+      for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"})
+        cases.push_back({std::string(loss) + (factored ? ", factored" : ", dense"),
+                         wide(loss, {{"sum", sum}, {"label_smoothing", 0.2 * sum}}), factored});
+  return cases;
+}
+
+template <class T>
+Problem<T>::Problem(const NetworkSpec& spec, const Settings& s, int64_t count, unsigned seed)
+    : network(spec), settings(s), tasks(count) {
+  settings.dtype = sizeof(T) == 8 ? Dtype::f64 : Dtype::f32;
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> normal;
+  std::uniform_real_distribution<double> uniform;
+  const Shape output = spec.nodes.at(spec.output - 1).shape;
+  auto fill = [&](std::vector<T>& values, int64_t size, auto& distribution, double scale) {
+    values.resize(size);
+    for (T& value : values) value = static_cast<T>(scale * distribution(generator));
+  };
+  auto classes = [&](std::vector<int64_t>& values, int64_t size) {
+    values.resize(size);
+    for (int64_t& value : values) value = static_cast<int64_t>(generator() % output.back());
+  };
+  const int64_t support = tasks * s.support_rows, query = tasks * s.query_rows;
+  fill(support_x, support * numel(spec.row_shape), normal, 1);
+  fill(query_x, query * numel(spec.row_shape), normal, 1);
+  fill(support_y, support * numel(output), uniform, 1);
+  fill(query_y, query * numel(output), uniform, 1);
+  classes(support_classes, support), classes(query_classes, query);
+  for (const TensorSpec& tensor : spec.tensors) {
+    theta.emplace_back();
+    // Running variances must be positive; weights are scaled to keep activations near 1.
+    if (tensor.trainable)
+      fill(theta.back(), numel(tensor.shape), normal, 1 / std::sqrt(double(tensor.shape.back())));
+    else
+      fill(theta.back(), numel(tensor.shape), uniform, 1);
+  }
+}
+
+template <class T>
+typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int fill) const {
+  const Settings& s = plan.settings();
+  const Workspace workspace(plan.workspace_bytes(tasks, threads), fill);
+  const bool adapt = s.mode == Mode::adapt, classes = network.loss.op == "cross_entropy";
+  Result result;
+  result.losses.resize(adapt ? 0 : tasks);
+  result.logits.resize(adapt ? 0 : tasks * s.query_rows * numel(plan.output_shape()));
+  result.loss_dots.resize(s.rate_grad ? tasks * s.inner_steps : 0);
+  for (const TensorSpec& tensor : network.tensors)
+    if (tensor.trainable && s.mode != Mode::evaluate)
+      result.outputs.emplace_back(numel(tensor.shape) * (adapt ? tasks : 1));
+  Call call;
+  call.tasks = tasks, call.threads = threads;
+  call.support_x = support_x.data(), call.query_x = query_x.data();
+  call.support_y = classes ? static_cast<const void*>(support_classes.data()) : support_y.data();
+  call.query_y = classes ? static_cast<const void*>(query_classes.data()) : query_y.data();
+  for (int k = 0; k < s.inner_steps; ++k) call.rates.push_back(0.1 + 0.05 * k);
+  for (const auto& values : theta) call.tensors.push_back(values.data());
+  for (auto& values : result.outputs) (adapt ? call.fast : call.grads).push_back(values.data());
+  call.task_losses = result.losses.data(), call.logits = result.logits.data();
+  call.loss_dots = result.loss_dots.data();
+  call.workspace = workspace.data(), call.workspace_bytes = workspace.bytes();
+  plan.run(call);
+  return result;
+}
+
+template <class T>
+T Problem<T>::mean_loss() const {
+  Settings evaluate = settings;
+  evaluate.mode = Mode::evaluate, evaluate.rate_grad = false;
+  T total = 0;
+  for (T loss : run(Plan(network, evaluate), 1).losses) total += loss;
+  return total / static_cast<T>(tasks);
+}
+
+template struct Problem<float>;
+template struct Problem<double>;
+
+}  // namespace fastmaml::test

@@ -1,0 +1,175 @@
+"""What the ops are tested on: one OpCase for each op and variant, and every loss.
+
+Adding an op to the engine means adding its cases here; test_ops.py fails until they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastmaml import losses
+
+INPUTS, HIDDEN, OUTPUTS = 3, 19, 2
+
+
+class Net(nn.Module):
+    """linear -> the op under test -> linear."""
+
+    def __init__(self, op: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Linear(INPUTS, HIDDEN)
+        self.last = nn.Linear(HIDDEN, OUTPUTS)
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.op(self.first(x)))
+
+
+class Function(nn.Module):
+    """A torch function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Residual(nn.Module):
+    """Sums of two layers, of a layer and what nothing trains, and of a layer and itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(INPUTS, INPUTS)
+        self.second = nn.Linear(INPUTS, INPUTS)
+        self.last = nn.Linear(INPUTS, OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x)) + x
+        h = h + torch.sigmoid(self.second(h))
+        return self.last(x + (h + h))
+
+
+class Shared(nn.Module):
+    """One layer in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(INPUTS, INPUTS)
+        self.last = nn.Linear(INPUTS, OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.layer(torch.tanh(self.layer(x)))))
+
+
+class Rows(nn.Module):
+    """A linear layer over the last of two dimensions, between two reshapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(INPUTS, 6)
+        self.middle = nn.Linear(3, 4)
+        self.last = nn.Linear(8, OUTPUTS, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x)).view(x.size(0), 2, 3)
+        return self.last(F.silu(self.middle(h)).flatten(1))
+
+
+def frozen(module: nn.Module, *names: str) -> nn.Module:
+    for name in names:
+        module.get_parameter(name).requires_grad_(False)
+    return module
+
+
+def batch_norm(
+    features: int = HIDDEN, freeze: str = "", *, training: bool = True, affine: bool = True
+) -> nn.Module:
+    """A layer whose parameters and running statistics are unlike those it starts with."""
+    layer = nn.BatchNorm1d(features, affine=affine)
+    with torch.no_grad():
+        for tensor in (*layer.parameters(), layer.running_mean, layer.running_var):
+            tensor.uniform_(0.5, 1.5)
+    return frozen(layer, *freeze.split()).train(training)
+
+
+class OpCase(NamedTuple):
+    op: str  # name in csrc/ops/registry.cpp, or "reshape"
+    variant: str
+    model: Callable[[], nn.Module]
+
+
+def pointwise(op: str, variant: str, function: Callable[[Tensor], Tensor]) -> OpCase:
+    return OpCase(op, variant, lambda: Net(function))
+
+
+CASES = [
+    OpCase("linear", "bias", lambda: nn.Linear(INPUTS, OUTPUTS)),
+    OpCase("linear", "no bias", lambda: nn.Linear(INPUTS, OUTPUTS, bias=False)),
+    OpCase("linear", "twice", Shared),
+    OpCase("linear", "frozen first", lambda: frozen(Net(torch.tanh), "first.weight", "first.bias")),
+    OpCase("linear", "frozen last", lambda: frozen(Net(torch.tanh), "last.weight")),
+    OpCase("add", "residual", Residual),
+    OpCase("reshape", "rows", Rows),
+    OpCase("batch_norm", "batch", lambda: Net(batch_norm())),
+    OpCase("batch_norm", "batch, plain", lambda: Net(batch_norm(affine=False))),
+    OpCase("batch_norm", "batch, weight only", lambda: Net(batch_norm(freeze="bias"))),
+    OpCase("batch_norm", "batch, bias only", lambda: Net(batch_norm(freeze="weight"))),
+    OpCase(
+        "batch_norm",
+        "batch of data",
+        lambda: nn.Sequential(batch_norm(INPUTS), nn.Tanh(), nn.Linear(INPUTS, OUTPUTS)),
+    ),
+    OpCase("batch_norm", "running", lambda: Net(batch_norm(training=False))),
+    OpCase("batch_norm", "running, plain", lambda: Net(batch_norm(training=False, affine=False))),
+    OpCase(
+        "batch_norm",
+        "running of data",
+        lambda: nn.Sequential(
+            batch_norm(INPUTS, training=False), nn.Tanh(), nn.Linear(INPUTS, OUTPUTS)
+        ),
+    ),
+    pointwise("relu", "", torch.relu),
+    pointwise("leaky_relu", "", F.leaky_relu),
+    pointwise("leaky_relu", "steep", lambda x: F.leaky_relu(x, 0.3)),
+    pointwise("elu", "", F.elu),
+    pointwise("elu", "alpha", lambda x: F.elu(x, 1.7)),
+    pointwise("gelu", "erf", F.gelu),
+    pointwise("gelu", "tanh", lambda x: F.gelu(x, approximate="tanh")),
+    pointwise("silu", "", F.silu),
+    pointwise("softplus", "", F.softplus),
+    pointwise("softplus", "beta", lambda x: F.softplus(x, 3.0, 2.0)),
+    pointwise("tanh", "", torch.tanh),
+    pointwise("sigmoid", "", torch.sigmoid),
+]
+LOSSES = [
+    nn.MSELoss(),
+    nn.MSELoss(reduction="sum"),
+    nn.BCEWithLogitsLoss(),
+    nn.BCEWithLogitsLoss(reduction="sum"),
+    nn.CrossEntropyLoss(),
+    nn.CrossEntropyLoss(reduction="sum"),
+    nn.CrossEntropyLoss(label_smoothing=0.2),
+    nn.CrossEntropyLoss(label_smoothing=0.2, reduction="sum"),
+]
+PASSES = {  # which passes of the op a meta-step adds to those above it
+    "forward, backward": {"inner_steps": 0},
+    "backward on the support set": {"inner_steps": 1, "first_order": True},
+    "forward_jvp, backward_jvp": {"inner_steps": 1},
+    "all, later steps": {"inner_steps": 2},
+}
+
+
+def case_id(case: OpCase) -> str:
+    return f"{case.op} {case.variant}".strip()
+
+
+def loss_id(loss: nn.Module) -> str:
+    smoothing = " smooth" if getattr(loss, "label_smoothing", 0) else ""
+    return f"{losses.resolve(loss).name} {loss.reduction}{smoothing}"

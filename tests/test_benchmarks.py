@@ -1,0 +1,250 @@
+"""The benchmark harness: wrong rivals are refused, the work is counted right, the table repeats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import memory, records, runner, table, timing
+from benchmarks.check import Checker, Errors, RefusedError
+from benchmarks.contestants import CONTESTANTS, OURS, select
+from benchmarks.memory import Memory
+from benchmarks.records import Record
+from benchmarks.rivals.base import Outcome, Rival, UnavailableError
+from benchmarks.rivals.pytorch import PytorchLoop, TorchFunc
+from benchmarks.timing import Spread
+from benchmarks.workloads import WORKLOADS, Workload, make_problem
+
+TINY = Workload(
+    name="sinusoid-1",
+    title="tiny",
+    widths=(6, 5, 4, 3),
+    loss="cross_entropy",
+    tasks=2,
+    support_rows=3,
+    query_rows=6,
+    inner_steps=2,
+    inner_lr=0.1,
+    batch_norm=True,
+)
+QUICK = runner.Options(rounds=2, workload_seconds=0.1, memory=False)
+
+
+class Scaled(PytorchLoop):
+    name = "scaled"
+
+    def read(self, result: object) -> Outcome:
+        outcome = super().read(result)  # type: ignore[arg-type]
+        return Outcome(outcome.loss, outcome.gradient * (1 + 1e-8))
+
+
+class FirstOrder(TorchFunc):
+    """Right loss and a gradient that is nearly right."""
+
+    name = "first-order"
+
+    def read(self, result: object) -> Outcome:
+        outcome = super().read(result)
+        problem = make_problem(replace(TINY, inner_steps=0), "float64")
+        plain = PytorchLoop()
+        plain.prepare(problem)
+        return Outcome(outcome.loss, plain.read(plain.step()).gradient)
+
+
+class Silent(PytorchLoop):
+    name = "nan"
+
+    def read(self, result: object) -> Outcome:
+        outcome = super().read(result)  # type: ignore[arg-type]
+        return Outcome(outcome.loss, outcome.gradient * np.nan)
+
+
+class Short(PytorchLoop):
+    name = "short"
+
+    def read(self, result: object) -> Outcome:
+        outcome = super().read(result)  # type: ignore[arg-type]
+        return Outcome(outcome.loss, outcome.gradient[1:])
+
+
+class Absent(PytorchLoop):
+    name = "absent"
+
+    def prepare(self, problem: object) -> None:
+        raise UnavailableError("absent is not installed")
+
+
+def record(contestant: str, workload: str = "omniglot-mlp", **changes: object) -> Record:
+    seconds = Spread(0.014, 0.013, 0.015, 0.0125)
+    base = Record(
+        workload=workload,
+        contestant=contestant,
+        family=CONTESTANTS[contestant].family,
+        verdict="timed",
+        gflop=0.56,
+        threads=2,
+        rounds=9,
+        seconds=seconds,
+        ratio=None if contestant == OURS else Spread(5.04, 4.0, 6.0, 3.0),
+        share_of_peak=0.3,
+        peak_gflops=200.0,
+        peak_method="fma",
+        errors=Errors(1e-15, 1e-7),
+        memory=Memory(3 * 2**20, 0, 1000),
+        machine={"cpu": "a processor", "cores": 2, "torch": "2.6"},
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "gflop"),
+    [("sinusoid-1", 0.010), ("sinusoid-5", 0.040), ("omniglot-mlp", 0.56), ("wide-mlp", 95.0)],
+)
+def test_necessary_work_of_the_workloads(name: str, gflop: float) -> None:
+    assert WORKLOADS[name].necessary_flops / 1e9 == pytest.approx(gflop, rel=0.01)
+
+
+def test_necessary_work_by_hand() -> None:
+    row = replace(TINY, widths=(7, 5, 3), tasks=4, support_rows=2, query_rows=3, inner_steps=2)
+    first, last = 2 * 7 * 5, 2 * 5 * 3
+    support = 2 * ((2 + 2) * first + (3 + 6) * last)
+    query = 3 * (2 * first + 3 * last)
+    assert row.necessary_flops == 4 * (2 * support + query)
+
+
+def test_every_contestant_gets_the_same_problem() -> None:
+    one, two = make_problem(TINY, "float64"), make_problem(TINY, "float32")
+    for name, values in one.parameters.items():
+        assert np.array_equal(values, two.parameters[name].astype(np.float64))
+    assert np.array_equal(one.support[0], two.support[0].astype(np.float64))
+    assert one.support[1].dtype == np.int64
+    with pytest.raises(ValueError, match='must be "float32" or "float64", got "int8"'):
+        make_problem(TINY, "int8")
+
+
+@pytest.mark.parametrize("wrong", [Scaled, FirstOrder, Silent, Short])
+def test_wrong_rivals_are_refused(wrong: type[Rival]) -> None:
+    with pytest.raises(RefusedError, match=f"{wrong.name} in float64"):
+        Checker(TINY).admit(wrong)
+
+
+def test_refused_and_absent_rivals_are_not_timed() -> None:
+    found = {r.contestant: r for r in runner.run(TINY, [PytorchLoop, Scaled, Absent], QUICK)}
+    assert found["pytorch-loop"].verdict == "timed"
+    assert found["scaled"].verdict.startswith("refused: scaled in float64: relative error")
+    assert found["absent"].verdict == "missing: absent is not installed"
+    assert all(found[name].seconds is None for name in ("scaled", "absent"))
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_torch_contestants_and_fastmaml_agree(loss: str) -> None:
+    workload = replace(TINY, loss=loss, widths=(1, 4, 4, 2), batch_norm=loss != "mse")
+    checker = Checker(workload)
+    for contestant in (CONTESTANTS[OURS], PytorchLoop, TorchFunc):
+        _, errors = checker.admit(contestant)
+        assert errors.float64 <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["jax-vmap-scan", "jax-map", "jax-loop"])
+def test_jax_forms_agree(name: str) -> None:
+    pytest.importorskip("jax", reason="jax is not installed")
+    Checker(replace(TINY, widths=(3, 4, 2))).admit(CONTESTANTS[name])
+
+
+def test_a_run_writes_records_and_prints_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results.jsonl"
+    arguments = ["--workloads", "one-parameter", "--contestants", OURS, "pytorch-loop"]
+    arguments += ["--rounds", "2", "--seconds", "0.1", "--no-memory", "--output", str(output)]
+    assert command.main(arguments) == 0
+    found = {r.contestant: r for r in records.read(output)}
+    assert list(found) == [OURS, "pytorch-loop"]
+    ratio = found["pytorch-loop"].ratio
+    assert ratio is not None
+    assert ratio.lower <= ratio.median <= ratio.upper
+    machine = json.loads(output.read_text().splitlines()[0])["machine"]
+    assert {"cpu", "cores", "torch", "python"} <= set(machine)
+    assert capsys.readouterr().out.startswith("| workload (GFLOP) | fastmaml |")
+
+
+def test_records_survive_the_file(tmp_path: Path) -> None:
+    rows = [record(OURS), record("pytorch-loop", memory=None, verdict="refused: x", seconds=None)]
+    path = tmp_path / "new" / "rows.jsonl"
+    records.write(path, rows)
+    assert records.read(path) == rows
+
+
+def test_table_is_deterministic_and_shows_the_fastest_form() -> None:
+    slow = Spread(0.1, 0.1, 0.1, 0.1)
+    rows = [record(name) for name in (OURS, "jax-map", "pytorch-loop")]
+    rows.append(record("jax-vmap", seconds=slow))
+    text = table.render(rows)
+    assert text == table.render(rows)
+    row = next(line for line in text.splitlines() if line.startswith("| Omniglot"))
+    assert "14 ms | 30% | **5.0 x** (4.0 to 6.0), 14 ms, `map` |" in row
+    assert "3 MiB / 3 MiB / 3 MiB" in row
+    assert "jax-vmap" not in text
+
+
+def test_table_names_the_refused_and_rejects_a_mixture() -> None:
+    rows = [record(OURS), record("torch-func", verdict="refused: off", rounds=0, seconds=None)]
+    assert "Refused for a wrong meta-gradient: torch-func on omniglot-mlp." in table.render(rows)
+    with pytest.raises(ValueError, match="one machine"):
+        table.render([*rows, record("pytorch-loop", machine={"cpu": "another"})])
+    with pytest.raises(ValueError, match="at least one record"):
+        table.render([])
+
+
+def test_table_goes_between_the_markers(tmp_path: Path) -> None:
+    results, readme = tmp_path / "rows.jsonl", tmp_path / "README.md"
+    records.write(results, [record(OURS), record("pytorch-loop")])
+    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    arguments = ["table", "--results", str(results), "--readme", str(readme)]
+    assert command.main([*arguments, "--check"]) == 1
+    assert command.main(arguments) == 0
+    assert command.main([*arguments, "--check"]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{table.BEGIN}\n| workload")
+    assert text.endswith(f"{table.END}\nafter\n")
+    with pytest.raises(ValueError, match="must contain"):
+        table.replace_between_markers("no markers", "")
+
+
+def test_the_readme_shows_the_committed_results() -> None:
+    if not records.COMMITTED.exists():
+        pytest.skip("no results are committed")
+    assert command.main(["table", "--check"]) == 0
+
+
+def test_rounds_visit_everyone_in_turn() -> None:
+    visits: list[str] = []
+    steps = {"a": lambda: visits.append("a"), "b": lambda: visits.append("b")}
+    times = timing.interleave(steps, {"a": 1.0, "b": 1.0}, rounds=3)
+    assert visits == ["a", "b"] * 3
+    assert [len(t) for t in times.values()] == [3, 3]
+
+
+def test_memory_is_measured_in_a_process_of_its_own() -> None:
+    found = memory.measure("pytorch-loop", "one-parameter", threads=1, calls=3, seconds=10.0)
+    if found is None:
+        pytest.skip("the system has no /proc/self/clear_refs")
+    assert found.calls == 3
+    assert 0 <= found.growth < 2**30
+
+
+def test_selection() -> None:
+    assert select(None, all_forms=False)[0].name == OURS
+    assert "jax-loop" in [c.name for c in select(None, all_forms=True)]
+    with pytest.raises(ValueError, match="got nobody"):
+        select(["nobody"], all_forms=False)
+
+
+def test_list_names_workloads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["list"]) == 0
+    assert "wide-mlp" in capsys.readouterr().out
