@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.rivals.base import Rival
 from benchmarks.rivals.higher_loop import Higher
+from benchmarks.rivals.jax_devices import JaxMapDevices
 from benchmarks.rivals.jax_forms import (
     JaxLoop,
     JaxLoopScan,
@@ -28,6 +29,7 @@ CONTESTANTS: dict[str, type[Rival]] = {
         JaxVmapScan,
         JaxMap,
         JaxMapScan,
+        JaxMapDevices,
         JaxLoop,
         JaxLoopScan,
     )

@@ -109,8 +109,9 @@ def test_pointwise(benchmark: Any, op: str, inner_steps: int) -> None:
 
     def step() -> Any:
         model.zero_grad()
-        settings = {"loss": "mse", "inner_lr": 0.01, "inner_steps": inner_steps}
-        return fastmaml.meta_step(model, data, data, backend="fused", **settings)
+        return fastmaml.meta_step(
+            model, data, data, loss="mse", inner_lr=0.01, inner_steps=inner_steps, backend="fused"
+        )
 
     benchmark(step)
     elements = TASKS * POINTWISE_ROWS * POINTWISE_WIDTH * POINTWISE_COPIES * PASSES[inner_steps]

@@ -46,6 +46,7 @@ class Workload:
         batch_norm: Whether every hidden linear layer is followed by batch norm (batch statistics,
             affine).
         bias: Whether linear layers have a bias.
+        memory: Whether its memory is worth measuring.
         seed: Seed of parameters and data.
         float64_tasks: Tasks of the float64 check; 0 is all of them (wide float64 runs of slow
             rivals cost minutes).
@@ -62,6 +63,7 @@ class Workload:
     inner_lr: float
     batch_norm: bool = False
     bias: bool = True
+    memory: bool = True
     seed: int = 0
     float64_tasks: int = 0
 
@@ -144,6 +146,7 @@ ONE_PARAMETER = Workload(
     inner_steps=1,
     inner_lr=0.01,
     bias=False,
+    memory=False,
 )
 
 WORKLOADS: dict[str, Workload] = {

@@ -28,6 +28,9 @@ __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flop
 
 Purpose = Literal["meta_step", "evaluate", "adapt"]
 
+FACTORED = -1
+"""How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
+
 
 def available() -> bool:
     """Whether the compiled engine could be loaded."""

@@ -20,9 +20,9 @@ from torch import Tensor, fx, nn
 
 from .errors import ShapeError, UnsupportedModelError
 from .graph_ops import FUNCTIONS, METHODS, MODULES, ROWS, Value, function_name
-from .untouched import untouched
+from .untouched import RandomState, untouched
 
-__all__ = ["Network", "Node", "TensorSpec", "check_rows", "layer_name", "trace"]
+__all__ = ["Network", "Node", "TensorSpec", "layer_name", "trace"]
 
 
 class TensorSpec(NamedTuple):
@@ -78,30 +78,27 @@ def trace(model: nn.Module, row_shape: tuple[int, ...], where: str = "trace") ->
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"{type(model).__name__}, which is not a torch.nn.Module")
     _check_modules(model)
+    start = RandomState()
+    for _ in range(_ATTEMPTS):
+        before = RandomState()
+        network = _trace(model, tuple(row_shape), where)
+        if not before.moved():
+            return network
+    start.restore()
+    raise UnsupportedModelError(f"{layer_name('', model)}, whose forward draws random numbers")
+
+
+def _trace(model: nn.Module, row_shape: tuple[int, ...], where: str) -> Network:
+    """One trace, in one thread at a time."""
     with _LOCK, untouched(model):
-        tracer = _Tracer(model, tuple(row_shape), where)
+        tracer = _Tracer(model, row_shape, where)
         try:
-            output = tracer.run()
+            return tracer.network(tracer.run())
         except (UnsupportedModelError, ShapeError):
             raise
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UnsupportedModelError(f"{tracer.place()}: {reason}") from error
-    return tracer.network(output)
-
-
-def check_rows(where: str, network: Network, rows: int) -> None:
-    """Check that a pass over ``rows`` rows has enough of them for batch statistics.
-
-    Raises:
-        ShapeError: One row only, which has no variance.
-    """
-    for node in network.nodes:
-        if rows == 1 and node.attrs.get("batch_stats"):
-            raise ShapeError(
-                f"{where}: layer `{node.name}` must get at least 2 rows per task for batch "
-                "statistics, got 1; add rows or call .eval() on the layer."
-            )
 
 
 def layer_name(path: str, module: nn.Module) -> str:
@@ -117,6 +114,7 @@ def layer_name(path: str, module: nn.Module) -> str:
 
 
 _LOCK = threading.Lock()  # torch.fx patches nn.Module while it traces
+_ATTEMPTS = 5  # a model that draws, draws each time; another thread that draws hardly will
 
 
 def _check_modules(model: nn.Module) -> None:

@@ -309,7 +309,8 @@ def _warn(where: str, model: nn.Module, error: Exception) -> None:
 def _run(call: _Call, plan: CompiledPlan) -> _engine.Outputs:
     """One run of the engine."""
     theta = [t if t.is_contiguous() else t.detach().contiguous() for t in call.theta]
-    return plan.run(call.tasks, theta, float(call.settings.inner_lr))
+    rate = call.settings.inner_lr
+    return plan.run(call.tasks, theta, float(rate.detach() if isinstance(rate, Tensor) else rate))
 
 
 def _compute(call: _Call, *, want_grad: bool) -> Outcome:
@@ -331,7 +332,7 @@ def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
         return None
     if ran.loss_dots is None:
         return torch.zeros_like(rate, requires_grad=False)
-    alpha = float(rate)
+    alpha = float(rate.detach())
     total = ran.loss_dots.sum()
     return (total / alpha if alpha else -total).to(rate.dtype).to(rate.device)
 

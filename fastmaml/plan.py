@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from . import _engine
 from ._engine import CompiledPlan, Purpose, first_bad_class
 from .errors import DeviceError, DtypeError, ShapeError, UnsupportedModelError
 from .functional import model_kind
@@ -191,7 +192,6 @@ class _Traced:
         dtype: torch.dtype,
         rate_grad: bool,
         where: str,
-        factored: int = -1,
     ) -> CompiledPlan:
         """The program for this call's shapes and settings; data are checked against the output.
 
@@ -204,6 +204,7 @@ class _Traced:
         rows = tasks.support_rows, tasks.query_rows
         first_order = settings.first_order or purpose != "meta_step" or steps == 0
         rate_grad = rate_grad and steps > 0
+        factored = _engine.FACTORED
         key = (
             (loss.op, loss.attrs, steps, first_order, rate_grad),
             (*rows, dtype, purpose, factored),

@@ -101,15 +101,13 @@ def validate(
     _check_x(where, "support", support_x, dtype, device)
     shape = support_x.shape
     _check_y(where, "support", support_y, shape, dtype, device, loss)
+    other = shape
     if query is not None:
         _check_x(where, "query", query_x, dtype, device)
         other = query_x.shape
         _check_same_rows(where, other, shape)
         _check_y(where, "query", query_y, other, dtype, device, loss)
-    tasks, rows = shape[:2]
-    return Tasks(
-        support_x, support_y, query_x, query_y, tasks, rows, query_x.shape[1], tuple(shape[2:])
-    )
+    return Tasks(support_x, support_y, query_x, query_y, shape[0], shape[1], other[1], shape[2:])
 
 
 def validate_inputs(where: str, x: Tensor, *, like: Tasks) -> None:
@@ -169,7 +167,7 @@ def _check_x(where: str, side: str, x: Tensor, dtype: torch.dtype, device: torch
             f"{where}: {side} x must be {dtype} like the model's parameters, got {x.dtype}; "
             f"call x.{_CASTS[dtype]}()."
         )
-    _check_storage(where, f"{side} x", x, device)
+    _check_storage(where, side, "x", x, device)
 
 
 def _bad_rows(where: str, side: str, x: Tensor) -> NoReturn:
@@ -188,21 +186,24 @@ def _bad_rows(where: str, side: str, x: Tensor) -> NoReturn:
     )
 
 
-def _check_storage(where: str, what: str, tensor: Tensor, device: torch.device) -> None:
+def _check_storage(
+    where: str, side: str, letter: str, tensor: Tensor, device: torch.device
+) -> None:
     """Device, layout and the absence of a graph."""
     if tensor.device != device:
         raise DeviceError(
-            f"{where}: {what} must be on {device} like the model's parameters, "
+            f"{where}: {side} {letter} must be on {device} like the model's parameters, "
             f'got {tensor.device}; call .to("{device}").'
         )
     if tensor.requires_grad:
         raise SettingError(
-            f"{where}: data must not require grad, got {what} with requires_grad=True; "
+            f"{where}: data must not require grad, got {side} {letter} with requires_grad=True; "
             "call .detach()."
         )
     if tensor.layout is not torch.strided:
         raise SettingError(
-            f"{where}: {what} must be a dense tensor, got {tensor.layout}; call .to_dense()."
+            f"{where}: {side} {letter} must be a dense tensor, got {tensor.layout}; "
+            "call .to_dense()."
         )
 
 
@@ -217,7 +218,7 @@ def _check_y(
 ) -> None:
     """Whatever holds for the y of one set, before the model's output is known."""
     shape = y.shape
-    if shape[:2] != x_shape[:2]:
+    if len(shape) < 2 or shape[0] != x_shape[0] or shape[1] != x_shape[1]:
         tasks, rows = x_shape[:2]
         raise ShapeError(
             f"{where}: {side} y must be {_dims(f'T={tasks}', f'{side[0].upper()}={rows}', '...')} "
@@ -225,7 +226,7 @@ def _check_y(
         )
     if loss.op is not None or loss.classifies:
         _check_y_of_loss(where, side, y, dtype, loss)
-    _check_storage(where, f"{side} y", y, device)
+    _check_storage(where, side, "y", y, device)
 
 
 def _check_y_of_loss(where: str, side: str, y: Tensor, dtype: torch.dtype, loss: Loss) -> None:

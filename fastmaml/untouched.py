@@ -1,4 +1,4 @@
-"""A guard around running a model's Python code for any other purpose than its result."""
+"""Guards around running a model's Python code for any other purpose than its result."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from torch import nn
 
 from .errors import UnsupportedModelError
 
-__all__ = ["untouched"]
+__all__ = ["RandomState", "untouched"]
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Run code of the model, undo what it does to the module, and refuse a model that does it.
 
-    Watched are the attributes of every submodule, the lists, dicts and sets among them, and the
-    random generators of torch and Python: a forward that counts its calls or draws numbers is
-    another function on every call, which a single trace cannot stand for.
+    Watched are the attributes of every submodule and the lists, dicts and sets among them: a
+    forward that counts its calls is more than a function, and one trace cannot stand for it.
 
     Raises:
         UnsupportedModelError: On leaving, when something had changed; it is restored first.
@@ -30,7 +29,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
     before = [
         {key: (value, _contents(value)) for key, value in vars(m).items()} for _, m in modules
     ]
-    torch_state, python_state = torch.get_rng_state(), random.getstate()
     changed = ""
     try:
         yield
@@ -40,16 +38,30 @@ def untouched(model: nn.Module) -> Iterator[None]:
             if key is not None:
                 changed = changed or f"`{path or type(module).__name__}.{key}`"
                 _restore(module, attributes)
-        drew = python_state != random.getstate() or not torch.equal(
-            torch_state, torch.get_rng_state()
-        )
-        torch.set_rng_state(torch_state)
-        random.setstate(python_state)
-    name = f"model ({type(model).__module__}.{type(model).__qualname__})"
     if changed:
-        raise UnsupportedModelError(f"{name}, whose forward changes {changed}")
-    if drew:
-        raise UnsupportedModelError(f"{name}, whose forward draws random numbers")
+        kind = type(model)
+        raise UnsupportedModelError(
+            f"model ({kind.__module__}.{kind.__qualname__}), whose forward changes {changed}"
+        )
+
+
+class RandomState:
+    """The state of the random generators that all threads share, torch's and Python's."""
+
+    def __init__(self) -> None:
+        """Read it."""
+        self._torch, self._python = torch.get_rng_state(), random.getstate()
+
+    def moved(self) -> bool:
+        """Whether numbers have been drawn since, by this thread or another."""
+        return self._python != random.getstate() or not torch.equal(
+            self._torch, torch.get_rng_state()
+        )
+
+    def restore(self) -> None:
+        """Go back to it."""
+        torch.set_rng_state(self._torch)
+        random.setstate(self._python)
 
 
 def _contents(value: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 hypothesis.settings.register_profile("fastmaml", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fastmaml")
 
-THREADS = 2
+THREADS = 1
 SEED = 20170809
 
 
@@ -31,7 +31,7 @@ def seed() -> int:
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
-    """Two threads whatever the machine has; a test may change it for itself."""
+    """One thread whatever the machine has; tests of the engine ask for more themselves."""
     torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(THREADS)

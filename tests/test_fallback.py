@@ -74,7 +74,7 @@ def conv(*middle: nn.Module) -> nn.Module:
 BATCHED: dict[str, Callable[[], nn.Module]] = {
     "softmax": lambda: mlp(nn.Softmax(-1)),
     "prelu": lambda: mlp(nn.PReLU(), nn.Mish()),
-    "in place": lambda: mlp(nn.ReLU(inplace=True), nn.ELU(inplace=True)),
+    "in place": lambda: mlp(nn.ReLU(inplace=True), nn.Linear(8, 8), nn.SELU(inplace=True)),
     "batch norm": lambda: mlp(nn.BatchNorm1d(8), nn.Tanh()),
     "batch norm, bare": lambda: mlp(nn.BatchNorm1d(8, affine=False, track_running_stats=False)),
     "batch norm, eval": lambda: mlp(nn.BatchNorm1d(8), nn.ReLU()).eval(),

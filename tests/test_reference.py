@@ -66,7 +66,7 @@ def test_linear_regression_in_closed_form(steps: int, first_order: bool) -> None
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "bce_with_logits"])
 def test_central_differences(loss: str, steps: int) -> None:
-    """Every entry of theta and the rate, moved both ways."""
+    """All of theta and the rate, moved both ways along random directions."""
     model = network()
     support, query = classification() if loss == "cross_entropy" else regression(3)
     if loss == "bce_with_logits":
@@ -79,24 +79,27 @@ def test_central_differences(loss: str, steps: int) -> None:
         ).detach()
 
     reference.meta_step(model, support, query, loss=loss, inner_lr=rate, inner_steps=steps)
+    tensors: list[Tensor] = [*model.parameters(), rate]
     analytic, numeric = [], []
-    for tensor in [*model.parameters(), rate]:
-        assert tensor.grad is not None
-        entries, grad = tensor.detach().view(-1), tensor.grad.view(-1)
-        for i in range(entries.numel()):
-            numeric.append(difference(value, entries, i))
-            analytic.append(grad[i])
+    for _ in range(6):
+        direction = [torch.randn_like(tensor) for tensor in tensors]
+        slopes = [(t.grad * d).sum() for t, d in zip(tensors, direction, strict=True)]
+        analytic.append(torch.stack(slopes).sum())
+        numeric.append(difference(value, tensors, direction))
     assert_close(torch.stack(analytic), torch.stack(numeric), "difference_f64")
 
 
-def difference(value: Callable[[], Tensor], entries: Tensor, i: int) -> Tensor:
-    """Central difference of the fourth order in entry i."""
-    start, step = entries[i].item(), 1e-3
-    at = {}
-    for k in (-2, -1, 1, 2):
-        entries[i] = start + k * step
-        at[k] = value()
-    entries[i] = start
+def difference(
+    value: Callable[[], Tensor], tensors: list[Tensor], direction: list[Tensor]
+) -> Tensor:
+    """Central difference of the fourth order along a direction; the tensors come back as before."""
+    start = [tensor.detach().clone() for tensor in tensors]
+    step, at = 1e-3, {}
+    with torch.no_grad():
+        for k in (-2, -1, 1, 2, 0):
+            for tensor, origin, d in zip(tensors, start, direction, strict=True):
+                tensor.copy_(origin + k * step * d)
+            at[k] = value()
     return (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * step)
 
 
@@ -106,14 +109,13 @@ def test_inner_loop_by_central_differences() -> None:
     support, _ = regression()
     tasks = reference.adapt(model, support, loss="mse", inner_lr=0.5)
     for name, parameter in model.named_parameters():
-        entries = parameter.detach().view(-1)
+        axes = torch.eye(parameter.numel()).view(-1, *parameter.shape)
         for t in range(T):
 
             def value(t: int = t) -> Tensor:
-                with torch.no_grad():
-                    return (model(support[0][t]) - support[1][t]).square().mean()
+                return (model(support[0][t]) - support[1][t]).square().mean()
 
-            grad = torch.stack([difference(value, entries, i) for i in range(entries.numel())])
+            grad = torch.stack([difference(value, [parameter], [axis]) for axis in axes])
             expected = parameter.detach() - 0.5 * grad.view(parameter.shape)
             assert_close(tasks.parameters[name][t], expected, "difference_f64")
 

@@ -21,7 +21,6 @@ def test_what_passes() -> None:
     tasks = check(GOOD, GOOD_QUERY)
     assert (tasks.tasks, tasks.support_rows, tasks.query_rows) == (T, S, Q)
     assert tasks.row_shape == (1, 8)
-    assert type(tasks.row_shape) is tuple
     assert tasks.support_x is GOOD[0]
     assert tasks.query_y is GOOD_QUERY[1]
 

@@ -17,7 +17,16 @@ from torch import Generator
 from fastmaml import models
 from fastmaml.data import Episode, SinusoidTasks
 from fastmaml.errors import SettingError
-from fastmaml.train import StoppedError, TrainSettings, checkpoint, preset, run, workloads
+from fastmaml.train import (
+    StoppedError,
+    TrainSettings,
+    checkpoint,
+    preset,
+    run,
+    trained,
+    workloads,
+)
+from fastmaml.train.loop import Run
 
 SMALL = {"tasks": 4, "eval_tasks": 6, "eval_steps": 2, "eval_query": 5, "window": 4}
 
@@ -136,14 +145,43 @@ def test_a_complete_omniglot_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("baseline", [False, True])
 def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, baseline: bool) -> None:
-    whole = run(small(baseline=baseline), tmp_path / "whole")
-    run(small(baseline=baseline, iterations=8), tmp_path / "parts")
+    whole = run(small(baseline=baseline, window=1), tmp_path / "whole")
+    run(small(baseline=baseline, window=1, iterations=13), tmp_path / "parts")
     parts = run(small(), tmp_path / "parts", resume=True, given={"iterations": 22})
     for name in ("checkpoint.pt", "baseline.pt")[: 1 + baseline]:
         one, two = (checkpoint.load(tmp_path / folder / name) for folder in ("whole", "parts"))
         assert same(one, two), name
+        assert one["best"]["iteration"] in (10, 20)
     assert parts["figures"] == whole["figures"]
     assert parts["curve"] == whole["curve"]
+
+
+def test_the_best_validated_iterate_is_tested(tmp_path: Path) -> None:
+    results = run(small(window=1), tmp_path)
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert results["tested_iteration"] == state["best"]["iteration"]
+    path, text = tmp_path / "checkpoint.pt", "the one of twenty with the lowest validation error"
+    assert text in results["protocol"]["iterate"]
+    best, _, _ = trained.load(path, {})
+    last, settings, sources = trained.load(path, {"select": "last"})
+    assert same(best.state_dict(), state["best"]["model"])
+    assert same(last.state_dict(), state["model"])
+    score, _ = workloads.validation(best, settings, sources.validation, shown=1)
+    assert score == state["best"]["score"]
+    figures = [point for point in state["curve"] if "validation_loss" in point]
+    assert [point["iteration"] for point in figures] == [10, 20]
+
+
+def test_only_a_lower_finite_score_is_kept() -> None:
+    settings = small()
+    current = Run(workloads.build_model(settings), settings, stream=0)
+    for iteration, score in enumerate([float("nan"), 2.0, float("inf"), 1.0, 1.5]):
+        current.iteration = iteration
+        current.keep_best(score)
+        torch.nn.init.constant_(next(current.model.parameters()), iteration)
+    assert current.best is not None
+    assert (current.best["score"], current.best["iteration"]) == (1.0, 3)
+    assert (current.best["model"]["0.weight"] == 2).all(), "a copy, not the living tensors"
 
 
 def test_resume_keeps_what_decided_the_steps_already_taken(tmp_path: Path) -> None:

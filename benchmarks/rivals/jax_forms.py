@@ -17,7 +17,12 @@ from benchmarks.workloads import Problem, Workload
 Parameters = dict[str, Any]
 
 
-def _jax() -> Any:
+def import_jax() -> Any:
+    """The module.
+
+    Raises:
+        UnavailableError: It is not installed.
+    """
     try:
         import jax
     except ImportError as error:
@@ -42,7 +47,7 @@ def network_loss(workload: Workload, parameters: Parameters, x: Any, y: Any) -> 
     Returns:
         A 0-dim array.
     """
-    jax = _jax()
+    jax = import_jax()
     jnp = jax.numpy
     for layer in range(workload.layers):
         x = x @ parameters[f"linear{layer}.weight"]
@@ -67,7 +72,7 @@ class JaxForm(Rival):
     scan_steps: ClassVar[bool] = False
 
     def prepare(self, problem: Problem) -> None:
-        jax = _jax()
+        jax = import_jax()
         self._problem = problem
         if self.scan_steps and problem.workload.inner_steps < 2:
             raise UnavailableError("one inner step: the same as the unrolled form")
@@ -75,10 +80,17 @@ class JaxForm(Rival):
         with _x64(jax)(problem.dtype == "float64"):
             theta = {name: jax.numpy.asarray(p.T) for name, p in problem.parameters.items()}
             data = tuple(jax.numpy.asarray(part) for part in self._dense_data())
-            program = jax.jit(jax.value_and_grad(self._meta_loss))
-            self._compiled = program.lower(theta, *data).compile()
-        self._arguments = (theta, *data)
+            self._arguments = self._place(theta, data)
+            self._compiled = jax.jit(self._program()).lower(*self._arguments).compile()
         self._wait = jax.block_until_ready
+
+    def _place(self, theta: Parameters, data: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The program's arguments, where it wants them."""
+        return (theta, *data)
+
+    def _program(self) -> Any:
+        """The function to compile: (loss, gradients) of the arguments."""
+        return import_jax().value_and_grad(self._meta_loss)
 
     def _dense_data(self) -> tuple[Any, Any, Any, Any]:
         (sx, sy), (qx, qy) = self._problem.support, self._problem.query
@@ -90,7 +102,7 @@ class JaxForm(Rival):
         return sx, sy, qx, qy
 
     def _task_loss(self, theta: Parameters, sx: Any, sy: Any, qx: Any, qy: Any) -> Any:
-        jax = _jax()
+        jax = import_jax()
         workload = self._problem.workload
 
         def inner(phi: Parameters, _: Any) -> tuple[Parameters, None]:
@@ -106,7 +118,7 @@ class JaxForm(Rival):
         return network_loss(workload, phi, qx, qy)
 
     def _meta_loss(self, theta: Parameters, *data: Any) -> Any:
-        jax = _jax()
+        jax = import_jax()
         if self.tasks_by == "vmap":
             losses = jax.vmap(self._task_loss, in_axes=(None, 0, 0, 0, 0))(theta, *data)
         elif self.tasks_by == "map":

@@ -17,14 +17,14 @@ template <class T>
 struct BatchNormTask {
   const BatchNormArgs& args;
   int64_t R, F;
-  T count;  // R
+  T per_row;  // 1 / R
   const T *x, *weight, *bias, *running_mean, *running_var;
   const T *y_bar, *x_dot, *weight_dot, *bias_dot, *y_bar_dot, *cin, *weight_cin, *bias_cin;
   T *stats, *m, *n, *out, *weight_out, *bias_out;
   T weight_scale, bias_scale;
 
   BatchNormTask(const BatchNormArgs& a, const Context& context, int64_t task)
-      : args(a), R(a.rows), F(a.features), count(static_cast<T>(a.rows)) {
+      : args(a), R(a.rows), F(a.features), per_row(1 / static_cast<T>(a.rows)) {
     const auto at = [&](const Operand& o) { return address_or_null<T>(context, o, task); };
     x = at(a.x), weight = at(a.weight), bias = at(a.bias);
     running_mean = at(a.running_mean), running_var = at(a.running_var);
@@ -42,12 +42,12 @@ struct BatchNormTask {
     if (args.batch_stats) {
       Vec<T> total = splat<T>(0), squares = splat<T>(0);
       for (int64_t r = 0; r < R; ++r) total += l.load(x + r * F + j);
-      mean = total / count;
+      mean = total * per_row;
       for (int64_t r = 0; r < R; ++r) {
         const Vec<T> d = l.load(x + r * F + j) - mean;
         squares += d * d;
       }
-      var = squares / count;
+      var = squares * per_row;
     } else {
       mean = l.load(running_mean + j), var = l.load(running_var + j);
     }
@@ -78,7 +78,7 @@ struct BatchNormTask {
     write_params(j, l, products, bars);
     Vec<T> m1 = splat<T>(0), m2 = splat<T>(0);
     if (args.batch_stats) {
-      m1 = bars / count, m2 = products / count;
+      m1 = bars * per_row, m2 = products * per_row;
       l.store(m + j, m1), l.store(m + F + j, m2);
     }
     if (!out) return;
@@ -99,7 +99,7 @@ struct BatchNormTask {
         n1 += d;
         n2 += d * (l.load(x + r * F + j) - mean);
       }
-      n1 = n1 / count, n2 = n2 * rstd / count;
+      n1 = n1 * per_row, n2 = n2 * rstd * per_row;
       l.store(n + j, n1), l.store(n + F + j, n2);
     }
     const Vec<T> w = l.load_or(weight, j, T(1)), w_dot = l.load_or(weight_dot, j, T(0));
@@ -128,8 +128,8 @@ struct BatchNormTask {
     }
     write_params(j, l, products, bars);
     if (!out) return;
-    const Vec<T> m1_dot = args.batch_stats ? bars / count : zero;
-    const Vec<T> m2_dot = args.batch_stats ? products / count : zero;
+    const Vec<T> m1_dot = args.batch_stats ? bars * per_row : zero;
+    const Vec<T> m2_dot = args.batch_stats ? products * per_row : zero;
     const Vec<T> w = l.load_or(weight, j, T(1)), scale = w * rstd;
     const Vec<T> scale_dot = l.load_or(weight_dot, j, T(0)) * rstd - scale * rstd * n2;
     for (int64_t i = j; i < R * F; i += F) {
