@@ -17,7 +17,7 @@ from . import _engine, fallback
 from .errors import BackendError, SettingError, UnsupportedModelError
 from .functional import model_kind, predictor, trainable
 from .losses import LossArgument
-from .plan import CompiledPlan, lookup
+from .plan import lookup
 from .reference import Outcome, fast_weights
 from .results import AdaptedTasks, Backend, MetaStepResult, accuracy
 from .settings import Settings, check_settings
@@ -31,10 +31,11 @@ BackendChoice = Literal["auto", "fused", "reference"]
 class _Call(NamedTuple):
     """A call that passed the door. Without a plan it runs in PyTorch."""
 
+    where: str  # what error texts begin with
     model: nn.Module
     tasks: Tasks
     settings: Settings
-    plan: CompiledPlan | None
+    plan: _engine.CompiledPlan | None
     theta: list[Tensor]  # the network's tensors
     parameters: dict[str, Tensor]  # the trainable ones among them, in the plan's order
 
@@ -171,7 +172,9 @@ def meta_loss(
     leaves = [(call.parameters[name], grad) for name, grad in outcome.grads.items()]
     if outcome.rate_grad is not None and isinstance(settings.inner_lr, Tensor):
         leaves.append((settings.inner_lr, outcome.rate_grad))
-    attached: Tensor = _Attach.apply(value, [g for _, g in leaves], *(leaf for leaf, _ in leaves))
+    attached: Tensor = _Attach.apply(  # type: ignore[no-untyped-call]
+        value, [g for _, g in leaves], *(leaf for leaf, _ in leaves)
+    )
     return attached
 
 
@@ -237,7 +240,7 @@ def _prepare(
             _warn(where, model, error)
     dtype, device = model_kind(where, model)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
-    return _Call(model, tasks, settings, None, [], trainable(where, model))
+    return _Call(where, model, tasks, settings, None, [], trainable(where, model))
 
 
 def _prepare_fused(
@@ -282,7 +285,7 @@ def _prepare_fused(
     parameters = {
         name: theta[i] for name, i in zip(traced.trainable_names, traced.trainable, strict=True)
     }
-    return _Call(model, tasks, settings, plan, theta, parameters)
+    return _Call(where, model, tasks, settings, plan, theta, parameters)
 
 
 def _unsupported(where: str, what: str) -> UnsupportedModelError:
@@ -306,7 +309,7 @@ def _warn(where: str, model: nn.Module, error: Exception) -> None:
     )
 
 
-def _run(call: _Call, plan: CompiledPlan) -> _engine.Outputs:
+def _run(call: _Call, plan: _engine.CompiledPlan) -> _engine.Outputs:
     """One run of the engine."""
     theta = [t if t.is_contiguous() else t.detach().contiguous() for t in call.theta]
     rate = call.settings.inner_lr
@@ -316,7 +319,9 @@ def _run(call: _Call, plan: CompiledPlan) -> _engine.Outputs:
 def _compute(call: _Call, *, want_grad: bool) -> Outcome:
     """Run the call on its backend."""
     if call.plan is None:
-        return fallback.compute(call.model, call.tasks, call.settings, want_grad=want_grad)
+        return fallback.compute(
+            call.model, call.tasks, call.settings, want_grad=want_grad, where=call.where
+        )
     ran = _run(call, call.plan)
     grads = dict(zip(call.parameters, ran.tensors, strict=True)) if want_grad else {}
     return Outcome(ran.task_losses, ran.logits, grads, _rate_grad(call, ran) if want_grad else None)
@@ -376,8 +381,6 @@ class _Attach(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         return (None, None, *(upstream * grad for grad in ctx.saved_tensors))
-
-

@@ -161,5 +161,3 @@ def describe(
     assert call.plan is not None
     text = call.plan.plan.describe(call.tasks.tasks, torch.get_num_threads())
     return f"backend fused\n{text.rstrip()}"
-
-

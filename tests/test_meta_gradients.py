@@ -67,7 +67,7 @@ def test_both_forms_of_wide_weights_agree(factored: int, load: Workload) -> None
 
 
 def shuffled(load: Workload, seed: int) -> Tensor:
-    """torch's float32 gradient of the same problem with the input features in another order.
+    """Torch's float32 gradient of the same problem with the input features in another order.
 
     The first layer's products are then summed in that order: another draw of torch's rounding.
     """

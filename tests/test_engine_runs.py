@@ -1,0 +1,163 @@
+"""Long runs and odd callers: threads, forks, memory, and whatever a fuzzer thinks of."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import gradients
+from torch import nn
+
+import fastmaml
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 33), nn.ReLU(), nn.Linear(33, 33), nn.ReLU(), nn.Linear(33, 3)
+    )
+
+
+def tasks(seed: int, count: int = 16) -> Any:
+    g = torch.Generator().manual_seed(seed)
+    return tuple(
+        (torch.randn(count, 5, 4, generator=g), torch.randint(3, (count, 5), generator=g))
+        for _ in range(2)
+    )
+
+
+def step(seed: int, model: nn.Module | None = None) -> list[torch.Tensor]:
+    torch.set_num_threads(2)
+    model = model or net()
+    fastmaml.meta_step(model, *tasks(seed, 64), inner_steps=2, backend="fused")
+    return gradients(model)
+
+
+def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_several_python_threads_at_once() -> None:
+    expected = [step(seed) for seed in range(4)]
+    wrong: list[int] = []
+
+    models = [net() for _ in range(4)]
+
+    def work(seed: int) -> None:
+        for _ in range(20):
+            models[seed].zero_grad()
+            if not equal(step(seed, models[seed]), expected[seed]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_one_model_in_several_threads() -> None:
+    model = net()
+    torch.set_num_threads(2)
+    expected = fastmaml.adapt(model, tasks(0)[0], inner_steps=3).parameters
+    wrong = []
+
+    def work() -> None:
+        for _ in range(20):
+            found = fastmaml.adapt(model, tasks(0)[0], inner_steps=3).parameters
+            wrong.extend(n for n, t in found.items() if not torch.equal(t, expected[n]))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def _child(queue: Any) -> None:
+    queue.put([grad.tolist() for grad in step(3)])
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_fork_after_use() -> None:
+    """As data loaders do: the child has none of the parent's worker threads."""
+    expected = [grad.tolist() for grad in step(3)]
+    context = multiprocessing.get_context("fork")
+    for _ in range(3):
+        queue = context.Queue()
+        child = context.Process(target=_child, args=(queue,))
+        child.start()
+        assert queue.get(timeout=60) == expected
+        child.join(timeout=60)
+        assert child.exitcode == 0
+    assert [grad.tolist() for grad in step(3)] == expected
+
+
+def test_memory_is_flat_over_a_thousand_calls() -> None:
+    torch.set_num_threads(2)
+    model, data = net(), tasks(0, 64)
+
+    def run(calls: int) -> int:
+        for _ in range(calls):
+            fastmaml.meta_step(model, *data, inner_steps=2)
+            model.zero_grad()
+        return int(psutil.Process(os.getpid()).memory_info().rss)
+
+    warm = run(200)
+    assert run(1000) - warm < 2**20
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_no_input_crashes(data: st.DataObject) -> None:
+    """Any shapes, dtypes and settings: a result, or one of our exceptions."""
+    sizes = st.integers(0, 4)
+    dtypes = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64])
+    shapes = st.lists(sizes, min_size=0, max_size=4)
+
+    def tensor() -> torch.Tensor:
+        shape, dtype = data.draw(shapes), data.draw(dtypes)
+        made = torch.randint(-1, 4, tuple(shape)).to(dtype)
+        return made if dtype is torch.int64 or data.draw(st.booleans()) else made * float("inf")
+
+    def pair() -> Any:
+        if data.draw(st.integers(0, 9)) == 0:
+            return data.draw(st.sampled_from([None, 3, [], (1, 2), "xy", torch.ones(2, 3)]))
+        if data.draw(st.booleans()):
+            t, n, f = data.draw(sizes), data.draw(sizes), data.draw(sizes)
+            return torch.randn(t, n, f), torch.randint(0, 3, (t, n))
+        return tensor(), tensor()
+
+    width = data.draw(st.integers(1, 4))
+    layers: list[nn.Module] = [nn.Linear(width, 3)]
+    if data.draw(st.booleans()):
+        layers.insert(0, nn.BatchNorm1d(width))
+    model = nn.Sequential(*layers)
+    try:
+        fastmaml.meta_step(
+            model,
+            pair(),
+            pair(),
+            loss=data.draw(st.sampled_from(["mse", "cross_entropy", "bce_with_logits", "no", 3])),
+            inner_lr=data.draw(st.sampled_from([0.1, 0, -1.0, float("nan"), "x", None, 1e30])),
+            inner_steps=data.draw(st.sampled_from([0, 1, 3, -1, 1.5, True, None])),
+            first_order=data.draw(st.sampled_from([True, False, 1])),
+            backend="fused",
+        )
+    except (
+        fastmaml.ShapeError,
+        fastmaml.DtypeError,
+        fastmaml.SettingError,
+        fastmaml.UnsupportedModelError,
+    ) as error:
+        assert str(error).startswith("meta_step: ")
+        assert all(p.grad is None for p in model.parameters())
