@@ -132,14 +132,70 @@ struct Tail<double> {
 };
 #endif
 
-// The sum of all lanes, in a fixed tree.
+// Half a vector, where the instruction set has masked halves (kHasHalf).
+template <class T>
+struct HalfOf {
+  typedef T type __attribute__((vector_size(kVectorBytes / 2)));
+};
+template <class T>
+using Half = typename HalfOf<T>::type;
+
+template <class T>
+struct HalfTail {
+  FASTMAML_INLINE explicit HalfTail(int) {}
+  FASTMAML_INLINE Half<T> load(const T*) const { return Half<T>{}; }
+  FASTMAML_INLINE void store(T*, Half<T>) const {}
+};
+
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+constexpr bool kHasHalf = true;
+template <>
+struct HalfTail<float> {
+  __mmask8 mask;
+  FASTMAML_INLINE explicit HalfTail(int lanes)
+      : mask(static_cast<__mmask8>((1u << lanes) - 1u)) {}
+  FASTMAML_INLINE Half<float> load(const float* p) const {
+    return (Half<float>)_mm256_maskz_loadu_ps(mask, p);
+  }
+  FASTMAML_INLINE void store(float* p, Half<float> v) const {
+    _mm256_mask_storeu_ps(p, mask, (__m256)v);
+  }
+};
+template <>
+struct HalfTail<double> {
+  __mmask8 mask;
+  FASTMAML_INLINE explicit HalfTail(int lanes)
+      : mask(static_cast<__mmask8>((1u << lanes) - 1u)) {}
+  FASTMAML_INLINE Half<double> load(const double* p) const {
+    return (Half<double>)_mm256_maskz_loadu_pd(mask, p);
+  }
+  FASTMAML_INLINE void store(double* p, Half<double> v) const {
+    _mm256_mask_storeu_pd(p, mask, (__m256d)v);
+  }
+};
+#else
+constexpr bool kHasHalf = false;
+#endif
+
+// The sum of all lanes, in a fixed tree of halves.
+template <class T, int kLanes>
+struct Sum {
+  typedef T V __attribute__((vector_size(kLanes * sizeof(T))));
+  typedef T HalfV __attribute__((vector_size(kLanes * sizeof(T) / 2)));
+  static FASTMAML_INLINE T of(V v) {
+    HalfV parts[2];
+    std::memcpy(parts, &v, sizeof v);
+    return Sum<T, kLanes / 2>::of(parts[0] + parts[1]);
+  }
+};
+template <class T>
+struct Sum<T, 2> {
+  typedef T V __attribute__((vector_size(2 * sizeof(T))));
+  static FASTMAML_INLINE T of(V v) { return v[0] + v[1]; }
+};
 template <class T>
 FASTMAML_INLINE T sum(Vec<T> v) {
-  T lane[kWidth<T>];
-  std::memcpy(lane, &v, sizeof v);
-  for (int half = kWidth<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  return Sum<T, kWidth<T>>::of(v);
 }
 
 // Calls body(i, n) for each whole vector of [begin, end) with n == width, and once with the rest.

@@ -49,45 +49,88 @@ class Contractor {
     p_.scale = static_cast<const T*>(context.scalars)[args.scale];
   }
 
-  // Terms come in runs of at most kMaxSegments; later runs start from what the earlier left in c.
-  void task(int64_t g) {
-    p_.c = address<T>(context_, args_.c, g), p_.c_row = args_.c_row;
-    p_.cin = args_.cin ? address<T>(context_, args_.cin, g) : nullptr, p_.cin_row = args_.cin_row;
-    p_.count = 0;
-    bool written = false, rows = p_.m == 1;
-    for (const ContractTerm& term : args_.terms) {
-      if (p_.count == kMaxSegments) written = true, flush(rows), rows = p_.m == 1;
-      Segment<T>& segment = segments_[p_.count];
-      if (!read(term, g, segment)) continue;
-      rows = rows && segment.k == 1;
-      ++p_.count;
+  // Tasks [0, count), one after another. Most have few terms: these are read once, and then step
+  // from task to task.
+  void tasks(int64_t count) {
+    if (args_.terms.size() > kMaxSegments) {
+      for (int64_t g = 0; g < count; ++g) in_runs(g);
+      return;
     }
-    if (p_.count > 0 || (!written && p_.c != p_.cin)) flush(rows);
+    const Form form = start(0, 0, args_.terms.size());
+    if (p_.count == 0 && p_.c == p_.cin) return;
+    if (form != Form::tile) {
+      solve(form);
+      for (int64_t g = 1; g < count; ++g) step(), solve(form);
+      return;
+    }
+    const OuterTile<T> tile = outer_tile_for<T>(static_cast<int>(p_.m), p_.n);
+    const int edge = static_cast<int>(p_.n % kWidth<T>);
+    tile(p_, 0, 0, edge, true, true);
+    for (int64_t g = 1; g < count; ++g) step(), tile(p_, 0, 0, edge, true, true);
   }
 
  private:
-  // False while the term's gate is shut.
-  bool read(const ContractTerm& term, int64_t g, Segment<T>& out) const {
-    if (term.gate >= 0 && static_cast<const T*>(context_.scalars)[term.gate] == T(0)) return false;
-    out = {address<T>(context_, term.a, g), term.a_row, term.a_col,
-           address<T>(context_, term.b, g), term.b_row, term.b_col, term.k};
-    if (flatten_ > 1) {
-      // The sum runs over the tasks too: their rows touch, so l simply runs on.
-      if (term.k == 1) out.a_col = term.a.stride, out.b_row = term.b.stride;
-      out.k *= flatten_;
+  // How a problem is solved: by inner products, as a sum of rows, by one tile, or by many.
+  enum class Form { inner, rows, tile, outer };
+
+  // Terms in runs of at most kMaxSegments; later runs start from what the earlier left in c.
+  void in_runs(int64_t g) {
+    for (size_t t = 0; t < args_.terms.size(); t += kMaxSegments) {
+      const size_t end = t + kMaxSegments < args_.terms.size() ? t + kMaxSegments
+                                                               : args_.terms.size();
+      const Form form = start(g, t, end);
+      if (t > 0) p_.cin = p_.c, p_.cin_row = p_.c_row;
+      if (p_.count > 0 || p_.c != p_.cin) solve(form);
     }
-    return true;
   }
 
-  void flush(bool rows) {
-    if (args_.dot)
+  // Reads the terms [begin, end) whose gates are open, for task g.
+  Form start(int64_t g, size_t begin, size_t end) {
+    p_.c = address<T>(context_, args_.c, g), p_.c_row = args_.c_row;
+    p_.cin = args_.cin ? address<T>(context_, args_.cin, g) : nullptr, p_.cin_row = args_.cin_row;
+    p_.count = 0;
+    bool rows = p_.m == 1 && p_.n > kVectorTile * kWidth<T>;
+    for (size_t t = begin; t < end; ++t) {
+      const ContractTerm& term = args_.terms[t];
+      if (term.gate >= 0 && static_cast<const T*>(context_.scalars)[term.gate] == T(0)) continue;
+      steps_[p_.count] = {term.a.stride, term.b.stride};
+      Segment<T>& segment = segments_[p_.count++];
+      segment = {address<T>(context_, term.a, g), term.a_row, term.a_col,
+                 address<T>(context_, term.b, g), term.b_row, term.b_col, term.k};
+      if (flatten_ > 1) {
+        // The sum runs over the tasks too: their rows touch, so l simply runs on.
+        if (term.k == 1) segment.a_col = term.a.stride, segment.b_row = term.b.stride;
+        segment.k *= flatten_;
+      }
+      rows = rows && segment.k == 1;
+    }
+    if (args_.dot) return Form::inner;
+    if (rows) return Form::rows;
+    const bool single = context_.size == 1 && p_.m <= tiling_.row_limit &&
+                        p_.n <= kVectorTile * kWidth<T>;
+    return single ? Form::tile : Form::outer;
+  }
+
+  // On to the next task.
+  void step() {
+    p_.c += args_.c.stride;
+    if (p_.cin) p_.cin += args_.cin.stride;
+    for (int s = 0; s < p_.count; ++s)
+      segments_[s].a += steps_[s].a, segments_[s].b += steps_[s].b;
+  }
+
+  void solve(Form form) {
+    if (form == Form::inner)
       inner_contract(p_, context_);
-    else if (rows && p_.n > kVectorTile * kWidth<T>)
+    else if (form == Form::rows)
       row_sum(p_, context_);
     else
       outer_contract(p_, tiling_, context_);
-    p_.cin = p_.c, p_.cin_row = p_.c_row, p_.count = 0;
   }
+
+  struct Step {
+    int64_t a, b;
+  };
 
   const ContractArgs& args_;
   const Context& context_;
@@ -95,14 +138,17 @@ class Contractor {
   const Tiling<T> tiling_;
   Contraction<T> p_{};
   Segment<T> segments_[kMaxSegments];
+  Step steps_[kMaxSegments];
 };
 
 template <class T>
 void run_kernel(const ContractArgs& args, const Context& context) {
-  if (args.c.stride == 0) return Contractor<T>(args, context, args.m, context.tasks).task(0);
-  if (args.stack) return Contractor<T>(args, context, args.m * context.tasks, 1).task(0);
-  Contractor<T> contractor(args, context, args.m, 1);
-  for (int64_t g = 0; g < context.tasks; ++g) contractor.task(g);
+  if (args.c.stride == 0)
+    Contractor<T>(args, context, args.m, context.tasks).tasks(1);
+  else if (args.stack)
+    Contractor<T>(args, context, args.m * context.tasks, 1).tasks(1);
+  else
+    Contractor<T>(args, context, args.m, 1).tasks(context.tasks);
 }
 
 }  // namespace fastmaml::FASTMAML_ISA

@@ -1,108 +1,25 @@
-// The outer form: register tiles of outer products.
+// The outer form: a problem cut into register tiles, panel of columns by panel of columns.
 //
-// A tile of MR rows x NV vectors of c stays in registers while l runs over all terms; per l it
-// loads NV vectors of b and broadcasts MR numbers of a. 6 x 4 or 8 x 3 vectors (AVX-512, 32
-// registers), 6 x 2 (16 registers) leave the loads well below one for each multiply-add.
-// When many row tiles read the same panel of b from far-apart rows, the panel is packed first.
+// When many row tiles read the same panel of b from far-apart rows, the panel is packed first; when
+// a too lies across its rows, both factors are packed in blocks.
 #pragma once
 
-#include "ops/contract/contract_problem_cpu.hpp"
+#include "ops/contract/contract_tile_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
-
-// --- outer products ------------------------------------------------------------------------------
-
-template <class T, int MR, int NV, bool kTail>
-void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, const Tail<T>& tail, bool first,
-                bool last) {
-  constexpr int W = kWidth<T>;
-  Vec<T> acc[MR][NV];
-  const T* cin = first ? p.cin : p.c;
-  const int64_t cin_row = first ? p.cin_row : p.c_row;
-  const bool chained = !first || (cin && p.scale == T(1));
-#pragma GCC unroll 8
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      if (!chained) {
-        acc[r][v] = Vec<T>{};
-      } else {
-        const T* from = cin + (i + r) * cin_row + j + v * W;
-        acc[r][v] = kTail && v == NV - 1 ? tail.load(from) : load(from);
-      }
-    }
-  for (int s = 0; s < p.count; ++s) {
-    const Segment<T>& segment = p.segments[s];
-    const T* a = segment.a + i * segment.a_row;
-    const T* b = segment.b + j;
-    const int64_t a_row = segment.a_row, a_col = segment.a_col, b_row = segment.b_row;
-    for (int64_t l = 0; l < segment.k; ++l, a += a_col, b += b_row) {
-      Vec<T> bv[NV];
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v)
-        bv[v] = kTail && v == NV - 1 ? tail.load(b + v * W) : load(b + v * W);
-#pragma GCC unroll 8
-      for (int r = 0; r < MR; ++r) {
-        const Vec<T> av = splat(a[r * a_row]);
-#pragma GCC unroll 8
-        for (int v = 0; v < NV; ++v) acc[r][v] += av * bv[v];
-      }
-    }
-  }
-  const bool scaled = last && p.scale != T(1);
-  const Vec<T> scale = splat(p.scale);
-#pragma GCC unroll 8
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      const bool partial = kTail && v == NV - 1;
-      Vec<T> value = acc[r][v];
-      if (scaled) {
-        value *= scale;
-        if (p.cin) {
-          const T* from = p.cin + (i + r) * p.cin_row + j + v * W;
-          value += partial ? tail.load(from) : load(from);
-        }
-      }
-      T* to = p.c + (i + r) * p.c_row + j + v * W;
-      partial ? tail.store(to, value) : store(to, value);
-    }
-}
-
-template <class T>
-using OuterTile = void (*)(const Contraction<T>&, int64_t, int64_t, const Tail<T>&, bool, bool);
-
-template <class T, int NV, bool kTail>
-FASTMAML_INLINE OuterTile<T> outer_rows(int rows) {
-  constexpr int kLast = row_tile(NV) < 8 ? 6 : 8;  // never instantiates a tile that would spill
-  constexpr OuterTile<T> table[kMostRows] = {
-      outer_tile<T, 1, NV, kTail>, outer_tile<T, 2, NV, kTail>,
-      outer_tile<T, 3, NV, kTail>, outer_tile<T, 4, NV, kTail>,
-      outer_tile<T, 5, NV, kTail>, outer_tile<T, 6, NV, kTail>,
-      outer_tile<T, kLast == 8 ? 7 : 6, NV, kTail>, outer_tile<T, kLast, NV, kTail>};
-  return table[rows - 1];
-}
-
-template <class T>
-FASTMAML_INLINE OuterTile<T> outer_tile_for(int rows, int vectors, bool tail) {
-  if constexpr (kVectorTile == 4) {
-    if (vectors == 4) return tail ? outer_rows<T, 4, true>(rows) : outer_rows<T, 4, false>(rows);
-    if (vectors == 3) return tail ? outer_rows<T, 3, true>(rows) : outer_rows<T, 3, false>(rows);
-  }
-  if (vectors == 2) return tail ? outer_rows<T, 2, true>(rows) : outer_rows<T, 2, false>(rows);
-  return tail ? outer_rows<T, 1, true>(rows) : outer_rows<T, 1, false>(rows);
-}
 
 // How one problem size is cut into tiles, and which of them this thread takes. Divisions cost as
 // much as a small tile, so this is made once for all tasks of an instruction.
 template <class T>
 struct Tiling {
   Cut panels, rows;
+  int64_t row_limit;          // rows of the tallest tile
   int64_t panel, row, units;  // the first tile and how many
 
   Tiling(int64_t m, int64_t n, const Context& context)
       : panels((n + kWidth<T> - 1) / kWidth<T>, kVectorTile),
-        rows(m, row_tile(panels.size + (panels.larger > 0))) {
+        rows(m, row_tile(panels.size + (panels.larger > 0))),
+        row_limit(row_tile(panels.size + (panels.larger > 0))) {
     const Share share(context, panels.parts * rows.parts);
     panel = rows.parts == 1 ? share.begin : share.begin / rows.parts;
     row = share.begin - panel * rows.parts;
@@ -131,14 +48,11 @@ void pack_panel(Segment<T>* segments, int count, int64_t j, int64_t width, T* pa
 template <class T>
 void outer_panel(const Contraction<T>& p, const Cut& rows, int64_t begin, int64_t end, int64_t j,
                  int64_t width, bool first, bool last) {
-  constexpr int W = kWidth<T>;
-  const int vectors = static_cast<int>((width + W - 1) / W);
-  const int rest = static_cast<int>(width % W);
-  const Tail<T> tail(rest ? rest : W);
+  const int edge = static_cast<int>(width % kWidth<T>);
   for (int64_t r = begin; r < end; ++r) {
     const int64_t i = rows.begin(r);
     const int count = static_cast<int>(rows.begin(r + 1) - i);
-    outer_tile_for<T>(count, vectors, rest != 0)(p, i, j, tail, first, last);
+    outer_tile_for<T>(count, width)(p, i, j, edge, first, last);
   }
 }
 

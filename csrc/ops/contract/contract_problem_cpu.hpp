@@ -33,13 +33,6 @@ struct Contraction {
 };
 
 constexpr int kMaxSegments = 64;
-constexpr int kVectorTile = kVectorBytes == 64 ? 4 : 2;
-// Rows of a tile of NV vectors: as many accumulators as leave registers for b and a broadcast.
-constexpr int kMostRows = 8;
-FASTMAML_INLINE constexpr int row_tile(int64_t vectors) {
-  return kVectorBytes == 64 ? (vectors >= 4 ? 6 : 8) : (vectors >= 2 ? 6 : 8);
-}
-
 // [0, count) cut into the fewest parts of at most `most`, as even as possible.
 struct Cut {
   int64_t parts, size, larger;  // the first `larger` parts have size + 1

@@ -1,0 +1,134 @@
+// The register tile of the outer form, and which tile a problem takes.
+//
+// MR rows x (NF whole vectors + an edge) of c stay in registers while l runs over all terms; per l
+// the tile loads its vectors of b and broadcasts MR numbers of a. The edge is a masked vector, or a
+// masked half vector where the columns left over fit into one (a half costs half on processors that
+// split wide vectors).
+#pragma once
+
+#include "ops/contract/contract_problem_cpu.hpp"
+
+namespace fastmaml::FASTMAML_ISA {
+
+template <class T>
+struct NoEdge {
+  static constexpr int kVectors = 0;
+  FASTMAML_INLINE explicit NoEdge(int) {}
+  FASTMAML_INLINE Vec<T> load(const T*) const { return Vec<T>{}; }
+  FASTMAML_INLINE void store(T*, Vec<T>) const {}
+  static FASTMAML_INLINE Vec<T> splat(T) { return Vec<T>{}; }
+};
+template <class T>
+struct MaskedEdge : Tail<T> {
+  static constexpr int kVectors = 1;
+  FASTMAML_INLINE explicit MaskedEdge(int lanes) : Tail<T>(lanes) {}
+  static FASTMAML_INLINE Vec<T> splat(T value) { return FASTMAML_ISA::splat(value); }
+};
+template <class T>
+struct HalfEdge : HalfTail<T> {
+  static constexpr int kVectors = 1;
+  FASTMAML_INLINE explicit HalfEdge(int lanes) : HalfTail<T>(lanes) {}
+  static FASTMAML_INLINE Half<T> splat(T value) { return value - Half<T>{}; }
+};
+
+template <class T, int MR, int NF, class Edge>
+void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes, bool first,
+                bool last) {
+  constexpr int W = kWidth<T>, kAtLeastOne = NF > 0 ? NF : 1;
+  constexpr bool kEdge = Edge::kVectors > 0;
+  const Edge edge(edge_lanes);
+  Vec<T> acc[MR][kAtLeastOne];
+  decltype(Edge::splat(T())) acc_edge[MR];
+  const T* cin = (first ? p.cin : p.c) + j;
+  const int64_t cin_row = first ? p.cin_row : p.c_row;
+  const bool chained = !first || (p.cin && p.scale == T(1));
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+    const T* from = cin + (i + r) * cin_row;
+#pragma GCC unroll 8
+    for (int v = 0; v < NF; ++v) acc[r][v] = chained ? load(from + v * W) : Vec<T>{};
+    if constexpr (kEdge) acc_edge[r] = chained ? edge.load(from + NF * W) : Edge::splat(T(0));
+  }
+  for (int s = 0; s < p.count; ++s) {
+    const Segment<T>& segment = p.segments[s];
+    const T* a = segment.a + i * segment.a_row;
+    const T* b = segment.b + j;
+    const int64_t a_row = segment.a_row, a_col = segment.a_col, b_row = segment.b_row;
+    for (int64_t l = 0; l < segment.k; ++l, a += a_col, b += b_row) {
+      Vec<T> bv[kAtLeastOne];
+#pragma GCC unroll 8
+      for (int v = 0; v < NF; ++v) bv[v] = load(b + v * W);
+      const auto b_edge = edge.load(b + NF * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < MR; ++r) {
+        const Vec<T> av = splat(a[r * a_row]);
+#pragma GCC unroll 8
+        for (int v = 0; v < NF; ++v) acc[r][v] += av * bv[v];
+        if constexpr (kEdge) acc_edge[r] += Edge::splat(a[r * a_row]) * b_edge;
+      }
+    }
+  }
+  const bool scaled = last && p.scale != T(1), added = scaled && p.cin;
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+    const T* from = p.cin + (i + r) * p.cin_row + j;
+    T* to = p.c + (i + r) * p.c_row + j;
+#pragma GCC unroll 8
+    for (int v = 0; v < NF; ++v) {
+      if (scaled) acc[r][v] *= splat(p.scale);
+      if (added) acc[r][v] += load(from + v * W);
+      store(to + v * W, acc[r][v]);
+    }
+    if constexpr (kEdge) {
+      if (scaled) acc_edge[r] *= Edge::splat(p.scale);
+      if (added) acc_edge[r] += edge.load(from + NF * W);
+      edge.store(to + NF * W, acc_edge[r]);
+    }
+  }
+}
+
+template <class T>
+using OuterTile = void (*)(const Contraction<T>&, int64_t, int64_t, int, bool, bool);
+
+constexpr int kVectorTile = kVectorBytes == 64 ? 4 : 2;
+// Rows of a tile of NV vectors: as many accumulators as leave registers for b and a broadcast.
+constexpr int kMostRows = 8;
+FASTMAML_INLINE constexpr int row_tile(int64_t vectors) {
+  return kVectorBytes == 64 ? (vectors >= 4 ? 6 : 8) : (vectors >= 2 ? 6 : 8);
+}
+
+template <class T, int NF, class Edge>
+FASTMAML_INLINE OuterTile<T> outer_rows(int rows) {
+  // Never instantiates a tile that would spill.
+  constexpr int kSeven = row_tile(NF + Edge::kVectors) < 8 ? 6 : 7;
+  constexpr int kEight = row_tile(NF + Edge::kVectors) < 8 ? 6 : 8;
+  constexpr OuterTile<T> table[kMostRows] = {
+      outer_tile<T, 1, NF, Edge>,      outer_tile<T, 2, NF, Edge>, outer_tile<T, 3, NF, Edge>,
+      outer_tile<T, 4, NF, Edge>,      outer_tile<T, 5, NF, Edge>, outer_tile<T, 6, NF, Edge>,
+      outer_tile<T, kSeven, NF, Edge>, outer_tile<T, kEight, NF, Edge>};
+  return table[rows - 1];
+}
+
+template <class T, int NF>
+FASTMAML_INLINE OuterTile<T> outer_edge(int rows, int edge_lanes) {
+  if (kHasHalf && edge_lanes <= kWidth<T> / 2) return outer_rows<T, NF, HalfEdge<T>>(rows);
+  return outer_rows<T, NF, MaskedEdge<T>>(rows);
+}
+
+// The tile for `rows` rows of `width` columns.
+template <class T>
+FASTMAML_INLINE OuterTile<T> outer_tile_for(int rows, int64_t width) {
+  const int whole = static_cast<int>(width / kWidth<T>), rest = static_cast<int>(width % kWidth<T>);
+  if constexpr (kVectorTile == 4) {
+    if (whole == 4) return outer_rows<T, 4, NoEdge<T>>(rows);
+    if (whole == 3 && rest) return outer_edge<T, 3>(rows, rest);
+    if (whole == 3) return outer_rows<T, 3, NoEdge<T>>(rows);
+    if (whole == 2 && rest) return outer_edge<T, 2>(rows, rest);
+  }
+  if (whole == 2) return outer_rows<T, 2, NoEdge<T>>(rows);
+  if (whole == 1 && rest) return outer_edge<T, 1>(rows, rest);
+  if (whole == 1) return outer_rows<T, 1, NoEdge<T>>(rows);
+  return outer_edge<T, 0>(rows, rest);
+}
+
+}  // namespace fastmaml::FASTMAML_ISA
