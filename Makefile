@@ -21,7 +21,6 @@ BENCH_READY := $(VENV)/.bench-ready
 
 demo: $(READY)
 	$(BIN)/fastmaml train sinusoid --demo --out runs/demo
-	@find runs/demo -name '*.png' -exec echo "The picture: {}" \;
 
 test: $(READY)
 	$(BIN)/python -m pytest

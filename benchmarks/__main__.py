@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import records, table
 from benchmarks.contestants import CONTESTANTS, select
-from benchmarks.runner import Options, run
+from benchmarks.runner import Options, run, with_common_peak
 from benchmarks.workloads import WORKLOADS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -84,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     contestants = select(args.contestants, all_forms=args.all_forms)
     results: list[records.Record] = []
     for name in args.workloads:
-        results += run(WORKLOADS[name], contestants, options)
+        results = with_common_peak(results + run(WORKLOADS[name], contestants, options))
         records.write(args.output, results)
     print(table.render(results))
     return 1 if any(r.verdict.startswith("refused") for r in results) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -36,7 +36,7 @@ class Options:
 
     rounds: int = 25
     threads: int = 2
-    workload_seconds: float = 25.0
+    workload_seconds: float = 10.0
     memory: bool = True
     flat_calls: int = 1000
     flat_seconds: float = 1.0
@@ -62,50 +62,70 @@ def run(workload: Workload, contestants: list[type[Rival]], options: Options) ->
     rough = timing.screen({name: rival.step for name, rival in ready.items()})
     timed = _fastest_forms(ready, rough)
     per_round = sum(max(timing.VISIT_SECONDS, rough[name]) + rough[name] for name in timed)
-    rounds = min(
-        options.rounds, max(MINIMUM_ROUNDS, int(options.workload_seconds / max(per_round, 1e-9)))
-    )
+    affordable = int(options.workload_seconds / max(per_round, timing.VISIT_SECONDS))
+    rounds = min(options.rounds, max(MINIMUM_ROUNDS, affordable))
     times = timing.interleave({name: ready[name].step for name in timed}, rough, rounds)
-    later_peak = machine.measure_peak(options.threads)
-    peak = max(peak, later_peak, key=lambda p: p.gflops)
-
-    weighed = _memory_matters(ready, times) if options.memory and workload.memory else []
-    records = []
-    for contestant in contestants:
-        name = contestant.name
-        seconds = timing.Spread.of(times[name]) if name in times else None
-        if seconds is None and name in rough:
-            seconds = timing.Spread(*(rough[name],) * 4)
-            verdicts[name] = "screened out"
-        ratio = None
-        if name in times and OURS in times and name != OURS:
-            pairs = zip(times[name], times[OURS], strict=True)
-            ratio = timing.Spread.of([theirs / ours for theirs, ours in pairs])
-        measured = None
-        if name in weighed:
-            _say(f"  memory of {name}")
-            measured = _memory(name, workload, options)
-        gflop = workload.necessary_flops / 1e9
-        records.append(
-            Record(
-                workload=workload.name,
-                contestant=name,
-                family=contestant.family,
-                verdict=verdicts[name],
-                gflop=gflop,
-                threads=options.threads,
-                rounds=rounds if name in times else 0,
-                seconds=seconds,
-                ratio=ratio,
-                share_of_peak=gflop / seconds.median / peak.gflops if seconds else None,
-                peak_gflops=peak.gflops,
-                peak_method=peak.method,
-                errors=errors.get(name),
-                memory=measured,
-                machine=machine.describe(),
-            )
+    peak = max(peak, machine.measure_peak(options.threads), key=lambda p: p.gflops)
+    weighed = _memory_matters(ready, times) if options.memory and not workload.overhead else []
+    return [
+        Record(
+            workload=workload.name,
+            contestant=contestant.name,
+            family=contestant.family,
+            verdict=_verdict(contestant.name, verdicts, timed),
+            gflop=workload.necessary_flops / 1e9,
+            threads=options.threads,
+            rounds=rounds if contestant.name in timed else 0,
+            seconds=_seconds(contestant.name, times, rough),
+            ratio=_ratio(contestant.name, times),
+            peak_gflops=peak.gflops,
+            peak_method=peak.method,
+            errors=errors.get(contestant.name),
+            memory=_memory(contestant.name, workload, options)
+            if contestant.name in weighed
+            else None,
+            machine=machine.describe(),
         )
-    return records
+        for contestant in contestants
+    ]
+
+
+def with_common_peak(records: list[Record]) -> list[Record]:
+    """Records of one run with their shares of the highest peak that the run saw.
+
+    A busy machine shows a peak below its own; the highest is the nearest to the truth.
+    """
+    peaks = [r.peak_gflops for r in records if r.peak_gflops]
+    peak = max(peaks, default=None)
+    if peak is None:
+        return records
+    return [
+        replace(
+            record,
+            peak_gflops=peak,
+            share_of_peak=record.gflop / record.seconds.median / peak if record.seconds else None,
+        )
+        for record in records
+    ]
+
+
+def _verdict(name: str, verdicts: dict[str, str], timed: list[str]) -> str:
+    screened = verdicts[name] == "timed" and name not in timed
+    return "screened out" if screened else verdicts[name]
+
+
+def _seconds(
+    name: str, times: dict[str, list[float]], rough: dict[str, float]
+) -> timing.Spread | None:
+    values = times[name] if name in times else [rough[name]] if name in rough else []
+    return timing.Spread.of(values) if values else None
+
+
+def _ratio(name: str, times: dict[str, list[float]]) -> timing.Spread | None:
+    if name not in times or OURS not in times or name == OURS:
+        return None
+    pairs = zip(times[name], times[OURS], strict=True)
+    return timing.Spread.of([theirs / ours for theirs, ours in pairs])
 
 
 def _admit(
@@ -154,6 +174,7 @@ def _memory_matters(ready: dict[str, Rival], times: dict[str, list[float]]) -> l
 
 
 def _memory(name: str, workload: Workload, options: Options) -> memory.Memory | None:
+    _say(f"  memory of {name}")
     return memory.measure(
         name,
         workload.name,

@@ -44,9 +44,11 @@ def render(records: list[Record]) -> str:
         if not rows:
             continue
         ours = _best(rows, "fastmaml")
-        cells = [f"{workload.title} ({workload.necessary_flops / 1e9:.2g})"]
+        work = "" if workload.overhead else f" ({workload.necessary_flops / 1e9:.2g})"
+        cells = [workload.title + work]
         cells.append(_time(ours.seconds.median) if ours and ours.seconds else ABSENT)
-        cells.append(f"{ours.share_of_peak:.0%}" if ours and ours.share_of_peak else ABSENT)
+        share = ours.share_of_peak if ours and not workload.overhead else None
+        cells.append(f"{share:.0%}" if share else ABSENT)
         cells += [_rival(_best(rows, family)) for family in families]
         cells.append(" / ".join(_memory(_best(rows, f)) for f in ("fastmaml", *memory_families)))
         lines.append("| " + " | ".join(cells) + " |")

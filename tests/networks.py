@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,9 +87,7 @@ class RandomNet(nn.Module):
     def __init__(self, load: Workload) -> None:
         super().__init__()
         sizes = [load.inputs, *load.widths]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b, bias=load.bias) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias=load.bias) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(
             nn.BatchNorm1d(width, affine=i % 2 == 0) if load.norm else nn.Identity()
             for i, width in enumerate(load.widths)

@@ -142,6 +142,7 @@ def test_no_input_crashes(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         layers.insert(0, nn.BatchNorm1d(width))
     model = nn.Sequential(*layers)
+    said = "meta_step: "
     try:
         fastmaml.meta_step(
             model,
@@ -159,5 +160,6 @@ def test_no_input_crashes(data: st.DataObject) -> None:
         fastmaml.SettingError,
         fastmaml.UnsupportedModelError,
     ) as error:
-        assert str(error).startswith("meta_step: ")
-        assert all(p.grad is None for p in model.parameters())
+        said = str(error)
+    assert said.startswith("meta_step: ")
+    assert said == "meta_step: " or all(p.grad is None for p in model.parameters())

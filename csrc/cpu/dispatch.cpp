@@ -89,8 +89,8 @@ void force_instruction_set(const std::string& name) {
     if (level.present && level.name == name) return g_table.store(level.table);
     if (level.present) have += have.empty() ? level.name : std::string(", ") + level.name;
   }
-  throw SettingError(message("instruction set must be one of ", have, " on this machine, got ",
-                             name));
+  throw SettingError(
+      message("instruction set must be one of ", have, " on this machine, got ", name));
 }
 
 void wake_threads(int threads) {

@@ -206,9 +206,9 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads) {
   const int64_t rounds = divide_up(tasks, std::max<int64_t>(1, kRoundBytes / keep));
   layout.round = std::max<int64_t>(1, divide_up(tasks, std::max<int64_t>(1, rounds)));
 
-  const double nanoseconds = static_cast<double>(tasks) *
-                             (static_cast<double>(program.body.size()) * 20 +
-                              program.body_flops / 50);
+  const double nanoseconds =
+      static_cast<double>(tasks) *
+      (static_cast<double>(program.body.size()) * 20 + program.body_flops / 50);
   layout.threads = nanoseconds < kSerialNanoseconds ? 1 : std::max(1, threads);
 
   // Groups: whole tasks in cache, or enough stacked rows to read a shared weight once for many.
@@ -216,8 +216,8 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads) {
   if (program.any_factored)
     most = std::max(most, divide_up(kStackedRows, std::min(program.settings.support_rows,
                                                            program.settings.query_rows)));
-  const int64_t wanted = std::max(divide_up(layout.round, most),
-                                  std::min<int64_t>(layout.threads, layout.round));
+  const int64_t wanted =
+      std::max(divide_up(layout.round, most), std::min<int64_t>(layout.threads, layout.round));
   layout.groups = std::min(layout.round, divide_up(wanted, layout.threads) * layout.threads);
   layout.group = divide_up(layout.round, layout.groups);
   layout.lanes = static_cast<int>(std::min<int64_t>(layout.threads, layout.groups));
@@ -247,8 +247,12 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads) {
 void execute(const Program& program, const Schedule& schedule, const Call& call) {
   const KernelTable& table = kernels();
   const Layout layout = plan_layout(program, call.tasks, call.threads);
-  Run run{program, schedule, call, layout,
-          program.settings.dtype == Dtype::f32 ? table.f32 : table.f64, Barrier(layout.threads)};
+  Run run{program,
+          schedule,
+          call,
+          layout,
+          program.settings.dtype == Dtype::f32 ? table.f32 : table.f64,
+          Barrier(layout.threads)};
   if (program.settings.dtype == Dtype::f32)
     write_scalars<float>(program, call, run.workspace(layout.scalars));
   else

@@ -84,8 +84,7 @@ struct Tail {
 template <>
 struct Tail<float> {
   __mmask16 mask;
-  FASTMAML_INLINE explicit Tail(int lanes)
-      : mask(static_cast<__mmask16>((1u << lanes) - 1u)) {}
+  FASTMAML_INLINE explicit Tail(int lanes) : mask(static_cast<__mmask16>((1u << lanes) - 1u)) {}
   FASTMAML_INLINE Vec<float> load(const float* p) const {
     return (Vec<float>)_mm512_maskz_loadu_ps(mask, p);
   }
@@ -152,8 +151,7 @@ constexpr bool kHasHalf = true;
 template <>
 struct HalfTail<float> {
   __mmask8 mask;
-  FASTMAML_INLINE explicit HalfTail(int lanes)
-      : mask(static_cast<__mmask8>((1u << lanes) - 1u)) {}
+  FASTMAML_INLINE explicit HalfTail(int lanes) : mask(static_cast<__mmask8>((1u << lanes) - 1u)) {}
   FASTMAML_INLINE Half<float> load(const float* p) const {
     return (Half<float>)_mm256_maskz_loadu_ps(mask, p);
   }
@@ -164,8 +162,7 @@ struct HalfTail<float> {
 template <>
 struct HalfTail<double> {
   __mmask8 mask;
-  FASTMAML_INLINE explicit HalfTail(int lanes)
-      : mask(static_cast<__mmask8>((1u << lanes) - 1u)) {}
+  FASTMAML_INLINE explicit HalfTail(int lanes) : mask(static_cast<__mmask8>((1u << lanes) - 1u)) {}
   FASTMAML_INLINE Half<double> load(const double* p) const {
     return (Half<double>)_mm256_maskz_loadu_pd(mask, p);
   }

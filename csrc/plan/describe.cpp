@@ -8,8 +8,8 @@
 namespace fastmaml {
 namespace {
 
-const char* kKindNames[] = {"contract",      "transpose",     "pointwise",      "batch_norm",
-                            "mse",           "cross_entropy", "bce_with_logits"};
+const char* kKindNames[] = {"contract", "transpose",     "pointwise",      "batch_norm",
+                            "mse",      "cross_entropy", "bce_with_logits"};
 static_assert(std::size(kKindNames) == std::variant_size_v<Args>);
 
 void write_section(std::ostream& out, const char* title, const std::vector<Instruction>& section) {
@@ -36,8 +36,8 @@ std::string describe_program(const Program& program, int64_t tasks, int threads)
   out << "instruction set " << instruction_set() << ", " << layout.threads << " threads, "
       << layout.lanes << " lanes of " << layout.team << "\n"
       << tasks << " tasks in rounds of " << layout.round << ", groups of " << layout.group << "\n"
-      << "workspace " << layout.total << " bytes: " << program.keep.elements * bytes
-      << " kept and " << program.transient.elements * bytes << " transient for each task, "
+      << "workspace " << layout.total << " bytes: " << program.keep.elements * bytes << " kept and "
+      << program.transient.elements * bytes << " transient for each task, "
       << program.shared.elements * bytes << " shared\n"
       << "contractions " << program.body_flops * static_cast<double>(tasks) / 1e9
       << " GFLOP a call\n";

@@ -73,8 +73,7 @@ Pass Emit::make_pass(int step, bool query) {
   for (auto* list : {&pass.y, &pass.y_bar, &pass.y_dot, &pass.y_bar_dot}) list->resize(values);
   pass.y[0] = Operand{query ? kQueryX : kSupportX, -1, 0, pass.rows * program_.input_numel};
   pass.targets = Operand{query ? kQueryY : kSupportY, -1, 0, pass.rows * program_.target_numel};
-  if (query)
-    pass.y[network_.output] = Operand{kLogits, -1, 0, pass.rows * program_.output_numel};
+  if (query) pass.y[network_.output] = Operand{kLogits, -1, 0, pass.rows * program_.output_numel};
   return pass;
 }
 

@@ -64,8 +64,8 @@ class Emit {
 
   bool trainable(const Node& node, size_t i) const;
   bool factored(const Node& node, size_t i) const;
-  Operand param(const Node& node, size_t i);    // current version: theta or phi[k]
-  Operand param_t(const Node& node, size_t i);  // the same, transposed (2-d)
+  Operand param(const Node& node, size_t i);        // current version: theta or phi[k]
+  Operand param_t(const Node& node, size_t i);      // the same, transposed (2-d)
   Operand param_dot(const Node& node, size_t i);    // u
   Operand param_dot_t(const Node& node, size_t i);  // u, transposed
   // Where p_bar (backward: into phi[k+1] or v) or p_bar_dot (into v) of this parameter goes.
@@ -96,9 +96,9 @@ class Emit {
   void begin_query();          // v starts
   void begin_sweep(int step);  // back to phi[k]; u = sigma v
   void end_sweep();
-  void write_commit();         // sums over tasks into the gradients
-  void write_fast_weights();   // phi[K] to the outputs of Mode::adapt
-  void place();                // virtual buffers -> arenas
+  void write_commit();        // sums over tasks into the gradients
+  void write_fast_weights();  // phi[K] to the outputs of Mode::adapt
+  void place();               // virtual buffers -> arenas
 
  private:
   struct Version {
@@ -116,12 +116,12 @@ class Emit {
 
   Program& program_;
   const Network& network_;
-  std::vector<bool> factored_;          // by tensor
+  std::vector<bool> factored_;  // by tensor
   std::vector<Buffer> buffers_;
   std::vector<std::vector<Version>> phi_;  // phi_[k][tensor]
   int version_ = 0;                        // k of the version that `param` hands out
   std::vector<Version> direction_;         // u by tensor
-  std::vector<int64_t> dense_offset_;   // of each dense trainable tensor in a block
+  std::vector<int64_t> dense_offset_;      // of each dense trainable tensor in a block
   int64_t dense_numel_ = 0;
   Operand next_block_, v_block_, u_block_;
   std::vector<bool> next_written_, v_written_;

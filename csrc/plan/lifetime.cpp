@@ -46,9 +46,8 @@ std::vector<Range> live_ranges(Program& program, size_t buffers) {
 // First fit, largest buffers first: the offset below which no placed neighbour in time lies.
 int64_t place_transient(std::vector<Range>& ranges, const std::vector<int64_t>& numels,
                         std::vector<int> order) {
-  std::sort(order.begin(), order.end(), [&](int a, int b) {
-    return numels[a] != numels[b] ? numels[a] > numels[b] : a < b;
-  });
+  std::sort(order.begin(), order.end(),
+            [&](int a, int b) { return numels[a] != numels[b] ? numels[a] > numels[b] : a < b; });
   int64_t top = 0;
   std::vector<int> placed;
   for (int id : order) {

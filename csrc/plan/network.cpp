@@ -15,8 +15,8 @@ void check_indices(const NodeSpec& spec, size_t values, size_t tensors) {
       throw InternalError(message("layer `", spec.name, "` reads tensor ", param, " of ", tensors));
   for (int64_t size : spec.shape)
     if (size < 1)
-      throw ShapeError(message("layer `", spec.name, "`: every dimension must be positive, got ",
-                               size));
+      throw ShapeError(
+          message("layer `", spec.name, "`: every dimension must be positive, got ", size));
 }
 
 bool depends_on_trainable(const Network& network, const Node& node) {
@@ -88,8 +88,7 @@ Network build_network(const NetworkSpec& spec) {
   check_all_read(network);
 
   network.loss_op = find_loss(spec.loss.op);
-  if (!network.loss_op)
-    throw UnsupportedModelError(message("no loss named ", spec.loss.op));
+  if (!network.loss_op) throw UnsupportedModelError(message("no loss named ", spec.loss.op));
   network.loss.op_name = spec.loss.op, network.loss.name = spec.loss.op;
   network.loss.attrs = spec.loss.attrs;
   network.loss.inputs = {network.output};

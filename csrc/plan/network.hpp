@@ -14,12 +14,12 @@ namespace fastmaml {
 
 struct Network {
   std::vector<TensorSpec> tensors;
-  std::vector<int> trainable;       // tensor index -> position among the trainable ones, or -1
+  std::vector<int> trainable;  // tensor index -> position among the trainable ones, or -1
   int trainable_count = 0;
   std::vector<Node> nodes;          // in order of execution, reshapes gone
   std::vector<Shape> value_shapes;  // row shape of each canonical value
   std::vector<bool> active;
-  int output = 0;                   // canonical value of the logits
+  int output = 0;  // canonical value of the logits
   Node loss;
   const LossOp* loss_op = nullptr;
 };

@@ -29,9 +29,9 @@ struct Program {
   Network network;
   std::vector<Instruction> prologue, body, commit;
   Arena transient, keep, shared;
-  int64_t output_numel = 0;            // of one row of logits
-  int64_t input_numel = 0;             // of one row of x
-  int64_t target_numel = 0;            // of one row of y (1 for class indices)
+  int64_t output_numel = 0;  // of one row of logits
+  int64_t input_numel = 0;   // of one row of x
+  int64_t target_numel = 0;  // of one row of y (1 for class indices)
   bool any_factored = false;
   double body_flops = 0;               // contractions of one task, commit included
   std::vector<std::string> decisions;  // one line for each choice, for describe

@@ -16,27 +16,27 @@
 namespace fastmaml {
 
 struct ContractTerm {
-  Operand a;            // [m, k]
-  int64_t a_row = 0;    // elements between a's rows i
-  int64_t a_col = 0;    // elements between a's columns l
-  Operand b;            // [k, n]
-  int64_t b_row = 0;    // elements between b's rows l
-  int64_t b_col = 1;    // elements between b's columns j
+  Operand a;          // [m, k]
+  int64_t a_row = 0;  // elements between a's rows i
+  int64_t a_col = 0;  // elements between a's columns l
+  Operand b;          // [k, n]
+  int64_t b_row = 0;  // elements between b's rows l
+  int64_t b_col = 1;  // elements between b's columns j
   int64_t k = 0;
-  int gate = -1;        // scalar slot; the term is left out while that scalar is 0
+  int gate = -1;  // scalar slot; the term is left out while that scalar is 0
 };
 
 struct ContractArgs {
-  Operand c;            // [m, n] out, columns contiguous
+  Operand c;  // [m, n] out, columns contiguous
   int64_t c_row = 0;
-  Operand cin;          // [m, n] in, or one row for all when cin_row == 0; may be c itself
+  Operand cin;  // [m, n] in, or one row for all when cin_row == 0; may be c itself
   int64_t cin_row = 0;
   int64_t m = 0, n = 0;
-  int scale = 0;        // scalar slot
+  int scale = 0;  // scalar slot
   std::vector<ContractTerm> terms;
   // Filled by `normalize`.
-  bool dot = false;     // both factors have contiguous l: inner products instead of outer ones
-  bool stack = false;   // b is shared and the tasks' rows touch: m * tasks rows at once
+  bool dot = false;    // both factors have contiguous l: inner products instead of outer ones
+  bool stack = false;  // b is shared and the tasks' rows touch: m * tasks rows at once
 
   template <class Visit>
   void visit(Visit&& visit) {

@@ -11,7 +11,8 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
-// --- sums of long rows ----------------------------------------------------------------------------
+// --- sums of long rows
+// ----------------------------------------------------------------------------
 
 // m == 1 and k == 1 everywhere: c = cin + scale * sum of multiples of rows, one pass over memory.
 template <class T>
@@ -76,8 +77,8 @@ class Contractor {
   // Terms in runs of at most kMaxSegments; later runs start from what the earlier left in c.
   void in_runs(int64_t g) {
     for (size_t t = 0; t < args_.terms.size(); t += kMaxSegments) {
-      const size_t end = t + kMaxSegments < args_.terms.size() ? t + kMaxSegments
-                                                               : args_.terms.size();
+      const size_t end =
+          t + kMaxSegments < args_.terms.size() ? t + kMaxSegments : args_.terms.size();
       const Form form = start(g, t, end);
       if (t > 0) p_.cin = p_.c, p_.cin_row = p_.c_row;
       if (p_.count > 0 || p_.c != p_.cin) solve(form);
@@ -95,8 +96,13 @@ class Contractor {
       if (term.gate >= 0 && static_cast<const T*>(context_.scalars)[term.gate] == T(0)) continue;
       steps_[p_.count] = {term.a.stride, term.b.stride};
       Segment<T>& segment = segments_[p_.count++];
-      segment = {address<T>(context_, term.a, g), term.a_row, term.a_col,
-                 address<T>(context_, term.b, g), term.b_row, term.b_col, term.k};
+      segment = {address<T>(context_, term.a, g),
+                 term.a_row,
+                 term.a_col,
+                 address<T>(context_, term.b, g),
+                 term.b_row,
+                 term.b_col,
+                 term.k};
       if (flatten_ > 1) {
         // The sum runs over the tasks too: their rows touch, so l simply runs on.
         if (term.k == 1) segment.a_col = term.a.stride, segment.b_row = term.b.stride;
@@ -106,8 +112,8 @@ class Contractor {
     }
     if (args_.dot) return Form::inner;
     if (rows) return Form::rows;
-    const bool single = context_.size == 1 && p_.m <= tiling_.row_limit &&
-                        p_.n <= kVectorTile * kWidth<T>;
+    const bool single =
+        context_.size == 1 && p_.m <= tiling_.row_limit && p_.n <= kVectorTile * kWidth<T>;
     return single ? Form::tile : Form::outer;
   }
 
@@ -115,8 +121,7 @@ class Contractor {
   void step() {
     p_.c += args_.c.stride;
     if (p_.cin) p_.cin += args_.cin.stride;
-    for (int s = 0; s < p_.count; ++s)
-      segments_[s].a += steps_[s].a, segments_[s].b += steps_[s].b;
+    for (int s = 0; s < p_.count; ++s) segments_[s].a += steps_[s].a, segments_[s].b += steps_[s].b;
   }
 
   void solve(Form form) {

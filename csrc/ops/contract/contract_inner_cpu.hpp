@@ -41,31 +41,41 @@ void inner_tile(const Contraction<T>& p, int64_t i, int64_t j) {
     }
 }
 
+// The tile is as square as the registers allow: MR * NR accumulators, NR vectors of b, one of a.
+constexpr int kInnerRows = kVectorBytes == 64 ? 5 : 3;
+constexpr int kInnerColumns = kVectorBytes == 64 ? 5 : 4;
+
+template <class T>
+using InnerTile = void (*)(const Contraction<T>&, int64_t, int64_t);
+
 template <class T, int MR>
-FASTMAML_INLINE void inner_columns(const Contraction<T>& p, int64_t i, int64_t j, int64_t count) {
-  switch (count) {
-    case 1: return inner_tile<T, MR, 1>(p, i, j);
-    case 2: return inner_tile<T, MR, 2>(p, i, j);
-    case 3: return inner_tile<T, MR, 3>(p, i, j);
-    default: return inner_tile<T, MR, 4>(p, i, j);
+FASTMAML_INLINE InnerTile<T> inner_columns(int64_t count) {
+  constexpr InnerTile<T> table[] = {inner_tile<T, MR, 1>, inner_tile<T, MR, 2>,
+                                    inner_tile<T, MR, 3>, inner_tile<T, MR, 4>,
+                                    inner_tile<T, MR, kInnerColumns>};
+  return table[count - 1];
+}
+
+template <class T>
+FASTMAML_INLINE InnerTile<T> inner_tile_for(int64_t rows, int64_t columns) {
+  if constexpr (kInnerRows == 5) {
+    if (rows == 5) return inner_columns<T, 5>(columns);
+    if (rows == 4) return inner_columns<T, 4>(columns);
   }
+  if (rows == 3) return inner_columns<T, 3>(columns);
+  if (rows == 2) return inner_columns<T, 2>(columns);
+  return inner_columns<T, 1>(columns);
 }
 
 template <class T>
 void inner_contract(const Contraction<T>& p, const Context& context) {
-  constexpr int kRows = kVectorBytes == 64 ? 4 : 2;  // 4 x 4 or 2 x 4 accumulators
-  const Cut rows(p.m, kRows), columns(p.n, 4);
+  const Cut rows(p.m, kInnerRows), columns(p.n, kInnerColumns);
   const Share share(context, rows.parts * columns.parts);
+  int64_t r = share.begin / columns.parts, c = share.begin - r * columns.parts;
   for (int64_t unit = share.begin; unit < share.end; ++unit) {
-    const int64_t r = unit / columns.parts, c = unit % columns.parts;
     const int64_t i = rows.begin(r), j = columns.begin(c);
-    const int64_t height = rows.begin(r + 1) - i, width = columns.begin(c + 1) - j;
-    if (height == 1) inner_columns<T, 1>(p, i, j, width);
-    if (height == 2) inner_columns<T, 2>(p, i, j, width);
-    if constexpr (kRows == 4) {
-      if (height == 3) inner_columns<T, 3>(p, i, j, width);
-      if (height == 4) inner_columns<T, 4>(p, i, j, width);
-    }
+    inner_tile_for<T>(rows.begin(r + 1) - i, columns.begin(c + 1) - j)(p, i, j);
+    if (++c == columns.parts) c = 0, ++r;
   }
 }
 

@@ -103,8 +103,8 @@ FASTMAML_INLINE OuterTile<T> outer_rows(int rows) {
   constexpr int kSeven = row_tile(NF + Edge::kVectors) < 8 ? 6 : 7;
   constexpr int kEight = row_tile(NF + Edge::kVectors) < 8 ? 6 : 8;
   constexpr OuterTile<T> table[kMostRows] = {
-      outer_tile<T, 1, NF, Edge>,      outer_tile<T, 2, NF, Edge>, outer_tile<T, 3, NF, Edge>,
-      outer_tile<T, 4, NF, Edge>,      outer_tile<T, 5, NF, Edge>, outer_tile<T, 6, NF, Edge>,
+      outer_tile<T, 1, NF, Edge>,      outer_tile<T, 2, NF, Edge>,     outer_tile<T, 3, NF, Edge>,
+      outer_tile<T, 4, NF, Edge>,      outer_tile<T, 5, NF, Edge>,     outer_tile<T, 6, NF, Edge>,
       outer_tile<T, kSeven, NF, Edge>, outer_tile<T, kEight, NF, Edge>};
   return table[rows - 1];
 }

@@ -71,6 +71,21 @@ void contract_rows(Emit& emit, const Sink& sink, const Sizes& s, int64_t n,
   emit.add(args);
 }
 
+// out[R, O] = b + own terms + terms with a shared weight. The two are apart because a contraction
+// with nothing of a task's own takes the rows of all tasks at once; the bias, which may be a task's
+// own, goes with the former when there are any.
+void sum_apart(Emit& emit, const Sink& bias, const Sizes& s, std::vector<ContractTerm> shared,
+               std::vector<ContractTerm> own) {
+  ContractArgs args;
+  args.m = s.rows, args.n = s.out;
+  args.c = bias.out, args.c_row = s.out;
+  args.cin = bias.cin;
+  const bool split = !own.empty() && !shared.empty();
+  args.terms = own.empty() ? std::move(shared) : std::move(own);
+  emit.add(std::move(args));
+  if (split) contract_rows(emit, {bias.out, bias.out}, s, s.out, std::move(shared));
+}
+
 }  // namespace
 
 void Linear::check(const Node& node, const std::vector<TensorSpec>& tensors) const {
@@ -85,18 +100,12 @@ void Linear::check(const Node& node, const std::vector<TensorSpec>& tensors) con
 
 void Linear::forward(Emit& emit, const Node& node) const {
   const Sizes s = sizes(emit, node);
-  ContractArgs args;
-  args.m = s.rows, args.n = s.out;
-  args.c = emit.y(node), args.c_row = s.out;
-  if (node.has_param(1)) args.cin = emit.param(node, 1);
-  args.terms = {{emit.x(node, 0), s.in, 1, emit.param_t(node, 0), s.out, 1, s.in}};
-  const Operand y = args.c;
-  emit.add(std::move(args));
-  if (!emit.factored(node, 0)) return;
-  std::vector<ContractTerm> terms;
-  factor_terms(emit, emit.update_factors(node, 0), true, emit.x(node, 0), s.rows, s.in, s.out, -1,
-               terms);
-  contract_rows(emit, {y, y}, s, s.out, terms);
+  const Operand x = emit.x(node, 0);
+  Sink sink{emit.y(node), node.has_param(1) ? emit.param(node, 1) : Operand{}};
+  std::vector<ContractTerm> own;
+  if (emit.factored(node, 0))
+    factor_terms(emit, emit.update_factors(node, 0), true, x, s.rows, s.in, s.out, -1, own);
+  sum_apart(emit, sink, s, {{x, s.in, 1, emit.param_t(node, 0), s.out, 1, s.in}}, std::move(own));
 }
 
 void Linear::backward(Emit& emit, const Node& node) const {
@@ -135,15 +144,8 @@ void Linear::forward_jvp(Emit& emit, const Node& node) const {
   } else if (emit.trainable(node, 0)) {
     shared.push_back({x, s.in, 1, emit.param_dot_t(node, 0), s.out, 1, s.in});
   }
-  ContractArgs args;
-  args.m = s.rows, args.n = s.out;
-  args.c = y_dot, args.c_row = s.out;
-  if (emit.trainable(node, 1)) args.cin = emit.param_dot(node, 1);
-  // The product with W0 is shared by all tasks, the corrections are not: apart they stack.
-  const bool split = !own.empty() && !shared.empty();
-  args.terms = split ? shared : own.empty() ? shared : own;
-  emit.add(std::move(args));
-  if (split) contract_rows(emit, {y_dot, y_dot}, s, s.out, own);
+  const Operand u_b = emit.trainable(node, 1) ? emit.param_dot(node, 1) : Operand{};
+  sum_apart(emit, {y_dot, u_b}, s, std::move(shared), std::move(own));
 }
 
 void Linear::backward_jvp(Emit& emit, const Node& node) const {

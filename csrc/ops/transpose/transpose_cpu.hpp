@@ -19,22 +19,18 @@ struct BlockOf<float> {
   typedef float row __attribute__((vector_size(32)));
   typedef float loose __attribute__((vector_size(32), aligned(4), may_alias));
   static FASTMAML_INLINE row low(row a, row b) {
-    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    return row{a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3]};
   }
   static FASTMAML_INLINE row high(row a, row b) {
-    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    return row{a[4], b[4], a[5], b[5], a[6], b[6], a[7], b[7]};
   }
 };
 template <>
 struct BlockOf<double> {
   typedef double row __attribute__((vector_size(32)));
   typedef double loose __attribute__((vector_size(32), aligned(8), may_alias));
-  static FASTMAML_INLINE row low(row a, row b) {
-    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  }
-  static FASTMAML_INLINE row high(row a, row b) {
-    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  }
+  static FASTMAML_INLINE row low(row a, row b) { return row{a[0], b[0], a[1], b[1]}; }
+  static FASTMAML_INLINE row high(row a, row b) { return row{a[2], b[2], a[3], b[3]}; }
 };
 
 // Interleaving rows r and r + B/2, log2(B) times, transposes the block.
