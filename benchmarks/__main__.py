@@ -45,10 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     runs.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     runs.add_argument(
-        "--contestants", nargs="+", choices=CONTESTANTS, help="default: all but slow compilers"
+        "--contestants", nargs="+", choices=CONTESTANTS, help="default: all but secondary forms"
     )
     runs.add_argument(
-        "--all-forms", action="store_true", help="also JAX forms that compile for minutes"
+        "--all-forms", action="store_true", help="also secondary JAX forms; minutes of compiling"
     )
     runs.add_argument("--rounds", type=int, default=defaults.rounds)
     runs.add_argument("--threads", type=int, default=defaults.threads)

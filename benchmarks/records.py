@@ -25,8 +25,8 @@ class Record:
         workload: Name of the workload.
         contestant: Name of the contestant.
         family: Its library.
-        verdict: "timed", "screened out" (a clearly slower form of a library that has a faster one;
-            its time is rough), or why it was refused or is missing.
+        verdict: "timed", "screened out" (a slower form of a library that has a faster one, or too
+            slow for the time of the run; its time is rough), or why it was refused or is missing.
         gflop: Necessary arithmetic of the step, dense count, in units of 1e9.
         threads: Threads of the run; JAX always uses all cores.
         rounds: Rounds of the interleaved timing, 0 when not timed.

@@ -15,7 +15,7 @@ from benchmarks.rivals.base import Rival, UnavailableError
 from benchmarks.workloads import Workload
 
 # A form of a library this much slower than the library's fastest form is not worth the rounds.
-SCREEN_FACTOR = 1.5
+SCREEN_FACTOR = 1.3
 # A measurement is a process of its own and costs seconds.
 MEMORY_FAMILIES = ("fastmaml", "JAX", "PyTorch loop")
 
@@ -60,7 +60,7 @@ def run(workload: Workload, contestants: list[type[Rival]], options: Options) ->
     peak = machine.measure_peak(options.threads)
     verdicts, ready, errors = _admit(workload, contestants)
     rough = timing.screen({name: rival.step for name, rival in ready.items()})
-    timed = _fastest_forms(ready, rough)
+    timed = _worth_timing(ready, rough, options.workload_seconds / MINIMUM_ROUNDS)
     per_round = sum(max(timing.VISIT_SECONDS, rough[name]) + rough[name] for name in timed)
     affordable = int(options.workload_seconds / max(per_round, timing.VISIT_SECONDS))
     rounds = min(options.rounds, max(MINIMUM_ROUNDS, affordable))
@@ -154,12 +154,13 @@ def _admit(
     return verdicts, ready, errors
 
 
-def _fastest_forms(ready: dict[str, Rival], rough: dict[str, float]) -> list[str]:
-    """Names whose time is within SCREEN_FACTOR of their family's best."""
+def _worth_timing(ready: dict[str, Rival], rough: dict[str, float], limit: float) -> list[str]:
+    """Names within SCREEN_FACTOR of their family's best, and at most `limit` seconds a step."""
     best: dict[str, float] = {}
     for name, rival in ready.items():
         best[rival.family] = min(rough[name], best.get(rival.family, rough[name]))
-    return [n for n, rival in ready.items() if rough[n] <= SCREEN_FACTOR * best[rival.family]]
+    bounds = {n: min(limit, SCREEN_FACTOR * best[rival.family]) for n, rival in ready.items()}
+    return [name for name in ready if name == OURS or rough[name] <= bounds[name]]
 
 
 def _memory_matters(ready: dict[str, Rival], times: dict[str, list[float]]) -> list[str]:

@@ -12,7 +12,7 @@ END = "<!-- benchmark table: end -->"
 
 ABSENT = "-"
 
-# Columns after fastmaml's; a family without a timed record on any workload gets no column.
+# Columns after fastmaml's; a family without a time on any workload gets no column.
 FAMILIES = ("JAX", "PyTorch loop", "torch.func", "higher")
 
 
@@ -34,7 +34,7 @@ def render(records: list[Record]) -> str:
         )
     if len({str(record.machine) for record in records}) > 1:
         raise ValueError("table: all records must come from one machine and one set of versions.")
-    families = [f for f in FAMILIES if any(r.family == f and r.rounds for r in records)]
+    families = [f for f in FAMILIES if any(r.family == f and r.seconds for r in records)]
     memory_families = [f for f in ("JAX", "PyTorch loop") if f in families]
     head = ["workload (GFLOP)", "fastmaml", "share of peak", *families]
     head.append("peak memory: " + " / ".join(["fastmaml", *memory_families]))
@@ -81,8 +81,9 @@ def update_readme(path: Path, records: list[Record]) -> bool:
 
 
 def _best(rows: list[Record], family: str) -> Record | None:
-    """The family's fastest form among those timed in turns."""
-    timed = [r for r in rows if r.family == family and r.rounds and r.seconds]
+    """The family's fastest form among those timed in turns, else among those timed roughly."""
+    known = [r for r in rows if r.family == family and r.seconds]
+    timed = [r for r in known if r.rounds] or known
     return min(timed, key=lambda r: r.seconds.median if r.seconds else 0.0, default=None)
 
 
@@ -90,6 +91,8 @@ def _rival(record: Record | None) -> str:
     if record is None or record.seconds is None:
         return ABSENT
     text = _time(record.seconds.median)
+    if not record.rounds:
+        text = f"about {text}"
     if record.ratio is not None:
         spread = f"{_times(record.ratio.lower)} to {_times(record.ratio.upper)}"
         text = f"**{_times(record.ratio.median)} x** ({spread}), {text}"

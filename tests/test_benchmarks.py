@@ -32,7 +32,7 @@ TINY = Workload(
     inner_lr=0.1,
     batch_norm=True,
 )
-QUICK = runner.Options(rounds=2, workload_seconds=0.1, memory=False)
+QUICK = runner.Options(rounds=2, workload_seconds=60.0, memory=False)
 
 
 class Scaled(PytorchLoop):
@@ -168,7 +168,7 @@ def test_a_run_writes_records_and_prints_a_table(
 ) -> None:
     output = tmp_path / "results.jsonl"
     arguments = ["--workloads", "one-parameter", "--contestants", OURS, "pytorch-loop"]
-    arguments += ["--rounds", "2", "--seconds", "0.1", "--no-memory", "--output", str(output)]
+    arguments += ["--rounds", "2", "--no-memory", "--output", str(output)]
     assert command.main(arguments) == 0
     found = {r.contestant: r for r in records.read(output)}
     assert list(found) == [OURS, "pytorch-loop"]

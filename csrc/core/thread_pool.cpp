@@ -7,9 +7,9 @@
 namespace fastmaml {
 namespace {
 
-// About 30 microseconds of pauses: longer than the gap between the parts of one call, shorter than
-// anything a user would notice as load.
-constexpr int kIdleSpins = 2000;
+// About 100 microseconds of pauses: longer than the gap between two calls of a fast training loop,
+// shorter than anything a user would notice as load.
+constexpr int kIdleSpins = 6000;
 constexpr int kBarrierSpins = 4000;
 
 struct Crews {

@@ -18,6 +18,8 @@ constexpr int64_t kRoundBytes = int64_t{48} << 20;
 constexpr int64_t kGroupBytes = int64_t{256} << 10;
 // Rows of stacked tasks beyond which a shared-weight product gains nothing from more.
 constexpr int64_t kStackedRows = 128;
+// Groups a thread takes in one round, at least, where small groups cost little.
+constexpr int64_t kGroupsEach = 4;
 // Below this much work (nanoseconds, estimated) waking a second thread costs more than it saves.
 constexpr double kSerialNanoseconds = 12'000;
 // A team's barrier after every instruction pays off from this many FLOPs an instruction.
@@ -114,6 +116,7 @@ class Worker {
 
   void work() {
     together(run_.schedule.prologue, 1);
+    run_.all.wait();
     for (int64_t start = 0; start < run_.call.tasks; start += layout_.round) {
       const int64_t tasks = std::min(layout_.round, run_.call.tasks - start);
       if (lane_ < layout_.lanes) layout_.team == 1 ? alone(start, tasks) : in_team(start, tasks);
@@ -121,6 +124,8 @@ class Worker {
       if (rank_ == 0) run_.next_group.store(0, std::memory_order_relaxed);
       tables_.move(start, 0);
       together(run_.schedule.commit, tasks);
+      // The next round overwrites what this commit reads.
+      if (start + layout_.round < run_.call.tasks) run_.all.wait();
     }
   }
 
@@ -129,7 +134,6 @@ class Worker {
   void together(const std::vector<Step>& steps, int64_t tasks) {
     context_.rank = rank_, context_.size = layout_.threads, context_.tasks = tasks;
     for (const Step& step : steps) run_.kernels[step.kind](step.args, context_);
-    run_.all.wait();
   }
 
   // False when the group holds no task of this (last, shorter) round.
@@ -218,7 +222,10 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads) {
                                                            program.settings.query_rows)));
   const int64_t wanted =
       std::max(divide_up(layout.round, most), std::min<int64_t>(layout.threads, layout.round));
-  layout.groups = std::min(layout.round, divide_up(wanted, layout.threads) * layout.threads);
+  // Without stacking to lose, several groups a thread let the others work while one is late.
+  const int64_t each = program.any_factored || layout.threads == 1 ? 1 : kGroupsEach;
+  layout.groups =
+      std::min(layout.round, divide_up(wanted, layout.threads * each) * layout.threads * each);
   layout.group = divide_up(layout.round, layout.groups);
   layout.lanes = static_cast<int>(std::min<int64_t>(layout.threads, layout.groups));
   const double flops_each = program.body_flops * static_cast<double>(layout.group) /

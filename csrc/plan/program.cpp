@@ -32,9 +32,10 @@ std::vector<Uses> weight_uses(const Network& network) {
 }
 
 // Estimated cycles of one task per weight, from rates measured on Zen 4 (float32): 32 FLOP a cycle
-// at best, 70% of that for contractions of one task's few rows, 85% for rows of stacked tasks, 35%
-// for the short sums of the factors; a transposed copy takes half a cycle a number, every further
-// pass over a task's own weights a quarter.
+// at best, 70% of that for contractions of one task's few rows, 85% for rows of stacked tasks, half
+// for the factors' sums, whose inner products cost 16 cycles each on top and whose instructions 400
+// for each pair of passes; a transposed copy takes half a cycle a number, every further pass over a
+// task's own weights a quarter.
 struct Cost {
   double dense, factored;
 };
@@ -53,14 +54,18 @@ Cost weight_cost(const Settings& s, const TensorSpec& tensor, const Uses& uses) 
   double shared = steps * support * (1 + input) + query * (meta ? 1 + input : 1);
   double outer = meta ? query : 0;
   double ranks = 0;  // sum of rows * rank of the corrections
+  double pairs = 0;  // of instructions that make them
   for (int k = 0; k < s.inner_steps; ++k) {
     const double rank = support * k;
     ranks += support * rank * (1 + input);
+    pairs += k > 0 ? 1 + input : 0;
     if (!second) continue;
     const double sweep_rank = query + support * (1 + input) * (s.inner_steps - 1 - k);
     ranks += support * (2 * input * rank + (1 + input) * sweep_rank);
+    pairs += 2 * (1 + input);
   }
   ranks += query * steps * support * (meta ? 1 + input : 1);
+  pairs += steps > 0 ? 1 + input : 0;
   if (second) {
     dense += steps * support * (2 + 4 * input), passes += 3 * steps, copies += steps;
     shared += steps * support * 2 * input;
@@ -68,7 +73,7 @@ Cost weight_cost(const Settings& s, const TensorSpec& tensor, const Uses& uses) 
   }
   const double flop = 2 * area / 32;
   return {dense * flop / 0.7 + area * (copies * 0.5 + passes * 0.25),
-          (shared + outer) * flop / 0.85 + 2 * ranks * (in + out) / 32 / 0.35};
+          (shared + outer) * flop / 0.85 + ranks * ((in + out) / 8 + 16) + pairs * 400};
 }
 
 std::vector<bool> choose_factored(Program& program) {

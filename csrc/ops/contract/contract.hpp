@@ -3,9 +3,8 @@
 //
 //   c[i, j] = cin[i, j] + scale * sum_terms sum_l a[i, l] * b[l, j]        i < m, j < n, l < k
 //
-// With scale 1 the accumulation starts from cin, so that a sum over tasks is one chain whose bits
-// do not depend on where it was cut. When c is shared between tasks (stride 0), the sum also runs
-// over the tasks, in order. `cin` absent means 0; no terms means c = cin.
+// When c is shared between tasks (stride 0), the sum also runs over the tasks, in order. `cin`
+// absent means 0; no terms means c = cin.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // The contraction on one core: which form an instruction takes, task by task or stacked.
 //
-// Each output element is one chain of multiply-adds over its terms, in order, whatever tile it
-// falls into and whichever thread computes it: that is what makes results bitwise independent of
-// threads and of neighbouring tasks.
+// Each output element is summed over its terms in one order, whatever tile it falls into and
+// whichever thread computes it: that is what makes results bitwise independent of threads and of
+// neighbouring tasks.
 #pragma once
 
 #include "ops/contract/contract.hpp"
@@ -18,16 +18,12 @@ namespace fastmaml::FASTMAML_ISA {
 template <class T>
 void row_sum(const Contraction<T>& p, const Context& context) {
   const Share share(context, p.n, kWidth<T>);
-  const bool chained = p.cin && p.scale == T(1);
   auto column = [&](auto read, int64_t j) __attribute__((always_inline)) {
-    Vec<T> value = chained ? read(p.cin + j) : Vec<T>{};
+    Vec<T> value{};
     for (int s = 0; s < p.count; ++s)
       value += splat(p.segments[s].a[0]) * read(p.segments[s].b + j);
-    if (p.scale != T(1)) {
-      value *= splat(p.scale);
-      if (p.cin) value += read(p.cin + j);
-    }
-    return value;
+    if (p.scale != T(1)) value *= splat(p.scale);
+    return p.cin ? read(p.cin + j) + value : value;
   };
   each_vector<T>(
       share.begin, share.end,

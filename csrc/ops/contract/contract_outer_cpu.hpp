@@ -79,7 +79,7 @@ int next_run(const Contraction<T>& p, int64_t room, int& s, int64_t& done, Segme
 
 // One panel, its b packed in blocks of l: deep enough that c is seldom reread, and at most a
 // quarter of a megabyte with the widest panel in float64.
-constexpr int64_t kPanelDepth = 512;
+constexpr int64_t kPanelDepth = 2 * kChain;
 
 template <class T>
 void outer_panel_packed(const Contraction<T>& p, const Cut& rows, int64_t begin, int64_t end,
@@ -99,7 +99,7 @@ void outer_panel_packed(const Contraction<T>& p, const Cut& rows, int64_t begin,
 // Both factors packed, for sums over many rows whose a lies across them (weight gradients of wide
 // layers): a[i, l] of neighbouring l would fall into the same few sets of every cache. A block of
 // kBlockRows x kBlockDepth of a fills about half of a second-level cache; the panel of b streams.
-constexpr int64_t kBlockDepth = 256;
+constexpr int64_t kBlockDepth = kChain;
 template <class T>
 constexpr int64_t kBlockRows = 1024 / static_cast<int64_t>(sizeof(T));
 

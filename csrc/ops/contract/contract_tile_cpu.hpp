@@ -31,30 +31,34 @@ struct HalfEdge : HalfTail<T> {
   static FASTMAML_INLINE Half<T> splat(T value) { return value - Half<T>{}; }
 };
 
+// Terms summed in one chain of multiply-adds. Longer sums are folded, chain by chain, into a second
+// accumulator: rounding errors grow with the length of a chain. Blocks of packed l are multiples of
+// it, so that the folds fall on the same l whether a panel was packed or not.
+constexpr int64_t kChain = 256;
+
+// One tile while it is summed: acc[MR][NF] and an edge. `first`, `last` say whether the segments
+// begin and end the sum; between calls c holds what was summed so far.
 template <class T, int MR, int NF, class Edge>
-void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes, bool first,
-                bool last) {
-  constexpr int W = kWidth<T>, kAtLeastOne = NF > 0 ? NF : 1;
-  constexpr bool kEdge = Edge::kVectors > 0;
-  const Edge edge(edge_lanes);
+struct TileSum {
+  static constexpr int W = kWidth<T>, kAtLeastOne = NF > 0 ? NF : 1;
+  static constexpr bool kEdge = Edge::kVectors > 0;
+  using EdgeVec = decltype(Edge::splat(T()));
   Vec<T> acc[MR][kAtLeastOne];
-  decltype(Edge::splat(T())) acc_edge[MR];
-  const T* cin = (first ? p.cin : p.c) + j;
-  const int64_t cin_row = first ? p.cin_row : p.c_row;
-  const bool chained = !first || (p.cin && p.scale == T(1));
+  EdgeVec acc_edge[MR];
+
+  FASTMAML_INLINE void clear() {
 #pragma GCC unroll 8
-  for (int r = 0; r < MR; ++r) {
-    const T* from = cin + (i + r) * cin_row;
+    for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < NF; ++v) acc[r][v] = chained ? load(from + v * W) : Vec<T>{};
-    if constexpr (kEdge) acc_edge[r] = chained ? edge.load(from + NF * W) : Edge::splat(T(0));
+      for (int v = 0; v < NF; ++v) acc[r][v] = Vec<T>{};
+      if constexpr (kEdge) acc_edge[r] = Edge::splat(T(0));
+    }
   }
-  for (int s = 0; s < p.count; ++s) {
-    const Segment<T>& segment = p.segments[s];
-    const T* a = segment.a + i * segment.a_row;
-    const T* b = segment.b + j;
-    const int64_t a_row = segment.a_row, a_col = segment.a_col, b_row = segment.b_row;
-    for (int64_t l = 0; l < segment.k; ++l, a += a_col, b += b_row) {
+
+  // acc += a[:, l] b[l, :] for l < count.
+  FASTMAML_INLINE void chain(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row,
+                             int64_t count, const Edge& edge) {
+    for (int64_t l = 0; l < count; ++l, a += a_col, b += b_row) {
       Vec<T> bv[kAtLeastOne];
 #pragma GCC unroll 8
       for (int v = 0; v < NF; ++v) bv[v] = load(b + v * W);
@@ -68,23 +72,72 @@ void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes, b
       }
     }
   }
-  const bool scaled = last && p.scale != T(1), added = scaled && p.cin;
+
+  // acc = rows + acc, rows at `from`.
+  FASTMAML_INLINE void add(const T* from, int64_t row, const Edge& edge) {
 #pragma GCC unroll 8
-  for (int r = 0; r < MR; ++r) {
-    const T* from = p.cin + (i + r) * p.cin_row + j;
-    T* to = p.c + (i + r) * p.c_row + j;
+    for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < NF; ++v) {
-      if (scaled) acc[r][v] *= splat(p.scale);
-      if (added) acc[r][v] += load(from + v * W);
-      store(to + v * W, acc[r][v]);
-    }
-    if constexpr (kEdge) {
-      if (scaled) acc_edge[r] *= Edge::splat(p.scale);
-      if (added) acc_edge[r] += edge.load(from + NF * W);
-      edge.store(to + NF * W, acc_edge[r]);
+      for (int v = 0; v < NF; ++v) acc[r][v] = load(from + r * row + v * W) + acc[r][v];
+      if constexpr (kEdge) acc_edge[r] = edge.load(from + r * row + NF * W) + acc_edge[r];
     }
   }
+
+  FASTMAML_INLINE void scale(T by) {
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < NF; ++v) acc[r][v] *= splat(by);
+      if constexpr (kEdge) acc_edge[r] *= Edge::splat(by);
+    }
+  }
+
+  FASTMAML_INLINE void store_to(T* to, int64_t row, const Edge& edge) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < NF; ++v) store(to + r * row + v * W, acc[r][v]);
+      if constexpr (kEdge) edge.store(to + r * row + NF * W, acc_edge[r]);
+    }
+  }
+};
+
+template <class T, int MR, int NF, class Edge>
+void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes, bool first,
+                bool last) {
+  constexpr int64_t kHeldRow = (NF + Edge::kVectors) * kWidth<T>;
+  const Edge edge(edge_lanes);
+  TileSum<T, MR, NF, Edge> sum;
+  sum.clear();
+  T held[MR * kHeldRow];
+  T* const c = p.c + i * p.c_row + j;
+  // What was summed before acc, if anything: cin itself where it needs no scaling.
+  const bool from_cin = first && p.cin && p.scale == T(1);
+  const T* so_far = from_cin ? p.cin + i * p.cin_row + j : first ? nullptr : c;
+  int64_t so_far_row = from_cin ? p.cin_row : p.c_row, room = kChain;
+  for (int s = 0; s < p.count; ++s) {
+    const Segment<T>& segment = p.segments[s];
+    const T* a = segment.a + i * segment.a_row;
+    const T* b = segment.b + j;
+    for (int64_t left = segment.k; left > 0;) {
+      if (room == 0) {
+        if (so_far) sum.add(so_far, so_far_row, edge);
+        sum.store_to(held, kHeldRow, edge);
+        sum.clear();
+        so_far = held, so_far_row = kHeldRow, room = kChain;
+      }
+      const int64_t count = left < room ? left : room;
+      sum.chain(a, segment.a_row, segment.a_col, b, segment.b_row, count, edge);
+      a += count * segment.a_col, b += count * segment.b_row;
+      left -= count, room -= count;
+    }
+  }
+  if (so_far) sum.add(so_far, so_far_row, edge);
+  if (last && p.scale != T(1)) {
+    sum.scale(p.scale);
+    if (p.cin) sum.add(p.cin + i * p.cin_row + j, p.cin_row, edge);
+  }
+  sum.store_to(c, p.c_row, edge);
 }
 
 template <class T>
