@@ -141,7 +141,7 @@ class CompiledPlan:
         self.inner_steps = inner_steps
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
-        self.trainable = [t.shape for t in network.tensors if t.trainable]
+        self.trainable = [i for i, t in enumerate(network.tensors) if t.trainable]
         self._workspaces: list[Tensor] = []
         self._bytes: dict[tuple[int, int], int] = {}
 
@@ -171,9 +171,9 @@ class CompiledPlan:
         if self.purpose == "evaluate":
             outputs: list[Tensor] = []
         elif adapt:
-            outputs = [torch.empty((count, *shape), dtype=dtype) for shape in self.trainable]
+            outputs = [torch.empty((count, *theta[i].shape), dtype=dtype) for i in self.trainable]
         else:
-            outputs = [torch.empty(shape, dtype=dtype) for shape in self.trainable]
+            outputs = [torch.empty_like(theta[i]) for i in self.trainable]
         losses = torch.empty(count, dtype=dtype)
         rows = 0 if adapt else tasks.query_rows
         logits = torch.empty((count, rows, *self.output_shape), dtype=dtype)

@@ -66,20 +66,20 @@ def _snapshot(module: nn.Module) -> _Snapshot:
     )
 
 
-def _holds(snapshot: _Snapshot) -> bool:
-    """Whether the module is still what it was."""
-    live, attributes, tensors, names, identities, _, children, hooks = snapshot
-    if live != attributes or live["_modules"] != children:
-        return False
-    for hook in hooks:
-        if hook:
+def _hold(snapshots: list[_Snapshot]) -> bool:
+    """Whether all modules are still what they were. Runs before every call: one flat loop."""
+    for live, attributes, (parameters, buffers), names, identities, _, children, hooks in snapshots:
+        if live != attributes or live["_modules"] != children or any(hooks):
             return False
-    parameters, buffers = tensors
-    if tuple(map(id, parameters.values())) != identities[0] or tuple(parameters) != names[0]:
-        return False
-    if not buffers:
-        return not names[1]
-    return tuple(map(id, buffers.values())) == identities[1] and tuple(buffers) == names[1]
+        if parameters or names[0]:
+            if tuple(map(id, parameters.values())) != identities[0]:
+                return False
+            if tuple(parameters) != names[0]:
+                return False
+        if buffers or names[1]:
+            if tuple(map(id, buffers.values())) != identities[1] or tuple(buffers) != names[1]:
+                return False
+    return True
 
 
 class ModelPlans:
@@ -94,11 +94,8 @@ class ModelPlans:
     def holds(self) -> bool:
         """Whether the model is still the one that was traced."""
         try:
-            if any(_GLOBAL_HOOKS):
+            if any(_GLOBAL_HOOKS) or not _hold(self._snapshots):
                 return False
-            for snapshot in self._snapshots:
-                if not _holds(snapshot):
-                    return False
         except (RuntimeError, ValueError, TypeError):  # attributes without a plain equality
             return False
         for parameter, flag in self._requires_grad:
