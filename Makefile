@@ -30,6 +30,7 @@ test-slow: $(READY)
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m pytest benchmarks -m bench
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -71,14 +71,14 @@ def _hold(snapshots: list[_Snapshot]) -> bool:
     for live, attributes, (parameters, buffers), names, identities, _, children, hooks in snapshots:
         if live != attributes or live["_modules"] != children or any(hooks):
             return False
-        if parameters or names[0]:
-            if tuple(map(id, parameters.values())) != identities[0]:
-                return False
-            if tuple(parameters) != names[0]:
-                return False
-        if buffers or names[1]:
-            if tuple(map(id, buffers.values())) != identities[1] or tuple(buffers) != names[1]:
-                return False
+        if (parameters or names[0]) and (
+            tuple(map(id, parameters.values())) != identities[0] or tuple(parameters) != names[0]
+        ):
+            return False
+        if (buffers or names[1]) and (
+            tuple(map(id, buffers.values())) != identities[1] or tuple(buffers) != names[1]
+        ):
+            return False
     return True
 
 

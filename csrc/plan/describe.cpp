@@ -21,7 +21,8 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
       int64_t k = 0;
       for (const ContractTerm& term : args->terms) k += term.k;
       out << "  [" << args->m << " x " << k << " x " << args->n << "]"
-          << (args->stack ? " stacked" : "") << (args->dot ? " inner" : "");
+          << (args->stack ? " stacked" : "") << (args->dot ? " inner" : "")
+          << (args->gate == Gate::open ? "" : " + relu");
     }
     out << "\n";
   }

@@ -1,6 +1,7 @@
 #include "plan/emit.hpp"
 
 #include "core/error.hpp"
+#include "plan/fuse.hpp"
 #include "plan/lifetime.hpp"
 
 namespace fastmaml {
@@ -272,6 +273,7 @@ void Emit::write_fast_weights() {
 }
 
 void Emit::place() {
+  fuse_relu(program_);
   std::vector<int64_t> numels;
   std::vector<bool> shared;
   for (const Buffer& buffer : buffers_) {

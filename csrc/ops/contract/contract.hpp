@@ -25,6 +25,13 @@ struct ContractTerm {
   int gate = -1;  // scalar slot; the term is left out while that scalar is 0
 };
 
+// The last touch to each number of c: relu and its derivative, fused into the contraction.
+enum class Gate : int32_t {
+  open,     // none
+  itself,   // c = c <= 0 ? 0 : c
+  operand,  // c = gate_by > 0 ? c : 0
+};
+
 struct ContractArgs {
   Operand c;  // [m, n] out, columns contiguous
   int64_t c_row = 0;
@@ -32,6 +39,8 @@ struct ContractArgs {
   int64_t cin_row = 0;
   int64_t m = 0, n = 0;
   int scale = 0;  // scalar slot
+  Gate gate = Gate::open;
+  Operand gate_by;  // Gate::operand: [m, n] in, laid out as c
   std::vector<ContractTerm> terms;
   // Filled by `normalize`.
   bool dot = false;    // both factors have contiguous l: inner products instead of outer ones
@@ -40,6 +49,7 @@ struct ContractArgs {
   template <class Visit>
   void visit(Visit&& visit) {
     visit(cin, false);
+    visit(gate_by, false);
     for (ContractTerm& term : terms) visit(term.a, false), visit(term.b, false);
     visit(c, true);
   }

@@ -23,7 +23,9 @@ void row_sum(const Contraction<T>& p, const Context& context) {
     for (int s = 0; s < p.count; ++s)
       value += splat(p.segments[s].a[0]) * read(p.segments[s].b + j);
     if (p.scale != T(1)) value *= splat(p.scale);
-    return p.cin ? read(p.cin + j) + value : value;
+    if (p.cin) value = read(p.cin + j) + value;
+    if (p.gate == Gate::open) return value;
+    return gated<Vec<T>, T>(p.gate, value, p.gate_by ? read(p.gate_by + j) : value);
   };
   each_vector<T>(
       share.begin, share.end,
@@ -54,7 +56,7 @@ class Contractor {
       return;
     }
     const Form form = start(0, 0, args_.terms.size());
-    if (p_.count == 0 && p_.c == p_.cin) return;
+    if (p_.count == 0 && p_.c == p_.cin && p_.gate == Gate::open) return;
     if (form != Form::tile) {
       solve(form);
       for (int64_t g = 1; g < count; ++g) step(), solve(form);
@@ -77,7 +79,7 @@ class Contractor {
           t + kMaxSegments < args_.terms.size() ? t + kMaxSegments : args_.terms.size();
       const Form form = start(g, t, end);
       if (t > 0) p_.cin = p_.c, p_.cin_row = p_.c_row;
-      if (p_.count > 0 || p_.c != p_.cin) solve(form);
+      if (p_.count > 0 || p_.c != p_.cin || p_.gate != Gate::open) solve(form);
     }
   }
 
@@ -85,6 +87,8 @@ class Contractor {
   Form start(int64_t g, size_t begin, size_t end) {
     p_.c = address<T>(context_, args_.c, g), p_.c_row = args_.c_row;
     p_.cin = args_.cin ? address<T>(context_, args_.cin, g) : nullptr, p_.cin_row = args_.cin_row;
+    p_.gate = end == args_.terms.size() ? args_.gate : Gate::open;
+    p_.gate_by = args_.gate_by ? address<T>(context_, args_.gate_by, g) : nullptr;
     p_.count = 0;
     bool rows = p_.m == 1 && p_.n > kVectorTile * kWidth<T>;
     for (size_t t = begin; t < end; ++t) {
@@ -117,6 +121,7 @@ class Contractor {
   void step() {
     p_.c += args_.c.stride;
     if (p_.cin) p_.cin += args_.cin.stride;
+    if (p_.gate_by) p_.gate_by += args_.gate_by.stride;
     for (int s = 0; s < p_.count; ++s) segments_[s].a += steps_[s].a, segments_[s].b += steps_[s].b;
   }
 

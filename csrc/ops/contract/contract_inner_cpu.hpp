@@ -37,7 +37,10 @@ void inner_tile(const Contraction<T>& p, int64_t i, int64_t j) {
     for (int v = 0; v < NR; ++v) {
       T value = p.scale * sum<T>(acc[r][v]);
       if (p.cin) value += p.cin[(i + r) * p.cin_row + j + v];
-      p.c[(i + r) * p.c_row + j + v] = value;
+      const int64_t at = (i + r) * p.c_row + j + v;
+      if (p.gate == Gate::itself && value <= T(0)) value = T(0);
+      if (p.gate == Gate::operand && !(p.gate_by[at] > T(0))) value = T(0);
+      p.c[at] = value;
     }
 }
 

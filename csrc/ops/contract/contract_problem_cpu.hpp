@@ -3,6 +3,7 @@
 
 #include "cpu/context.hpp"
 #include "cpu/simd.hpp"
+#include "ops/contract/contract.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
@@ -24,6 +25,8 @@ struct Contraction {
   T* c;
   int64_t c_row, m, n;
   T scale;
+  Gate gate;
+  const T* gate_by;  // laid out as c
 
   int64_t depth() const {
     int64_t total = 0;
@@ -31,6 +34,13 @@ struct Contraction {
     return total;
   }
 };
+
+// What the gate leaves of `value`, given the gate's own number there.
+template <class V, class T>
+FASTMAML_INLINE V gated(Gate gate, V value, V by) {
+  if (gate == Gate::itself) return value <= T(0) ? V{} : value;
+  return by > T(0) ? value : V{};
+}
 
 constexpr int kMaxSegments = 64;
 // [0, count) cut into the fewest parts of at most `most`, as even as possible.

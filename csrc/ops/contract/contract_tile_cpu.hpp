@@ -92,6 +92,19 @@ struct TileSum {
     }
   }
 
+  // `by` is null where each number is its own gate.
+  FASTMAML_INLINE void pass_gate(Gate gate, const T* by, int64_t row, const Edge& edge) {
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < NF; ++v)
+        acc[r][v] = gated<Vec<T>, T>(gate, acc[r][v], by ? load(by + r * row + v * W) : acc[r][v]);
+      if constexpr (kEdge)
+        acc_edge[r] = gated<EdgeVec, T>(gate, acc_edge[r],
+                                        by ? edge.load(by + r * row + NF * W) : acc_edge[r]);
+    }
+  }
+
   FASTMAML_INLINE void store_to(T* to, int64_t row, const Edge& edge) const {
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) {
@@ -137,6 +150,8 @@ void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes, b
     sum.scale(p.scale);
     if (p.cin) sum.add(p.cin + i * p.cin_row + j, p.cin_row, edge);
   }
+  if (last && p.gate != Gate::open)
+    sum.pass_gate(p.gate, p.gate_by ? p.gate_by + i * p.c_row + j : nullptr, p.c_row, edge);
   sum.store_to(c, p.c_row, edge);
 }
 

@@ -1,0 +1,94 @@
+#include "plan/fuse.hpp"
+
+#include <map>
+
+namespace fastmaml {
+namespace {
+
+// Where a buffer is named in the body.
+struct Mentions {
+  std::vector<size_t> writes, reads;  // instruction numbers; a cin that is c counts as a write
+  bool committed = false;
+};
+
+std::map<int32_t, Mentions> find_mentions(Program& program) {
+  std::map<int32_t, Mentions> mentions;
+  for (size_t i = 0; i < program.body.size(); ++i)
+    std::visit(
+        [&](auto& args) {
+          args.visit([&](Operand& o, bool written) {
+            if (o.buffer >= 0)
+              (written ? mentions[o.buffer].writes : mentions[o.buffer].reads).push_back(i);
+          });
+        },
+        program.body[i].args);
+  for (Instruction& instruction : program.commit)
+    std::visit(
+        [&](auto& args) {
+          args.visit([&](Operand& o, bool) {
+            if (o.buffer >= 0) mentions[o.buffer].committed = true;
+          });
+        },
+        instruction.args);
+  return mentions;
+}
+
+// The operand that a relu passes through its gate.
+const Operand& gated_input(const PointwiseArgs& relu) {
+  switch (relu.pass) {
+    case PassKind::forward:
+      return relu.z;
+    case PassKind::backward:
+      return relu.y_bar;
+    case PassKind::forward_jvp:
+      return relu.x_dot;
+    case PassKind::backward_jvp:
+      break;
+  }
+  return relu.y_bar_dot;
+}
+
+// The contraction that may take over the gate of instruction `at`, or null: the last writer of its
+// input, if all that name the input before are contractions that accumulate into it.
+ContractArgs* find_writer(Program& program, const Mentions& input, size_t at) {
+  if (input.committed || input.writes.empty() || input.writes.back() >= at) return nullptr;
+  for (size_t read : input.reads) {
+    if (read == at) continue;
+    auto* contract = std::get_if<ContractArgs>(&program.body[read].args);
+    if (!contract || !(contract->cin == contract->c)) return nullptr;
+    for (const ContractTerm& term : contract->terms)
+      if (term.a == contract->c || term.b == contract->c) return nullptr;
+    bool writes = false;
+    for (size_t write : input.writes) writes = writes || write == read;
+    if (!writes) return nullptr;
+  }
+  for (size_t write : input.writes)
+    if (!std::holds_alternative<ContractArgs>(program.body[write].args)) return nullptr;
+  auto* writer = std::get_if<ContractArgs>(&program.body[input.writes.back()].args);
+  return writer->gate == Gate::open ? writer : nullptr;
+}
+
+}  // namespace
+
+void fuse_relu(Program& program) {
+  const std::map<int32_t, Mentions> mentions = find_mentions(program);
+  std::vector<bool> gone(program.body.size(), false);
+  for (size_t i = 0; i < program.body.size(); ++i) {
+    auto* relu = std::get_if<PointwiseArgs>(&program.body[i].args);
+    if (!relu || relu->kind != PointwiseKind::relu || relu->cin) continue;
+    const Operand input = gated_input(*relu);
+    if (input.buffer < 0 || relu->out.stride != input.stride) continue;
+    ContractArgs* writer = find_writer(program, mentions.at(input.buffer), i);
+    if (!writer || writer->c.stride != writer->m * writer->c_row) continue;
+    writer->c = relu->out;
+    writer->gate = relu->pass == PassKind::forward ? Gate::itself : Gate::operand;
+    if (relu->pass != PassKind::forward) writer->gate_by = relu->z;
+    gone[i] = true;
+  }
+  std::vector<Instruction> kept;
+  for (size_t i = 0; i < program.body.size(); ++i)
+    if (!gone[i]) kept.push_back(std::move(program.body[i]));
+  program.body = std::move(kept);
+}
+
+}  // namespace fastmaml

@@ -1,0 +1,12 @@
+// Rewrites of the program that save passes over memory.
+#pragma once
+
+#include "plan/program.hpp"
+
+namespace fastmaml {
+
+// A relu (any of its four passes) whose input only contractions write, and only it reads, becomes
+// the gate of the last of them. Called before buffers are placed.
+void fuse_relu(Program& program);
+
+}  // namespace fastmaml
