@@ -112,7 +112,9 @@ class RandomNet(nn.Module):
 def workloads(draw: st.DrawFn, *, smooth: bool = False) -> Workload:
     """Any of them, with K in 0, 1, 2, 5, both orders, 1 to 40 tasks and 1 to 33 rows."""
     norm = draw(st.booleans())
-    rows = st.integers(2 if norm else 1, 33)
+    # Statistics of two or three rows can amplify rounding a millionfold, in torch as here: there the
+    # reference is no oracle for nine digits. tests/test_ops.py covers them pass by pass.
+    rows = st.integers(4 if norm else 1, 33)
     return Workload(
         inputs=draw(st.sampled_from(WIDTHS)),
         widths=tuple(draw(st.lists(st.sampled_from(WIDTHS), min_size=0, max_size=4))),

@@ -13,10 +13,13 @@ void check_indices(const NodeSpec& spec, size_t values, size_t tensors) {
   for (int param : spec.params)
     if (param >= static_cast<int>(tensors))
       throw InternalError(message("layer `", spec.name, "` reads tensor ", param, " of ", tensors));
-  for (int64_t size : spec.shape)
+}
+
+void check_not_empty(const Shape& shape, const std::string& what) {
+  for (int64_t size : shape)
     if (size < 1)
-      throw ShapeError(
-          message("layer `", spec.name, "`: every dimension must be positive, got ", size));
+      throw UnsupportedModelError(
+          message("`", what, "`: every dimension must be positive, got ", size));
 }
 
 bool depends_on_trainable(const Network& network, const Node& node) {
@@ -41,6 +44,9 @@ void check_all_read(const Network& network) {
 }  // namespace
 
 Network build_network(const NetworkSpec& spec) {
+  check_not_empty(spec.row_shape, "the input's row");
+  for (const TensorSpec& tensor : spec.tensors) check_not_empty(tensor.shape, tensor.name);
+  for (const NodeSpec& node : spec.nodes) check_not_empty(node.shape, node.name);
   Network network;
   network.tensors = spec.tensors;
   for (const TensorSpec& tensor : spec.tensors)
