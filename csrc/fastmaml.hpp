@@ -105,8 +105,6 @@ std::vector<std::string> available_instruction_sets();
 // Index of the first of `count` values outside [0, limit), or -1: the door's check of class
 // indices.
 int64_t first_outside(const int64_t* values, int64_t count, int64_t limit);
-// Wakes the idle worker threads so that they are awake when `Plan::run` hands them work.
-void wake_threads(int threads);
 // Measured fused multiply-add rate of `threads` threads together, in FLOP/s.
 double peak_flops(Dtype dtype, int threads);
 

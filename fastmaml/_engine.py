@@ -142,7 +142,6 @@ class CompiledPlan:
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
         self.trainable = [i for i, t in enumerate(network.tensors) if t.trainable]
-        self._workspaces: list[Tensor] = []
         self._bytes: dict[tuple[int, int], int] = {}
 
     def workspace_bytes(self, tasks: int, threads: int) -> int:
@@ -154,7 +153,7 @@ class CompiledPlan:
         return size
 
     def run(self, tasks: Tasks, theta: Sequence[Tensor], rate: float) -> Outputs:
-        """Run the program.
+        """Run the program, whatever grad or inference mode the caller is in.
 
         Args:
             tasks: Checked data.
@@ -164,6 +163,9 @@ class CompiledPlan:
         Returns:
             The `Outputs`, freshly allocated.
         """
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):  # .grad must be an ordinary tensor
+                return self.run(tasks, theta, rate)
         dtype, adapt = self.dtype, self.purpose == "adapt"
         support = _dense(tasks.support_x), _dense(tasks.support_y)
         query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
@@ -180,7 +182,7 @@ class CompiledPlan:
         dots = torch.empty((count, self.inner_steps), dtype=dtype) if self.rate_grad else None
         threads = torch.get_num_threads()
         size = self.workspace_bytes(count, threads)
-        workspace = self._take(size)
+        workspace = _take_workspace(size)
         try:
             self.plan.run(
                 count,
@@ -199,20 +201,26 @@ class CompiledPlan:
                 size,
             )
         finally:
-            self._workspaces.append(workspace)
+            if len(_WORKSPACES) < _KEPT_WORKSPACES:
+                _WORKSPACES.append(workspace)
         return Outputs(losses, logits, outputs, dots)
 
-    def _take(self, size: int) -> Tensor:
-        """A workspace of at least `size` bytes that no other thread uses."""
-        while self._workspaces:
-            # A list's pop and append are atomic, so that threads never share a workspace.
-            try:
-                workspace = self._workspaces.pop()
-            except IndexError:
-                break
-            if workspace.numel() >= size:
-                return workspace
-        return torch.empty(size, dtype=torch.uint8)
+
+# Workspaces between calls, for all plans: a list's pop and append are atomic, so that threads never
+# share one. The few that are kept grow to what the process's largest calls need.
+_WORKSPACES: list[Tensor] = []
+_KEPT_WORKSPACES = 2
+
+
+def _take_workspace(size: int) -> Tensor:
+    """A workspace of at least `size` bytes that nobody else uses."""
+    try:
+        workspace = _WORKSPACES.pop()
+        if workspace.numel() >= size:
+            return workspace
+    except IndexError:
+        pass
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def first_bad_class(y: Tensor, classes: int) -> int:
@@ -221,10 +229,8 @@ def first_bad_class(y: Tensor, classes: int) -> int:
     return _C.first_outside(y.data_ptr(), y.numel(), classes)
 
 
-def wake() -> None:
-    """Wake the engine's worker threads ahead of a run."""
-    _C.wake_threads(torch.get_num_threads())
-
-
 def _dense(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_contiguous() else tensor.contiguous()
+    # A negated view is contiguous, but its memory holds the other sign.
+    if tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
+    return tensor.resolve_neg().contiguous()

@@ -109,6 +109,11 @@ def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]
         DeviceError: Its parameters are on several devices.
     """
     first, one = next(iter(trainable(where, model).items()))
+    if one.is_meta:
+        raise DeviceError(
+            f"{where}: the model must have data, got parameters on {one.device}; "
+            'call model.to_empty(device="cpu") and initialise it.'
+        )
     for name, parameter in model.named_parameters():
         if parameter.dtype is not one.dtype:
             raise DtypeError(

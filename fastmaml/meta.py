@@ -337,7 +337,7 @@ def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
         return None
     if ran.loss_dots is None:
         return torch.zeros_like(rate, requires_grad=False)
-    alpha = float(rate.detach())
+    alpha = float(rate.detach().to(ran.loss_dots.dtype))  # as the engine saw it
     total = ran.loss_dots.sum()
     return (total / alpha if alpha else -total).to(rate.dtype).to(rate.device)
 
@@ -350,18 +350,14 @@ def _accumulate(call: _Call, outcome: Outcome) -> None:
     rate = call.settings.inner_lr
     if outcome.rate_grad is not None and isinstance(rate, Tensor):
         torch.autograd.backward(rate, outcome.rate_grad)
-    fresh: list[Tensor] = []
-    held: list[Tensor] = []
-    for name, grad in outcome.grads.items():
-        parameter = call.parameters[name]
-        if parameter.grad is None:
-            parameter.grad = grad
-        else:
-            held.append(parameter.grad)
-            fresh.append(grad)
-    if held:
+    held = [(call.parameters[n].grad, g) for n, g in outcome.grads.items()]
+    added = [(old, new) for old, new in held if old is not None]
+    if added:
         with torch.no_grad():
-            torch._foreach_add_(held, fresh)
+            torch._foreach_add_([old for old, _ in added], [new for _, new in added])
+    for name, grad in outcome.grads.items():
+        if call.parameters[name].grad is None:
+            call.parameters[name].grad = grad
 
 
 def _finish(call: _Call, outcome: Outcome) -> MetaStepResult:

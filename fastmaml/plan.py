@@ -2,13 +2,15 @@
 
 A model is an ordinary module that its owner may change between calls: switch to eval mode, freeze
 a parameter, replace a layer, add a hook. `lookup` compares the module tree with what it was when it
-was traced, by identity and shallow equality, in about a microsecond per module; any difference
-drops the trace and its plans.
+was traced, by identity and equality of attributes, one level into lists, dicts and sets, in about a
+microsecond per module; any difference drops the trace and its plans. What lies deeper (a field of
+an object that a module holds, a class whose forward is replaced) is not watched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from copy import copy
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,7 +27,9 @@ from .tasks import Tasks, check_classes, check_targets
 
 __all__ = ["ModelPlans", "lookup"]
 
+_KEPT = 64  # traces per model, plans per trace; a caller with ever new shapes starts afresh then
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_TORCHS = frozenset(vars(nn.Module()))  # the attributes that every module has
 _GLOBAL_HOOKS = (
     nn.modules.module._global_forward_hooks,
     nn.modules.module._global_forward_pre_hooks,
@@ -49,6 +53,7 @@ class _Snapshot(NamedTuple):
     kept: tuple[Any, ...]
     children: dict[str, Any]
     hooks: tuple[dict[Any, Any], ...]
+    containers: tuple[tuple[Any, Any], ...]  # the module's own lists, dicts and sets beside copies
 
 
 def _snapshot(module: nn.Module) -> _Snapshot:
@@ -63,14 +68,25 @@ def _snapshot(module: nn.Module) -> _Snapshot:
         tuple(tuple(held.values()) for held in tensors),
         dict(live["_modules"]),
         tuple(live[name] for name in _HOOKS),
+        tuple(
+            (value, copy(value))
+            for name, value in live.items()
+            if name not in _TORCHS and isinstance(value, (list, dict, set))
+        ),
     )
 
 
 def _hold(snapshots: list[_Snapshot]) -> bool:
     """Whether all modules are still what they were. Runs before every call: one flat loop."""
-    for live, attributes, (parameters, buffers), names, identities, _, children, hooks in snapshots:
+    for snapshot in snapshots:
+        live, attributes, (parameters, buffers), names, identities, _, children, hooks, own = (
+            snapshot
+        )
         if live != attributes or live["_modules"] != children or any(hooks):
             return False
+        for now, then in own:
+            if now != then:
+                return False
         if (parameters or names[0]) and (
             tuple(map(id, parameters.values())) != identities[0] or tuple(parameters) != names[0]
         ):
@@ -88,7 +104,7 @@ class ModelPlans:
     def __init__(self, model: nn.Module) -> None:
         """Remember the model as it is; nothing is traced yet."""
         self._snapshots = [_snapshot(module) for module in model.modules()]
-        self._networks: dict[tuple[int, ...], _Traced | UnsupportedModelError] = {}
+        self._networks: dict[tuple[int, ...], _Traced | str] = {}
         self._requires_grad = [(p, p.requires_grad) for p in model.parameters()]
 
     def holds(self) -> bool:
@@ -122,10 +138,13 @@ class ModelPlans:
             try:
                 found = _Traced(model, trace(model, row_shape, where))
             except UnsupportedModelError as error:
-                found = error
+                # The text alone: the exception's frames hold the model, which must be able to go.
+                found = str(error)
+            if len(self._networks) >= _KEPT:
+                self._networks.clear()
             self._networks[row_shape] = found
-        if isinstance(found, UnsupportedModelError):
-            raise UnsupportedModelError(str(found))
+        if isinstance(found, str):
+            raise UnsupportedModelError(found)
         return found
 
 
@@ -223,6 +242,8 @@ class _Traced:
                 )
             except (ShapeError, UnsupportedModelError) as error:
                 raise type(error)(f"{where}: {error}") from error
+            if len(self._plans) >= _KEPT:
+                self._plans.clear()
             self._plans[key] = plan
         self._check_targets(tasks, settings, plan.output_shape, where)
         return plan

@@ -14,6 +14,8 @@ from .losses import Loss, LossArgument, resolve
 
 __all__ = ["Settings", "check_settings"]
 
+_MOST_STEPS = 10_000  # every step is part of the program; more would not fit any machine
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -57,7 +59,7 @@ def check_settings(
     >>> check_settings("meta_step", "mse", 0.1, 2, False).inner_steps
     2
     """
-    if type(inner_steps) is not int or inner_steps < 0:
+    if type(inner_steps) is not int or not 0 <= inner_steps <= _MOST_STEPS:
         inner_steps = _steps(where, inner_steps)
     if type(inner_lr) is not float or not math.isfinite(inner_lr):
         inner_lr = _rate(where, inner_lr)
@@ -72,6 +74,8 @@ def _steps(where: str, value: Any) -> int:
         raise SettingError(f"{where}: inner_steps must be an integer >= 0, got {value!r}.")
     if value < 0:
         raise SettingError(f"{where}: inner_steps must be >= 0, got {value}.")
+    if int(value) > _MOST_STEPS:
+        raise SettingError(f"{where}: inner_steps must be at most {_MOST_STEPS}, got {value}.")
     return int(value)
 
 

@@ -119,10 +119,16 @@ def _distance(one: reference.Outcome, truth: reference.Outcome) -> float:
         pairs.append((_flat(one, truth), _flat(truth, truth)))
     if one.rate_grad is not None and truth.rate_grad is not None:
         pairs.append((one.rate_grad, truth.rate_grad))
-    return max(
-        float((a.double() - b).norm() / b.norm().clamp_min(torch.finfo(torch.float64).tiny))
-        for a, b in pairs
-    )
+    return max(_relative(a.double(), b) for a, b in pairs)
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    """Relative error of `a`; infinite where one is finite and the other is not."""
+    finite = b.isfinite()
+    if not torch.equal(a.isfinite(), finite):
+        return float("inf")
+    a, b = a[finite], b[finite]
+    return float((a - b).norm() / b.norm().clamp_min(torch.finfo(torch.float64).tiny))
 
 
 def _flat(outcome: reference.Outcome, like: reference.Outcome) -> Tensor:

@@ -112,8 +112,8 @@ class RandomNet(nn.Module):
 def workloads(draw: st.DrawFn, *, smooth: bool = False) -> Workload:
     """Any of them, with K in 0, 1, 2, 5, both orders, 1 to 40 tasks and 1 to 33 rows."""
     norm = draw(st.booleans())
-    # Statistics of two or three rows can amplify rounding a millionfold, in torch as here: there the
-    # reference is no oracle for nine digits. tests/test_ops.py covers them pass by pass.
+    # Statistics of two or three rows can amplify rounding a millionfold, in torch as here: the
+    # reference is then no oracle for nine digits. tests/test_ops.py covers them pass by pass.
     rows = st.integers(4 if norm else 1, 33)
     return Workload(
         inputs=draw(st.sampled_from(WIDTHS)),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
+import warnings
+import weakref
+from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,8 +92,7 @@ def _child(queue: Any) -> None:
     queue.put([grad.tolist() for grad in step(3)])
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_fork_after_use() -> None:
+def fork_and_compare() -> None:
     """As data loaders do: the child has none of the parent's worker threads."""
     expected = [grad.tolist() for grad in step(3)]
     context = multiprocessing.get_context("fork")
@@ -100,6 +104,41 @@ def test_fork_after_use() -> None:
         child.join(timeout=60)
         assert child.exitcode == 0
     assert [grad.tolist() for grad in step(3)] == expected
+
+
+def test_fork_after_use() -> None:
+    """In a process of its own: other libraries' threads in this one may not survive a fork."""
+    code = "import test_engine_runs; test_engine_runs.fork_and_compare()"
+    here = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", code], cwd=here, check=True, timeout=200)
+
+
+def test_memory_is_flat_over_changing_shapes() -> None:
+    """Plans and workspaces of shapes that do not come back are let go."""
+    torch.set_num_threads(2)
+    model = net()
+
+    def run(start: int) -> int:
+        for rows in range(start, start + 150):
+            x, y = torch.randn(4, rows, 4), torch.randint(3, (4, rows))
+            fastmaml.meta_step(model, (x, y), (x, y))
+            model.zero_grad()
+        return int(psutil.Process(os.getpid()).memory_info().rss)
+
+    warm = run(1)
+    assert run(1) - warm < 4 * 2**20
+
+
+def test_models_are_let_go() -> None:
+    for extra in (nn.ReLU(), nn.Softmax(-1)):
+        model = nn.Sequential(nn.Linear(4, 3), extra)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fastmaml.meta_step(model, *tasks(0))
+        gone = weakref.ref(model)
+        del model
+        gc.collect()
+        assert gone() is None
 
 
 def test_memory_is_flat_over_a_thousand_calls() -> None:

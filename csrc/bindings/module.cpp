@@ -115,7 +115,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("instruction_set", &instruction_set);
   module.def("available_instruction_sets", &available_instruction_sets);
   module.def("force_instruction_set", &force_instruction_set, py::arg("name"));
-  module.def("wake_threads", &wake_threads, py::arg("threads"));
   module.def(
       "first_outside",
       [](Address values, int64_t count, int64_t limit) {

@@ -3,6 +3,9 @@
 #include <pthread.h>
 
 #include <mutex>
+#include <system_error>
+
+#include "core/error.hpp"
 
 namespace fastmaml {
 namespace {
@@ -11,8 +14,11 @@ namespace {
 // shorter than anything a user would notice as load.
 constexpr int kIdleSpins = 6000;
 constexpr int kBarrierSpins = 4000;
+// Crews kept for later calls; each may have another size.
+constexpr size_t kMostIdle = 4;
 
 struct Crews {
+  Crews() { idle.reserve(kMostIdle); }
   std::mutex mutex;
   std::vector<std::unique_ptr<Crew>> idle;
 };
@@ -47,19 +53,26 @@ void Barrier::wait() {
 
 Crew::Crew(int workers) {
   threads_.reserve(workers);
-  for (int rank = 1; rank <= workers; ++rank) threads_.emplace_back([this, rank] { loop(rank); });
+  try {
+    for (int rank = 1; rank <= workers; ++rank) threads_.emplace_back([this, rank] { loop(rank); });
+  } catch (const std::system_error& error) {
+    const size_t started = threads_.size();
+    dismiss();
+    throw SettingError(message("threads: the system must start ", workers, " worker threads, it ",
+                               "started ", started, " (", error.what(),
+                               "); ask for fewer with torch.set_num_threads"));
+  }
 }
 
-Crew::~Crew() {
+Crew::~Crew() { dismiss(); }
+
+void Crew::dismiss() {
   stop_.store(true);
-  wake();
-  for (std::thread& thread : threads_) thread.join();
-}
-
-void Crew::wake() {
   // An even step: workers see a new ticket that asks for nothing.
   ticket_.fetch_add(2, std::memory_order_release);
   ticket_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 void Crew::run(Work work, void* context) {
@@ -110,14 +123,7 @@ CrewLease::CrewLease(int workers) {
 CrewLease::~CrewLease() {
   Crews& all = crews();
   const std::lock_guard<std::mutex> lock(all.mutex);
-  all.idle.push_back(std::move(crew_));
-}
-
-void wake_idle_crew(int workers) {
-  Crews& all = crews();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  for (auto& crew : all.idle)
-    if (crew->workers() == workers) return crew->wake();
+  if (all.idle.size() < kMostIdle) all.idle.push_back(std::move(crew_));
 }
 
 }  // namespace fastmaml

@@ -42,11 +42,11 @@ class Crew {
   explicit Crew(int workers);
   ~Crew();
   int workers() const { return static_cast<int>(threads_.size()); }
-  void wake();                         // ends the workers' sleep ahead of `run`
   void run(Work work, void* context);  // rank 0 is the caller; returns when all have
 
  private:
   void loop(int rank);
+  void dismiss();
 
   std::atomic<uint32_t> ticket_{0};
   std::atomic<int> busy_{0};
@@ -66,7 +66,5 @@ class CrewLease {
  private:
   std::unique_ptr<Crew> crew_;
 };
-
-void wake_idle_crew(int workers);
 
 }  // namespace fastmaml

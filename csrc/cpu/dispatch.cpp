@@ -93,10 +93,6 @@ void force_instruction_set(const std::string& name) {
       message("instruction set must be one of ", have, " on this machine, got ", name));
 }
 
-void wake_threads(int threads) {
-  if (threads > 1) wake_idle_crew(threads - 1);
-}
-
 double peak_flops(Dtype dtype, int threads) {
   constexpr int64_t kRounds = 2'000'000;  // about 10 ms
   struct Job {

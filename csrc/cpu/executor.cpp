@@ -22,6 +22,7 @@ constexpr int64_t kStackedRows = 128;
 constexpr int64_t kGroupsEach = 2;
 // Below this much work (nanoseconds, estimated) waking a second thread costs more than it saves.
 constexpr double kSerialNanoseconds = 12'000;
+constexpr double kMostThreads = 512;
 // A team's barrier after every instruction pays off from this many FLOPs an instruction.
 constexpr double kTeamFlops = 60'000;
 constexpr size_t kLine = 64;
@@ -213,7 +214,10 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads) {
   const double nanoseconds =
       static_cast<double>(tasks) *
       (static_cast<double>(program.body.size()) * 20 + program.body_flops / 50);
-  layout.threads = nanoseconds < kSerialNanoseconds ? 1 : std::max(1, threads);
+  // Threads beyond what the work can feed, or beyond any sensible machine, would only wait.
+  const double useful = std::min(kMostThreads, 2 * nanoseconds / kSerialNanoseconds);
+  layout.threads = std::max(1, std::min(threads, static_cast<int>(useful)));
+  if (nanoseconds < kSerialNanoseconds) layout.threads = 1;
 
   // Groups: whole tasks in cache, or enough stacked rows to read a shared weight once for many.
   int64_t most = std::max<int64_t>(1, kGroupBytes / transient);

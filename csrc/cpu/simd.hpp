@@ -195,8 +195,8 @@ FASTMAML_INLINE T sum(Vec<T> v) {
   return Sum<T, kWidth<T>>::of(v);
 }
 
-// Calls body(i, n) for each whole vector of [begin, end) with n == width, and once with the rest.
-// `body` is generic in its lanes argument: pass(load, store) see `each_vector` users.
+// Calls whole(i) for each whole vector of [begin, end), then rest(i, tail) for what is left, if
+// any.
 template <class T, class Whole, class Rest>
 FASTMAML_INLINE void each_vector(int64_t begin, int64_t end, Whole&& whole, Rest&& rest) {
   int64_t i = begin;

@@ -53,18 +53,9 @@ const Base* find(const Table<Base>& table, const std::string& name) {
   return found == table.end() ? nullptr : found->second.get();
 }
 
-template <class Base>
-std::vector<std::string> names(const Table<Base>& table) {
-  std::vector<std::string> all;
-  for (const auto& entry : table) all.push_back(entry.first);
-  return all;
-}
-
 }  // namespace
 
 const Op* find_op(const std::string& name) { return find(ops(), name); }
 const LossOp* find_loss(const std::string& name) { return find(losses(), name); }
-std::vector<std::string> op_names() { return names(ops()); }
-std::vector<std::string> loss_names() { return names(losses()); }
 
 }  // namespace fastmaml

@@ -14,7 +14,5 @@ const Op* find_op(const std::string& name);
 const LossOp* find_loss(const std::string& name);
 
 // All names, sorted.
-std::vector<std::string> op_names();
-std::vector<std::string> loss_names();
 
 }  // namespace fastmaml

@@ -79,7 +79,6 @@ class Emit {
   Operand loss() const;
   Operand loss_dot() const;
   int seed() const { return pass_->query ? Scalars::kSeed : Scalars::kOne; }
-  int neg_rate(int k) const { return Scalars::neg_rate(k); }
   int sigma() const { return Scalars::sigma(pass_->step); }
 
   void add(Args args);  // appends an instruction to the current section

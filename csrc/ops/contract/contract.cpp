@@ -29,7 +29,6 @@ void transpose(ContractArgs& args) {
 bool inner_products(const ContractArgs& args) {
   for (const ContractTerm& term : args.terms)
     if (term.a_col != 1 || term.b_row != 1) return false;
-  // With one column both forms are possible; only short sums prefer the outer one.
   return !args.terms.empty();
 }
 

@@ -11,8 +11,7 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
-// --- sums of long rows
-// ----------------------------------------------------------------------------
+// --- sums of long rows ---
 
 // m == 1 and k == 1 everywhere: c = cin + scale * sum of multiples of rows, one pass over memory.
 template <class T>

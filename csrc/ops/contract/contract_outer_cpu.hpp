@@ -77,8 +77,7 @@ int next_run(const Contraction<T>& p, int64_t room, int& s, int64_t& done, Segme
   return count;
 }
 
-// One panel, its b packed in blocks of l: deep enough that c is seldom reread, and at most a
-// quarter of a megabyte with the widest panel in float64.
+// One panel, its b packed in blocks of l: deep enough that c is seldom reread, 128 KiB at most.
 constexpr int64_t kPanelDepth = 2 * kChain;
 
 template <class T>
@@ -102,6 +101,11 @@ void outer_panel_packed(const Contraction<T>& p, const Cut& rows, int64_t begin,
 constexpr int64_t kBlockDepth = kChain;
 template <class T>
 constexpr int64_t kBlockRows = 1024 / static_cast<int64_t>(sizeof(T));
+
+static_assert(kBlockRows<float> * kBlockDepth * int64_t{sizeof(float)} +
+                      kBlockDepth * kVectorTile * kVectorBytes <=
+                  int64_t{kScratchBytes} &&
+              kPanelDepth * kVectorTile * kVectorBytes <= int64_t{kScratchBytes});
 
 // Tile by tile, [tile][l][rows of the tile].
 template <class T>

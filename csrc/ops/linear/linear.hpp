@@ -9,9 +9,10 @@
 // plus outer products (D[j], X[j]) of the earlier steps, U is a sum of outer products (A, B) of the
 // sweep, and their products with a row cost rank * (I + O) instead of I * O:
 //
-//   x W[k]^T = x W0^T - sum_j alpha[j] (x X[j]^T) D[j]         d W[k] = d W0 - sum_j alpha[j] (d
-//   D[j]^T) X[j] x U^T    = sigma sum (x B^T) A                             d U    = sigma sum (d
-//   A^T) B
+//   x W[k]^T = x W0^T - sum_j alpha[j] (x X[j]^T) D[j]
+//   d W[k]   = d W0   - sum_j alpha[j] (d D[j]^T) X[j]
+//   x U^T    = sigma sum (x B^T) A
+//   d U      = sigma sum (d A^T) B
 #pragma once
 
 #include "ops/op.hpp"
