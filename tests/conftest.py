@@ -37,6 +37,14 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(THREADS)
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """New tensors and models in double precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder that holds ``omniglot/`` and ``cifar_fs/``; skips where there is none."""

@@ -41,11 +41,7 @@ def agree(model: nn.Module, data: Any, **options: Any) -> None:
     assert_close(torch.cat(ours), torch.cat(theirs), "meta_f64")
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_gradients_are_added() -> None:

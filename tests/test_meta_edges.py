@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from small import classification, network
@@ -14,12 +12,7 @@ import fastmaml
 from fastmaml import meta
 from fastmaml.verify import _relative
 
-
-@pytest.fixture(autouse=True)
-def _double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_lists_that_the_forward_reads_may_change() -> None:
