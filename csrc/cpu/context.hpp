@@ -28,6 +28,8 @@ constexpr size_t kScratchBytes = 512 * 1024;
 struct Share {
   int64_t begin, end;
   Share(const Context& context, int64_t count, int64_t grain = 1) {
+    begin = 0, end = count;
+    if (context.size == 1) return;
     const int64_t blocks = (count + grain - 1) / grain;
     begin = blocks * context.rank / context.size * grain;
     end = blocks * (context.rank + 1) / context.size * grain;

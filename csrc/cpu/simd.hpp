@@ -140,6 +140,13 @@ template <class T>
 using Half = typename HalfOf<T>::type;
 
 template <class T>
+FASTMAML_INLINE Half<T> low_half(Vec<T> v) {
+  Half<T> low;
+  std::memcpy(&low, &v, sizeof low);
+  return low;
+}
+
+template <class T>
 struct HalfTail {
   FASTMAML_INLINE explicit HalfTail(int) {}
   FASTMAML_INLINE Half<T> load(const T*) const { return Half<T>{}; }

@@ -41,7 +41,7 @@ template <class T>
 class Contractor {
  public:
   Contractor(const ContractArgs& args, const Context& context, int64_t m, int64_t flatten)
-      : args_(args), context_(context), flatten_(flatten), tiling_(m, args.n, context) {
+      : args_(args), context_(context), flatten_(flatten) {
     p_.segments = segments_;
     p_.m = m, p_.n = args.n, p_.c_row = args.c_row;
     p_.scale = static_cast<const T*>(context.scalars)[args.scale];
@@ -55,16 +55,7 @@ class Contractor {
       return;
     }
     const Form form = start(0, 0, args_.terms.size());
-    if (p_.count == 0 && p_.c == p_.cin && p_.gate == Gate::open) return;
-    if (form != Form::tile) {
-      solve(form);
-      for (int64_t g = 1; g < count; ++g) step(), solve(form);
-      return;
-    }
-    const OuterTile<T> tile = outer_tile_for<T>(static_cast<int>(p_.m), p_.n);
-    const int edge = static_cast<int>(p_.n % kWidth<T>);
-    tile(p_, 0, 0, edge, true, true);
-    for (int64_t g = 1; g < count; ++g) step(), tile(p_, 0, 0, edge, true, true);
+    if (p_.count > 0 || p_.c != p_.cin || p_.gate != Gate::open) solve(form, count);
   }
 
  private:
@@ -77,8 +68,8 @@ class Contractor {
       const size_t end =
           t + kMaxSegments < args_.terms.size() ? t + kMaxSegments : args_.terms.size();
       const Form form = start(g, t, end);
-      if (t > 0) p_.cin = p_.c, p_.cin_row = p_.c_row;
-      if (p_.count > 0 || p_.c != p_.cin || p_.gate != Gate::open) solve(form);
+      if (t > 0) p_.cin = p_.c, p_.cin_row = p_.c_row, p_.start();
+      if (p_.count > 0 || p_.c != p_.cin || p_.gate != Gate::open) solve(form, 1);
     }
   }
 
@@ -89,6 +80,7 @@ class Contractor {
     p_.gate = end == args_.terms.size() ? args_.gate : Gate::open;
     p_.gate_by = args_.gate_by ? address<T>(context_, args_.gate_by, g) : nullptr;
     p_.count = 0;
+    p_.start();
     bool rows = p_.m == 1 && p_.n > kVectorTile * kWidth<T>;
     for (size_t t = begin; t < end; ++t) {
       const ContractTerm& term = args_.terms[t];
@@ -111,8 +103,9 @@ class Contractor {
     }
     if (args_.dot) return Form::inner;
     if (rows) return Form::rows;
-    const bool single =
-        context_.size == 1 && p_.m <= tiling_.row_limit && p_.n <= kVectorTile * kWidth<T>;
+    const bool single = context_.size == 1 && p_.n <= kVectorTile * kWidth<T> &&
+                        p_.m <= row_tile((p_.n + kWidth<T> - 1) / kWidth<T>) &&
+                        p_.depth() <= kChain;
     return single ? Form::tile : Form::outer;
   }
 
@@ -120,17 +113,31 @@ class Contractor {
   void step() {
     p_.c += args_.c.stride;
     if (p_.cin) p_.cin += args_.cin.stride;
+    if (p_.so_far) p_.so_far += args_.cin.stride;
     if (p_.gate_by) p_.gate_by += args_.gate_by.stride;
     for (int s = 0; s < p_.count; ++s) segments_[s].a += steps_[s].a, segments_[s].b += steps_[s].b;
   }
 
-  void solve(Form form) {
-    if (form == Form::inner)
-      inner_contract(p_, context_);
-    else if (form == Form::rows)
-      row_sum(p_, context_);
-    else
-      outer_contract(p_, tiling_, context_);
+  // The task at hand and those after it, `count` in all. What is the same for all is made once.
+  void solve(Form form, int64_t count) {
+    if (form == Form::inner) {
+      each(count, [&] { inner_contract(p_, context_); });
+    } else if (form == Form::rows) {
+      each(count, [&] { row_sum(p_, context_); });
+    } else if (form == Form::tile) {
+      const OuterTile<T> tile = outer_tile_for<T>(static_cast<int>(p_.m), p_.n);
+      const int edge = static_cast<int>(p_.n % kWidth<T>);
+      each(count, [&] { tile(p_, 0, 0, edge); });
+    } else {
+      const Tiling<T> tiling(p_.m, p_.n, context_);
+      each(count, [&] { outer_contract(p_, tiling, context_); });
+    }
+  }
+
+  template <class Solve>
+  void each(int64_t count, Solve&& one) {
+    one();
+    for (int64_t g = 1; g < count; ++g) step(), one();
   }
 
   struct Step {
@@ -140,7 +147,6 @@ class Contractor {
   const ContractArgs& args_;
   const Context& context_;
   const int64_t flatten_;
-  const Tiling<T> tiling_;
   Contraction<T> p_{};
   Segment<T> segments_[kMaxSegments];
   Step steps_[kMaxSegments];

@@ -53,9 +53,9 @@ using InnerTile = void (*)(const Contraction<T>&, int64_t, int64_t);
 
 template <class T, int MR>
 FASTMAML_INLINE InnerTile<T> inner_columns(int64_t count) {
-  constexpr InnerTile<T> table[] = {inner_tile<T, MR, 1>, inner_tile<T, MR, 2>,
-                                    inner_tile<T, MR, 3>, inner_tile<T, MR, 4>,
-                                    inner_tile<T, MR, kInnerColumns>};
+  static constexpr InnerTile<T> table[] = {inner_tile<T, MR, 1>, inner_tile<T, MR, 2>,
+                                           inner_tile<T, MR, 3>, inner_tile<T, MR, 4>,
+                                           inner_tile<T, MR, kInnerColumns>};
   return table[count - 1];
 }
 

@@ -13,13 +13,11 @@ namespace fastmaml::FASTMAML_ISA {
 template <class T>
 struct Tiling {
   Cut panels, rows;
-  int64_t row_limit;          // rows of the tallest tile
   int64_t panel, row, units;  // the first tile and how many
 
   Tiling(int64_t m, int64_t n, const Context& context)
       : panels((n + kWidth<T> - 1) / kWidth<T>, kVectorTile),
-        rows(m, row_tile(panels.size + (panels.larger > 0))),
-        row_limit(row_tile(panels.size + (panels.larger > 0))) {
+        rows(m, row_tile(panels.size + (panels.larger > 0))) {
     const Share share(context, panels.parts * rows.parts);
     panel = rows.parts == 1 ? share.begin : share.begin / rows.parts;
     row = share.begin - panel * rows.parts;
@@ -48,18 +46,6 @@ void pack_panel(Segment<T>* segments, int count, int64_t j, int64_t width, T* pa
   }
 }
 
-// The tiles [begin, end) of one vertical panel, over one run of segments.
-template <class T>
-void outer_panel(const Contraction<T>& p, const Cut& rows, int64_t begin, int64_t end, int64_t j,
-                 int64_t width, bool first, bool last) {
-  const int edge = static_cast<int>(width % kWidth<T>);
-  for (int64_t r = begin; r < end; ++r) {
-    const int64_t i = rows.begin(r);
-    const int count = static_cast<int>(rows.begin(r + 1) - i);
-    outer_tile_for<T>(count, width)(p, i, j, edge, first, last);
-  }
-}
-
 // Cuts the next run of at most `room` l's off the segments; `s`, `done` say how far they are used.
 template <class T>
 int next_run(const Contraction<T>& p, int64_t room, int& s, int64_t& done, Segment<T>* run,
@@ -77,6 +63,54 @@ int next_run(const Contraction<T>& p, int64_t room, int& s, int64_t& done, Segme
   return count;
 }
 
+// The part of p between two runs of its sum: what was summed so far lies in `partial`, if anything,
+// and goes there again unless this run is the last.
+template <class T>
+void carry(const Contraction<T>& p, Contraction<T>& part, T* partial, int64_t row, bool first,
+           bool last) {
+  if (!first) part.so_far = partial, part.so_far_row = row;
+  part.c = last ? p.c : partial, part.c_row = last ? p.c_row : row;
+  part.scaled = last && p.scaled;
+  part.gate = last ? p.gate : Gate::open;
+}
+
+// One tile whose sum is longer than a chain, chain by chain.
+template <class T>
+void outer_tile_chained(const Contraction<T>& p, OuterTile<T> tile, int64_t i, int64_t j,
+                        int edge) {
+  constexpr int64_t kRow = kVectorTile * kWidth<T>;
+  T held[kMostRows * kRow];
+  // Minus the tile's place: the tile adds it back.
+  T* const partial = held - i * kRow - j;
+  Segment<T> run[kMaxSegments];
+  Contraction<T> part = p;
+  part.segments = run;
+  int s = 0;
+  int64_t done = 0, depth = 0;
+  for (bool first = true; s < p.count; first = false) {
+    part.count = next_run(p, kChain, s, done, run, depth);
+    carry(p, part, partial, kRow, first, s == p.count);
+    tile(part, i, j, edge);
+  }
+}
+
+// The tiles [begin, end) of one vertical panel, over one run of segments.
+template <class T>
+void outer_panel(const Contraction<T>& p, const Cut& rows, int64_t begin, int64_t end, int64_t j,
+                 int64_t width) {
+  const int edge = static_cast<int>(width % kWidth<T>);
+  const bool chained = p.depth() > kChain;
+  OuterTile<T> tile = nullptr;
+  for (int64_t r = begin, height = 0; r < end; ++r) {
+    const int64_t i = rows.begin(r), count = rows.begin(r + 1) - i;
+    if (count != height) height = count, tile = outer_tile_for<T>(static_cast<int>(count), width);
+    if (chained)
+      outer_tile_chained(p, tile, i, j, edge);
+    else
+      tile(p, i, j, edge);
+  }
+}
+
 // One panel, its b packed in blocks of l: deep enough that c is seldom reread, 128 KiB at most.
 constexpr int64_t kPanelDepth = 2 * kChain;
 
@@ -91,7 +125,8 @@ void outer_panel_packed(const Contraction<T>& p, const Cut& rows, int64_t begin,
   for (bool first = true; s < p.count; first = false) {
     part.count = next_run(p, kPanelDepth, s, done, local, depth);
     pack_panel(local, part.count, j, width, scratch);
-    outer_panel(part, rows, begin, end, j, width, first, s == p.count);
+    carry(p, part, p.c, p.c_row, first, s == p.count);
+    outer_panel(part, rows, begin, end, j, width);
   }
 }
 
@@ -147,12 +182,13 @@ void outer_blocked(const Contraction<T>& p, const Tiling<T>& tiling, const Conte
         Segment<T> packed{nullptr, 1, 0, b_panel - j, width, 1, depth};
         Contraction<T> part = p;
         part.segments = &packed, part.count = 1;
+        carry(p, part, p.c, p.c_row, first, s == p.count);
         for (int64_t r = from; r < to; ++r) {
           const int64_t i = rows.begin(r);
           packed.a_col = rows.begin(r + 1) - i;
           // Minus i: the tile adds it back.
           packed.a = a_block + (i - rows.begin(from)) * depth - i;
-          outer_panel(part, rows, r, r + 1, j, width, first, s == p.count);
+          outer_panel(part, rows, r, r + 1, j, width);
         }
       }
     }
@@ -165,7 +201,7 @@ void outer_contract(const Contraction<T>& p, const Tiling<T>& tiling, const Cont
   // Packing costs a load and a store for each number of b; four row tiles or more repay it.
   // (Blocks of l leave partial sums in c, which a scaled sum in place cannot afford.)
   const bool far = p.count > 0 && p.segments[0].b_row * int64_t(sizeof(T)) >= 512;
-  const bool packable = far && !(p.scale != T(1) && p.cin == p.c);
+  const bool packable = far && !(p.scaled && p.cin == p.c);
   if (packable && p.segments[0].a_row == 1 && p.segments[0].a_col >= 128 &&
       tiling.rows.parts >= 8 && tiling.panels.parts >= 2 * context.size && p.depth() >= 64)
     return outer_blocked(p, tiling, context);
@@ -179,7 +215,7 @@ void outer_contract(const Contraction<T>& p, const Tiling<T>& tiling, const Cont
       outer_panel_packed(p, tiling.rows, begin, end, j, width,
                          reinterpret_cast<T*>(context.scratch));
     else
-      outer_panel(p, tiling.rows, begin, end, j, width, true, true);
+      outer_panel(p, tiling.rows, begin, end, j, width);
     left -= end - begin;
     begin = 0;
   }

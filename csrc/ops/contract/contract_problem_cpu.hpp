@@ -25,8 +25,19 @@ struct Contraction {
   T* c;
   int64_t c_row, m, n;
   T scale;
+  // The tiles of the outer form compute cin + scale * (so_far + sum) when `scaled`, otherwise
+  // so_far + sum: a sum is cut into runs that hand `so_far` on, and an unscaled one starts at cin.
+  bool scaled;
+  const T* so_far;
+  int64_t so_far_row;
   Gate gate;
   const T* gate_by;  // laid out as c
+
+  void start() {
+    scaled = scale != T(1);
+    so_far = scaled ? nullptr : cin;
+    so_far_row = cin_row;
+  }
 
   int64_t depth() const {
     int64_t total = 0;
@@ -43,11 +54,14 @@ FASTMAML_INLINE V gated(Gate gate, V value, V by) {
 }
 
 constexpr int kMaxSegments = 64;
-// [0, count) cut into the fewest parts of at most `most`, as even as possible.
+// [0, count) cut into the fewest parts of at most `most`, as even as possible. Divisions are kept
+// out of the way of small problems, which they would cost as much as a tile.
 struct Cut {
-  int64_t parts, size, larger;  // the first `larger` parts have size + 1
-  FASTMAML_INLINE Cut(int64_t count, int64_t most)
-      : parts((count + most - 1) / most), size(count / parts), larger(count % parts) {}
+  int64_t parts = 1, size, larger = 0;  // the first `larger` parts have size + 1
+  FASTMAML_INLINE Cut(int64_t count, int64_t most) : size(count) {
+    if (count <= most) return;
+    parts = (count + most - 1) / most, size = count / parts, larger = count - size * parts;
+  }
   FASTMAML_INLINE int64_t begin(int64_t part) const {
     return part * size + (part < larger ? part : larger);
   }

@@ -16,19 +16,19 @@ struct NoEdge {
   FASTMAML_INLINE explicit NoEdge(int) {}
   FASTMAML_INLINE Vec<T> load(const T*) const { return Vec<T>{}; }
   FASTMAML_INLINE void store(T*, Vec<T>) const {}
-  static FASTMAML_INLINE Vec<T> splat(T) { return Vec<T>{}; }
+  static FASTMAML_INLINE Vec<T> part(Vec<T> v) { return v; }
 };
 template <class T>
 struct MaskedEdge : Tail<T> {
   static constexpr int kVectors = 1;
   FASTMAML_INLINE explicit MaskedEdge(int lanes) : Tail<T>(lanes) {}
-  static FASTMAML_INLINE Vec<T> splat(T value) { return FASTMAML_ISA::splat(value); }
+  static FASTMAML_INLINE Vec<T> part(Vec<T> v) { return v; }
 };
 template <class T>
 struct HalfEdge : HalfTail<T> {
   static constexpr int kVectors = 1;
   FASTMAML_INLINE explicit HalfEdge(int lanes) : HalfTail<T>(lanes) {}
-  static FASTMAML_INLINE Half<T> splat(T value) { return value - Half<T>{}; }
+  static FASTMAML_INLINE Half<T> part(Vec<T> v) { return low_half<T>(v); }
 };
 
 // Terms summed in one chain of multiply-adds. Longer sums are folded, chain by chain, into a second
@@ -36,13 +36,12 @@ struct HalfEdge : HalfTail<T> {
 // it, so that the folds fall on the same l whether a panel was packed or not.
 constexpr int64_t kChain = 256;
 
-// One tile while it is summed: acc[MR][NF] and an edge. `first`, `last` say whether the segments
-// begin and end the sum; between calls c holds what was summed so far.
+// One tile while it is summed: acc[MR][NF] and an edge.
 template <class T, int MR, int NF, class Edge>
 struct TileSum {
   static constexpr int W = kWidth<T>, kAtLeastOne = NF > 0 ? NF : 1;
   static constexpr bool kEdge = Edge::kVectors > 0;
-  using EdgeVec = decltype(Edge::splat(T()));
+  using EdgeVec = decltype(Edge::part(Vec<T>{}));
   Vec<T> acc[MR][kAtLeastOne];
   EdgeVec acc_edge[MR];
 
@@ -51,7 +50,7 @@ struct TileSum {
     for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 8
       for (int v = 0; v < NF; ++v) acc[r][v] = Vec<T>{};
-      if constexpr (kEdge) acc_edge[r] = Edge::splat(T(0));
+      if constexpr (kEdge) acc_edge[r] = EdgeVec{};
     }
   }
 
@@ -65,10 +64,11 @@ struct TileSum {
       const auto b_edge = edge.load(b + NF * W);
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r) {
+        // One broadcast from memory for all: the multipliers' ports stay free of shuffles.
         const Vec<T> av = splat(a[r * a_row]);
 #pragma GCC unroll 8
         for (int v = 0; v < NF; ++v) acc[r][v] += av * bv[v];
-        if constexpr (kEdge) acc_edge[r] += Edge::splat(a[r * a_row]) * b_edge;
+        if constexpr (kEdge) acc_edge[r] += Edge::part(av) * b_edge;
       }
     }
   }
@@ -76,19 +76,20 @@ struct TileSum {
   // acc = rows + acc, rows at `from`.
   FASTMAML_INLINE void add(const T* from, int64_t row, const Edge& edge) {
 #pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r) {
+    for (int r = 0; r < MR; ++r, from += row) {
 #pragma GCC unroll 8
-      for (int v = 0; v < NF; ++v) acc[r][v] = load(from + r * row + v * W) + acc[r][v];
-      if constexpr (kEdge) acc_edge[r] = edge.load(from + r * row + NF * W) + acc_edge[r];
+      for (int v = 0; v < NF; ++v) acc[r][v] = load(from + v * W) + acc[r][v];
+      if constexpr (kEdge) acc_edge[r] = edge.load(from + NF * W) + acc_edge[r];
     }
   }
 
   FASTMAML_INLINE void scale(T by) {
+    const Vec<T> factor = splat(by);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < NF; ++v) acc[r][v] *= splat(by);
-      if constexpr (kEdge) acc_edge[r] *= Edge::splat(by);
+      for (int v = 0; v < NF; ++v) acc[r][v] *= factor;
+      if constexpr (kEdge) acc_edge[r] *= Edge::part(factor);
     }
   }
 
@@ -107,56 +108,41 @@ struct TileSum {
 
   FASTMAML_INLINE void store_to(T* to, int64_t row, const Edge& edge) const {
 #pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r) {
+    for (int r = 0; r < MR; ++r, to += row) {
 #pragma GCC unroll 8
-      for (int v = 0; v < NF; ++v) store(to + r * row + v * W, acc[r][v]);
-      if constexpr (kEdge) edge.store(to + r * row + NF * W, acc_edge[r]);
+      for (int v = 0; v < NF; ++v) store(to + v * W, acc[r][v]);
+      if constexpr (kEdge) edge.store(to + NF * W, acc_edge[r]);
     }
   }
 };
 
+// The tile of c at (i, j); all segments together are one chain.
 template <class T, int MR, int NF, class Edge>
-void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes, bool first,
-                bool last) {
-  constexpr int64_t kHeldRow = (NF + Edge::kVectors) * kWidth<T>;
+void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes) {
   const Edge edge(edge_lanes);
   TileSum<T, MR, NF, Edge> sum;
   sum.clear();
-  T held[MR * kHeldRow];
-  T* const c = p.c + i * p.c_row + j;
-  // What was summed before acc, if anything: cin itself where it needs no scaling.
-  const bool from_cin = first && p.cin && p.scale == T(1);
-  const T* so_far = from_cin ? p.cin + i * p.cin_row + j : first ? nullptr : c;
-  int64_t so_far_row = from_cin ? p.cin_row : p.c_row, room = kChain;
-  for (int s = 0; s < p.count; ++s) {
-    const Segment<T>& segment = p.segments[s];
-    const T* a = segment.a + i * segment.a_row;
-    const T* b = segment.b + j;
-    for (int64_t left = segment.k; left > 0;) {
-      if (room == 0) {
-        if (so_far) sum.add(so_far, so_far_row, edge);
-        sum.store_to(held, kHeldRow, edge);
-        sum.clear();
-        so_far = held, so_far_row = kHeldRow, room = kChain;
-      }
-      const int64_t count = left < room ? left : room;
-      sum.chain(a, segment.a_row, segment.a_col, b, segment.b_row, count, edge);
-      a += count * segment.a_col, b += count * segment.b_row;
-      left -= count, room -= count;
-    }
+  const Segment<T>* const end = p.segments + p.count;
+  for (const Segment<T>* s = p.segments; s != end; ++s) {
+    const T* a = s->a + i * s->a_row;
+    // Rows that touch are addressed by constants.
+    if (s->a_row == 1)
+      sum.chain(a, 1, s->a_col, s->b + j, s->b_row, s->k, edge);
+    else
+      sum.chain(a, s->a_row, s->a_col, s->b + j, s->b_row, s->k, edge);
   }
-  if (so_far) sum.add(so_far, so_far_row, edge);
-  if (last && p.scale != T(1)) {
+  if (p.so_far) sum.add(p.so_far + i * p.so_far_row + j, p.so_far_row, edge);
+  if (p.scaled) {
     sum.scale(p.scale);
     if (p.cin) sum.add(p.cin + i * p.cin_row + j, p.cin_row, edge);
   }
-  if (last && p.gate != Gate::open)
+  if (p.gate != Gate::open)
     sum.pass_gate(p.gate, p.gate_by ? p.gate_by + i * p.c_row + j : nullptr, p.c_row, edge);
-  sum.store_to(c, p.c_row, edge);
+  sum.store_to(p.c + i * p.c_row + j, p.c_row, edge);
 }
 
 template <class T>
-using OuterTile = void (*)(const Contraction<T>&, int64_t, int64_t, int, bool, bool);
+using OuterTile = void (*)(const Contraction<T>&, int64_t, int64_t, int);
 
 constexpr int kVectorTile = kVectorBytes == 64 ? 4 : 2;
 // Rows of a tile of NV vectors: as many accumulators as leave registers for b and a broadcast.
@@ -170,7 +156,7 @@ FASTMAML_INLINE OuterTile<T> outer_rows(int rows) {
   // Never instantiates a tile that would spill.
   constexpr int kSeven = row_tile(NF + Edge::kVectors) < 8 ? 6 : 7;
   constexpr int kEight = row_tile(NF + Edge::kVectors) < 8 ? 6 : 8;
-  constexpr OuterTile<T> table[kMostRows] = {
+  static constexpr OuterTile<T> table[kMostRows] = {
       outer_tile<T, 1, NF, Edge>,      outer_tile<T, 2, NF, Edge>,     outer_tile<T, 3, NF, Edge>,
       outer_tile<T, 4, NF, Edge>,      outer_tile<T, 5, NF, Edge>,     outer_tile<T, 6, NF, Edge>,
       outer_tile<T, kSeven, NF, Edge>, outer_tile<T, kEight, NF, Edge>};
