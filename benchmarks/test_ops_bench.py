@@ -1,24 +1,24 @@
-"""GFLOP/s of each op's passes with pytest-benchmark: `pytest benchmarks -m bench`.
+"""The rate of each pass of each op, on one thread: `pytest benchmarks -m bench`.
 
-An op is timed inside a meta-step whose network is little else: a stack of equal layers. With no
-inner step a meta-step is the forward and the backward pass; with one it adds both passes of the
-Hessian-vector product. The necessary arithmetic of the step over its time is reported as `gflops`;
-ops without contractions report `gelements`, the elements they map per second, counting every pass
-of every copy.
+An op is timed inside a second-order meta-step with one inner step whose network is little else: a
+stack of equal layers. The engine times every instruction of the step (`CompiledPlan.profile`), and
+an op's instructions are summed by pass. Contractions are reported in GFLOP/s, all other ops in
+Gelements/s: the numbers of the layer's output, once for every visit of the pass. Rates come from
+the median over rounds; pytest-benchmark's own table shows whole profiled steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.rivals.ours import Fastmaml
-from benchmarks.workloads import Workload, make_problem
+from benchmarks.passes import PASSES, PassTotal, Profiled, total_by_pass
 
 _engine = pytest.importorskip("fastmaml._engine", reason="fastmaml is not installed")
 pytestmark = [
@@ -26,11 +26,8 @@ pytestmark = [
     pytest.mark.skipif(not _engine.available(), reason="fastmaml's engine is not built"),
 ]
 
-THREADS = 2
 TASKS = 16
-# Passes over the rows per copy of an op: forward and backward on the query rows without inner
-# steps; with one, forward, backward and their tangents on the support rows as well.
-PASSES = {0: 2, 1: 6}
+CASE_SECONDS, FEWEST_ROUNDS, MOST_ROUNDS = 0.5, 3, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,81 +36,107 @@ class LinearCase:
 
     width: int
     rows: int
+    factored: bool = False
     depth: int = 4
+
+    def __str__(self) -> str:
+        """As the case is called in the table."""
+        return f"{self.width}x{self.rows}{'-factored' * self.factored}"
 
 
 LINEAR_CASES = [
     LinearCase(40, 10),
     LinearCase(64, 5),
     LinearCase(256, 5),
+    LinearCase(256, 5, factored=True),
     LinearCase(256, 25),
-    LinearCase(1024, 25),
+    LinearCase(1024, 25, depth=2),
+    LinearCase(1024, 25, factored=True, depth=2),
 ]
 
-POINTWISE: dict[str, Callable[[int], nn.Module]] = {
-    "relu": lambda _: nn.ReLU(),
-    "leaky_relu": lambda _: nn.LeakyReLU(),
-    "elu": lambda _: nn.ELU(),
-    "gelu": lambda _: nn.GELU(),
-    "gelu_tanh": lambda _: nn.GELU(approximate="tanh"),
-    "silu": lambda _: nn.SiLU(),
-    "softplus": lambda _: nn.Softplus(),
-    "tanh": lambda _: nn.Tanh(),
-    "sigmoid": lambda _: nn.Sigmoid(),
-    "batch_norm": nn.BatchNorm1d,
+
+class Double(nn.Module):
+    """x + x, the residual add of a value to itself."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum."""
+        return x + x
+
+
+LAYERS: dict[str, tuple[str, Callable[[int], nn.Module]]] = {  # name: (op, layer of a width)
+    "relu": ("relu", lambda _: nn.ReLU()),
+    "leaky_relu": ("leaky_relu", lambda _: nn.LeakyReLU()),
+    "elu": ("elu", lambda _: nn.ELU()),
+    "gelu": ("gelu", lambda _: nn.GELU()),
+    "gelu_tanh": ("gelu", lambda _: nn.GELU(approximate="tanh")),
+    "silu": ("silu", lambda _: nn.SiLU()),
+    "softplus": ("softplus", lambda _: nn.Softplus()),
+    "tanh": ("tanh", lambda _: nn.Tanh()),
+    "sigmoid": ("sigmoid", lambda _: nn.Sigmoid()),
+    "batch_norm": ("batch_norm", nn.BatchNorm1d),
+    "add": ("add", lambda _: Double()),
 }
-POINTWISE_WIDTH, POINTWISE_ROWS, POINTWISE_COPIES = 512, 32, 16
+LOSSES = ["mse", "cross_entropy", "bce_with_logits"]
+WIDTH, ROWS, COPIES = 512, 32, 8
 
 
-@pytest.fixture(autouse=True)
-def _two_threads() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+def measure(
+    benchmark: Any, step: Profiled, totals: Callable[[Any], dict[str, PassTotal]]
+) -> dict[str, PassTotal]:
+    """Repeat a step; every pass that ran with its median seconds."""
+    step()
+    first = sum(time.seconds for time in step.times[0])
+    rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, int(CASE_SECONDS / first)))
+    benchmark.pedantic(step, rounds=rounds)
+    found = [totals(times) for times in step.times[1:]]
+    result = found[0]
+    for name, total in result.items():
+        total.seconds = median(one[name].seconds for one in found)
+    assert set(result) >= set(PASSES)
+    return result
 
 
-@pytest.mark.parametrize("inner_steps", [0, 1])
-@pytest.mark.parametrize("case", LINEAR_CASES, ids=lambda c: f"{c.width}x{c.rows}")
-def test_linear(benchmark: Any, case: LinearCase, inner_steps: int) -> None:
-    """Contractions: GFLOP/s of a stack of linear layers."""
-    workload = Workload(
-        name="linear",
-        title="linear",
-        widths=(case.width,) * (case.depth + 1),
-        loss="cross_entropy",
-        tasks=TASKS,
-        support_rows=case.rows,
-        query_rows=case.rows,
-        inner_steps=inner_steps,
-        inner_lr=0.01,
-    )
-    contestant = Fastmaml()
-    contestant.prepare(make_problem(workload, "float32"))
-    benchmark(contestant.step)
-    seconds = benchmark.stats.stats.median
-    benchmark.extra_info["gflops"] = round(workload.necessary_flops / seconds / 1e9, 2)
+def report(benchmark: Any, unit: str, amounts: dict[str, tuple[float, float]]) -> None:
+    """Leave the rates of all passes, from amount and seconds, with the benchmark."""
+    benchmark.extra_info["unit"] = unit
+    for name, (amount, seconds) in amounts.items():
+        benchmark.extra_info[name] = round(amount / seconds / 1e9, 2)
 
 
-@pytest.mark.parametrize("inner_steps", [0, 1])
-@pytest.mark.parametrize("op", POINTWISE)
-def test_pointwise(benchmark: Any, op: str, inner_steps: int) -> None:
-    """Everything else: elements per second of a stack of the op between two thin linear layers."""
-    import fastmaml
+@pytest.mark.parametrize("case", LINEAR_CASES, ids=str)
+def test_linear(benchmark: Any, case: LinearCase) -> None:
+    """A stack of linear layers; the sums over tasks hold the weight gradients of factored ones."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(case.width, case.width) for _ in range(case.depth)))
+    x = torch.randn(TASKS, case.rows, case.width)
+    step = Profiled(model, (x, torch.sin(x)), "mse", factored=int(case.factored))
+    layers = step.layers("linear")
+    found = measure(benchmark, step, lambda t: total_by_pass(t, layers, whole_program=True))
+    report(benchmark, "GFLOP/s", {name: (t.flops, t.seconds) for name, t in found.items()})
 
-    generator = torch.Generator().manual_seed(0)
-    layers = [POINTWISE[op](POINTWISE_WIDTH) for _ in range(POINTWISE_COPIES)]
-    model = nn.Sequential(nn.Linear(1, POINTWISE_WIDTH), *layers, nn.Linear(POINTWISE_WIDTH, 1))
-    x = torch.randn(TASKS, POINTWISE_ROWS, 1, generator=generator)
-    data = (x, torch.sin(x))
 
-    def step() -> Any:
-        model.zero_grad()
-        return fastmaml.meta_step(
-            model, data, data, loss="mse", inner_lr=0.01, inner_steps=inner_steps, backend="fused"
-        )
+@pytest.mark.parametrize("name", LAYERS)
+def test_elementwise(benchmark: Any, name: str) -> None:
+    """A stack of the op between two thin linear layers."""
+    torch.manual_seed(0)
+    op, layer = LAYERS[name]
+    stack = [layer(WIDTH) for _ in range(COPIES)]
+    model = nn.Sequential(nn.Linear(1, WIDTH), *stack, nn.Linear(WIDTH, 1))
+    x = torch.randn(TASKS, ROWS, 1)
+    step = Profiled(model, (x, torch.sin(x)), "mse")
+    layers = step.layers(op)
+    found = measure(benchmark, step, lambda t: total_by_pass(t, layers))
+    numbers = TASKS * ROWS * WIDTH
+    report(benchmark, "Gelements/s", {n: (numbers * t.visits, t.seconds) for n, t in found.items()})
 
-    benchmark(step)
-    elements = TASKS * POINTWISE_ROWS * POINTWISE_WIDTH * POINTWISE_COPIES * PASSES[inner_steps]
-    seconds = benchmark.stats.stats.median
-    benchmark.extra_info["gelements"] = round(elements / seconds / 1e9, 2)
+
+@pytest.mark.parametrize("width", [5, WIDTH])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss(benchmark: Any, loss: str, width: int) -> None:
+    """The loss after one thin linear layer with so many outputs."""
+    torch.manual_seed(0)
+    x, y = torch.randn(TASKS, ROWS, 1), torch.rand(TASKS, ROWS, width)
+    step = Profiled(nn.Linear(1, width), (x, y.argmax(-1) if loss == "cross_entropy" else y), loss)
+    found = measure(benchmark, step, lambda t: total_by_pass(t, {loss}))
+    numbers = TASKS * ROWS * width
+    report(benchmark, "Gelements/s", {n: (numbers * t.visits, t.seconds) for n, t in found.items()})

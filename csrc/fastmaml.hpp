@@ -77,6 +77,14 @@ struct Call {
   size_t workspace_bytes = 0;
 };
 
+// What one instruction of the program took in a profiled call.
+struct InstructionTime {
+  std::string label;   // the pass that wrote it, as "step 0 fc1.backward" or "query fc1.forward";
+                       // "u = sigma v", "fc1.weight.meta_grad" where the program itself did
+  double seconds = 0;  // all tasks together; every group of tasks adds one reading of the clock
+  double flops = 0;    // multiply-adds counted as two; 0 unless it is a contraction
+};
+
 struct Compiled;
 
 class Plan {
@@ -88,6 +96,9 @@ class Plan {
 
   size_t workspace_bytes(int64_t tasks, int threads) const;
   void run(const Call& call) const;
+  // Runs on one thread (and in the workspace of one), whatever `call.threads` says, and times every
+  // instruction, in the program's order: prologue, body, commit. The outputs are those of `run`.
+  std::vector<InstructionTime> profile(const Call& call) const;
   std::string describe(int64_t tasks, int threads) const;
   double flops(int64_t tasks) const;  // multiply-adds counted as two, contractions only
   Shape output_shape() const;         // of one row of logits

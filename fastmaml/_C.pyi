@@ -17,6 +17,11 @@ class NodeSpec:
         name: str,
     ) -> None: ...
 
+class InstructionTime:
+    label: str
+    seconds: float
+    flops: float
+
 class Plan:
     def __init__(
         self,
@@ -56,6 +61,23 @@ class Plan:
         workspace: int,
         workspace_bytes: int,
     ) -> None: ...
+    def profile(
+        self,
+        tasks: int,
+        threads: int,
+        support_x: int,
+        support_y: int,
+        query_x: int,
+        query_y: int,
+        rates: list[float],
+        tensors: list[int],
+        outputs: list[int],
+        task_losses: int,
+        logits: int,
+        loss_dots: int,
+        workspace: int,
+        workspace_bytes: int,
+    ) -> list[InstructionTime]: ...
 
 def instruction_set() -> str: ...
 def available_instruction_sets() -> list[str]: ...

@@ -1,14 +1,14 @@
 """The only user of the compiled module: plans, pointers and the bytes they point at.
 
-Python owns every byte. `CompiledPlan.run` allocates the outputs as torch tensors, keeps one
+Python owns every byte. `CompiledPlan` allocates the outputs as torch tensors, keeps one
 workspace per plan for the next call, and hands raw pointers to the engine.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ except ImportError as error:  # a source tree that was not built, or a platform 
 __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flops", "require"]
 
 Purpose = Literal["meta_step", "evaluate", "adapt"]
+_Answer = TypeVar("_Answer")
 
 FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
@@ -81,6 +82,14 @@ class Outputs(NamedTuple):
     logits: Tensor  # [T, Q, ...]
     tensors: list[Tensor]  # meta-gradients [shape] or fast weights [T, shape], trainable order
     loss_dots: Tensor | None  # [T, K]
+
+
+class InstructionTime(NamedTuple):
+    """What one instruction of the program took in a profiled run."""
+
+    label: str  # the pass that wrote it: "step 0 fc1.backward", "query fc1.forward"
+    seconds: float  # one thread, all tasks
+    flops: float  # multiply-adds counted as two; 0 unless it is a contraction
 
 
 class CompiledPlan:
@@ -163,9 +172,35 @@ class CompiledPlan:
         Returns:
             The `Outputs`, freshly allocated.
         """
+        return self._call(self.plan.run, torch.get_num_threads(), tasks, theta, rate)[0]
+
+    def profile(
+        self, tasks: Tasks, theta: Sequence[Tensor], rate: float
+    ) -> tuple[Outputs, list[InstructionTime]]:
+        """Run the program on one thread and time its instructions.
+
+        Args:
+            tasks: As for `run`.
+            theta: As for `run`.
+            rate: As for `run`.
+
+        Returns:
+            The same `Outputs` as `run`, and every instruction in the program's order.
+        """
+        outputs, times = self._call(self.plan.profile, 1, tasks, theta, rate)
+        return outputs, [InstructionTime(t.label, t.seconds, t.flops) for t in times]
+
+    def _call(
+        self,
+        entry: Callable[..., _Answer],
+        threads: int,
+        tasks: Tasks,
+        theta: Sequence[Tensor],
+        rate: float,
+    ) -> tuple[Outputs, _Answer]:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # .grad must be an ordinary tensor
-                return self.run(tasks, theta, rate)
+                return self._call(entry, threads, tasks, theta, rate)
         dtype, adapt = self.dtype, self.purpose == "adapt"
         support = _dense(tasks.support_x), _dense(tasks.support_y)
         query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
@@ -180,11 +215,10 @@ class CompiledPlan:
         rows = 0 if adapt else tasks.query_rows
         logits = torch.empty((count, rows, *self.output_shape), dtype=dtype)
         dots = torch.empty((count, self.inner_steps), dtype=dtype) if self.rate_grad else None
-        threads = torch.get_num_threads()
         size = self.workspace_bytes(count, threads)
         workspace = _take_workspace(size)
         try:
-            self.plan.run(
+            answer = entry(
                 count,
                 threads,
                 support[0].data_ptr(),
@@ -203,7 +237,7 @@ class CompiledPlan:
         finally:
             if len(_WORKSPACES) < _KEPT_WORKSPACES:
                 _WORKSPACES.append(workspace)
-        return Outputs(losses, logits, outputs, dots)
+        return Outputs(losses, logits, outputs, dots), answer
 
 
 # Workspaces between calls, for all plans: a list's pop and append are atomic, so that threads never

@@ -33,6 +33,7 @@ from tolerances import assert_close, assert_float32
 from torch import Tensor, nn
 
 import fastmaml
+from benchmarks import test_ops_bench
 from fastmaml import _C, graph, losses, reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -260,6 +261,11 @@ def test_every_op_has_a_case_and_a_translator() -> None:
 
 def test_every_loss_has_a_case_and_a_translator() -> None:
     assert {losses.resolve(loss).op for loss in LOSSES} == registered("LossOp")
+
+
+def test_every_op_is_benchmarked() -> None:
+    assert {op for op, _ in test_ops_bench.LAYERS.values()} | {"linear"} == registered("Op")
+    assert set(test_ops_bench.LOSSES) == registered("LossOp")
 
 
 def test_every_op_has_a_card() -> None:

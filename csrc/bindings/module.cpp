@@ -27,11 +27,13 @@ NodeSpec make_node(std::string op, std::vector<int> inputs, std::vector<int> par
           std::move(attrs), std::move(shape),  std::move(name)};
 }
 
-void run(const Plan& plan, int64_t tasks, int threads, Address support_x, Address support_y,
-         Address query_x, Address query_y, std::vector<double> rates,
-         const std::vector<Address>& tensors, const std::vector<Address>& outputs,
-         Address task_losses, Address logits, Address loss_dots, Address workspace,
-         size_t workspace_bytes) {
+// Plan::run or Plan::profile.
+template <auto entry>
+auto invoke(const Plan& plan, int64_t tasks, int threads, Address support_x, Address support_y,
+            Address query_x, Address query_y, std::vector<double> rates,
+            const std::vector<Address>& tensors, const std::vector<Address>& outputs,
+            Address task_losses, Address logits, Address loss_dots, Address workspace,
+            size_t workspace_bytes) {
   Call call;
   call.tasks = tasks, call.threads = threads;
   call.support_x = reinterpret_cast<const void*>(support_x);
@@ -47,7 +49,7 @@ void run(const Plan& plan, int64_t tasks, int threads, Address support_x, Addres
   call.workspace = reinterpret_cast<void*>(workspace);
   call.workspace_bytes = workspace_bytes;
   const py::gil_scoped_release release;
-  plan.run(call);
+  return (plan.*entry)(call);
 }
 
 // The Python classes live in fastmaml/errors.py; this carries the texts across.
@@ -85,6 +87,10 @@ PYBIND11_MODULE(_C, module) {
         return TensorSpec{std::move(name), std::move(shape), trainable};
       }));
   py::class_<NodeSpec>(module, "NodeSpec").def(py::init(&make_node));
+  py::class_<InstructionTime>(module, "InstructionTime")
+      .def_readonly("label", &InstructionTime::label)
+      .def_readonly("seconds", &InstructionTime::seconds)
+      .def_readonly("flops", &InstructionTime::flops);
   py::class_<Plan>(module, "Plan")
       .def(py::init([](Shape row_shape, std::vector<TensorSpec> tensors,
                        std::vector<NodeSpec> nodes, int output, NodeSpec loss, bool float64,
@@ -111,7 +117,8 @@ PYBIND11_MODULE(_C, module) {
       .def("describe", &Plan::describe, py::arg("tasks"), py::arg("threads"))
       .def("flops", &Plan::flops, py::arg("tasks"))
       .def("output_shape", &Plan::output_shape)
-      .def("run", &run);
+      .def("run", &invoke<&Plan::run>)
+      .def("profile", &invoke<&Plan::profile>);
   module.def("instruction_set", &instruction_set);
   module.def("available_instruction_sets", &available_instruction_sets);
   module.def("force_instruction_set", &force_instruction_set, py::arg("name"));

@@ -256,15 +256,15 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads) {
   return layout;
 }
 
-void execute(const Program& program, const Schedule& schedule, const Call& call) {
+const Kernel* kernels_of(Dtype dtype) {
   const KernelTable& table = kernels();
+  return dtype == Dtype::f32 ? table.f32 : table.f64;
+}
+
+void execute(const Program& program, const Schedule& schedule, const Kernel* kernels,
+             const Call& call) {
   const Layout layout = plan_layout(program, call.tasks, call.threads);
-  Run run{program,
-          schedule,
-          call,
-          layout,
-          program.settings.dtype == Dtype::f32 ? table.f32 : table.f64,
-          Barrier(layout.threads)};
+  Run run{program, schedule, call, layout, kernels, Barrier(layout.threads)};
   if (program.settings.dtype == Dtype::f32)
     write_scalars<float>(program, call, run.workspace(layout.scalars));
   else

@@ -10,13 +10,14 @@
 
 #include <vector>
 
+#include "cpu/context.hpp"
 #include "fastmaml.hpp"
 #include "plan/program.hpp"
 
 namespace fastmaml {
 
 struct Step {
-  int kind;          // index of the alternative in Args
+  int kind;          // index of the alternative in Args, and of its kernel
   const void* args;  // into the program's instruction
 };
 
@@ -37,6 +38,9 @@ struct Layout {
 };
 
 Layout plan_layout(const Program& program, int64_t tasks, int threads);
-void execute(const Program& program, const Schedule& schedule, const Call& call);
+// The kernels of the instruction set in force, by Step::kind.
+const Kernel* kernels_of(Dtype dtype);
+void execute(const Program& program, const Schedule& schedule, const Kernel* kernels,
+             const Call& call);
 
 }  // namespace fastmaml

@@ -1,6 +1,7 @@
 // Plan: the door of the core. Checks a call against the plan, then hands it to the executor.
 #include "core/error.hpp"
 #include "cpu/executor.hpp"
+#include "cpu/profile.hpp"
 #include "fastmaml.hpp"
 #include "plan/describe.hpp"
 #include "plan/program.hpp"
@@ -56,7 +57,14 @@ size_t Plan::workspace_bytes(int64_t tasks, int threads) const {
 
 void Plan::run(const Call& call) const {
   check_call(*compiled_, call);
-  execute(*compiled_, compiled_->schedule, call);
+  execute(*compiled_, compiled_->schedule, kernels_of(compiled_->settings.dtype), call);
+}
+
+std::vector<InstructionTime> Plan::profile(const Call& call) const {
+  Call alone = call;
+  alone.threads = 1;
+  check_call(*compiled_, alone);
+  return execute_timed(*compiled_, compiled_->schedule, alone);
 }
 
 std::string Plan::describe(int64_t tasks, int threads) const {

@@ -191,12 +191,9 @@ class Writer {
   Emit emit_;
 };
 
-double flops(const std::vector<Instruction>& section) {
+double total_flops(const std::vector<Instruction>& section) {
   double total = 0;
-  for (const Instruction& instruction : section)
-    if (auto* args = std::get_if<ContractArgs>(&instruction.args))
-      for (const ContractTerm& term : args->terms)
-        total += 2.0 * static_cast<double>(args->m * args->n) * static_cast<double>(term.k);
+  for (const Instruction& instruction : section) total += flops(instruction);
   return total;
 }
 
@@ -210,6 +207,15 @@ void check_settings(const Settings& s) {
 
 }  // namespace
 
+double flops(const Instruction& instruction) {
+  const auto* args = std::get_if<ContractArgs>(&instruction.args);
+  if (!args) return 0;
+  double total = 0;
+  for (const ContractTerm& term : args->terms)
+    total += 2.0 * static_cast<double>(args->m * args->n) * static_cast<double>(term.k);
+  return total;
+}
+
 Program write_program(const NetworkSpec& spec, const Settings& settings) {
   check_settings(settings);
   Program program;
@@ -220,7 +226,7 @@ Program write_program(const NetworkSpec& spec, const Settings& settings) {
   program.target_numel = spec.loss.op == "cross_entropy" ? 1 : program.output_numel;
   const std::vector<bool> factored = choose_factored(program);
   Writer(program, factored).write();
-  program.body_flops = flops(program.body) + flops(program.commit);
+  program.body_flops = total_flops(program.body) + total_flops(program.commit);
   return program;
 }
 

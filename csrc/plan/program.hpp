@@ -17,7 +17,7 @@ namespace fastmaml {
 
 struct Instruction {
   Args args;
-  std::string label;  // "fc1.backward_jvp", for describe
+  std::string label;  // "step 0 fc1.backward_jvp", for describe and profile
 };
 
 struct Arena {
@@ -36,6 +36,9 @@ struct Program {
   double body_flops = 0;               // contractions of one task, commit included
   std::vector<std::string> decisions;  // one line for each choice, for describe
 };
+
+// Multiply-adds of one task, counted as two: contractions only.
+double flops(const Instruction& instruction);
 
 Program write_program(const NetworkSpec& spec, const Settings& settings);
 

@@ -135,7 +135,8 @@ Problem<T>::Problem(const NetworkSpec& spec, const Settings& s, int64_t count, u
 }
 
 template <class T>
-typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int fill) const {
+typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int fill,
+                                            std::vector<InstructionTime>* times) const {
   const Settings& s = plan.settings();
   const Workspace workspace(plan.workspace_bytes(tasks, threads), fill);
   const bool adapt = s.mode == Mode::adapt, classes = network.loss.op == "cross_entropy";
@@ -157,7 +158,10 @@ typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int f
   call.task_losses = result.losses.data(), call.logits = result.logits.data();
   call.loss_dots = result.loss_dots.data();
   call.workspace = workspace.data(), call.workspace_bytes = workspace.bytes();
-  plan.run(call);
+  if (times)
+    *times = plan.profile(call);
+  else
+    plan.run(call);
   return result;
 }
 

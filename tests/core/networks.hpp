@@ -77,8 +77,9 @@ struct Problem {
     bool operator==(const Result&) const = default;
   };
 
-  // `fill` is the byte the workspace holds before the run.
-  Result run(const Plan& plan, int threads, int fill = 0) const;
+  // `fill` is the byte the workspace holds before the run; `times` asks for a profiled one.
+  Result run(const Plan& plan, int threads, int fill = 0,
+             std::vector<InstructionTime>* times = nullptr) const;
   Result run(int threads = 1, int fill = 0) const {
     return run(Plan(network, settings), threads, fill);
   }
