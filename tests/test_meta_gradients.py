@@ -41,7 +41,7 @@ def truth(model: nn.Module, data: Any, **options: Any) -> tuple[Any, Tensor]:
 def agrees(load: Workload) -> bool:
     """Assert that the engine agrees with double backward; say whether it took torch's spread.
 
-    Batch statistics of a few rows amplify rounding, up to a millionfold over several steps, in
+    Batch statistics of two or three rows amplify rounding step by step, at worst to any size, in
     torch as here: nine digits are then not to be had from the oracle either. How far its answers
     lie apart when its sums run in another order says how many are. Nothing else is so excused.
     """
