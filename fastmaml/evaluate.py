@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastmaml.errors import SettingError
 from fastmaml.losses import LossArgument
+from fastmaml.settings import check_steps
 
 Batch = tuple[Tensor, Tensor]
 
@@ -80,7 +81,7 @@ def evaluate(
         Means and 95% intervals over all tasks, for every number of steps.
 
     Raises:
-        SettingError: `inner_steps` is negative or no whole number, or `episodes` is empty.
+        SettingError: `inner_steps` is negative or no integer, or `episodes` is empty.
 
     Source: Finn, Abbeel, Levine 2017, sections 5.1 and 5.2 (600 tasks there).
 
@@ -95,11 +96,7 @@ def evaluate(
     """
     from fastmaml.meta import query_losses
 
-    if isinstance(inner_steps, bool) or not isinstance(inner_steps, int) or inner_steps < 0:
-        raise SettingError(
-            f"evaluate: inner_steps must be a whole number of at least 0, got {inner_steps!r}; "
-            "pass the largest number of steps to measure."
-        )
+    inner_steps = check_steps("evaluate", inner_steps)
     losses: list[Tensor] = []
     rates: list[Tensor] = []
     ran = ""

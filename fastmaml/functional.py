@@ -23,6 +23,7 @@ __all__ = [
     "accumulate",
     "call_model",
     "grad_mode",
+    "is_index",
     "leaf",
     "model_kind",
     "predictor",
@@ -103,6 +104,8 @@ def trainable(where: str, model: nn.Module) -> dict[str, Tensor]:
 def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]:
     """Dtype and device that all parameters of the model share.
 
+    Frozen integer parameters count as buffers: they may be of any dtype.
+
     Raises:
         SettingError: The model has no trainable parameter.
         DtypeError: Its parameters are of several dtypes.
@@ -115,7 +118,7 @@ def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]
             'call model.to_empty(device="cpu") and initialise it.'
         )
     for name, parameter in model.named_parameters():
-        if parameter.dtype is not one.dtype:
+        if parameter.dtype is not one.dtype and not is_index(parameter):
             raise DtypeError(
                 f"{where}: the model's parameters must be of one dtype, got {one.dtype} for "
                 f"`{first}` and {parameter.dtype} for `{name}`; call model.float()."
@@ -128,28 +131,100 @@ def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]
     return one.dtype, one.device
 
 
+def is_index(tensor: Tensor) -> bool:
+    """Whether a tensor holds integers or truth values, which nothing can be derived by."""
+    return not tensor.is_floating_point() and not tensor.is_complex()
+
+
 def accumulate(
-    model: nn.Module,
+    where: str,
+    parameters: Mapping[str, Tensor],
     inner_lr: float | Tensor,
     grads: Mapping[str, Tensor],
     rate_grad: Tensor | None,
 ) -> None:
-    """Add gradients to ``.grad`` of the parameters and of a learned ``inner_lr``.
+    """Add gradients to ``.grad`` of the parameters and of a learned ``inner_lr``, or nothing.
 
-    A step size that was itself computed passes its gradient on, as ``backward()`` does; that can
-    fail, and comes first, so that a failure leaves every ``.grad`` as it was.
+    What is there already is checked before anything is written. A step size that was itself
+    computed passes its gradient on, as ``backward()`` does; that can fail, and comes next.
+
+    Args:
+        where: The call that error texts begin with.
+        parameters: Where the gradients go, by name.
+        inner_lr: The step size.
+        grads: Gradients by name, each of its parameter's shape, dtype and device.
+        rate_grad: That of ``inner_lr``, 0-dim, or None.
+
+    Raises:
+        SettingError: A ``.grad`` that is not dense, shares memory with itself, or was made in
+            inference mode.
+        ShapeError: A ``.grad`` of another shape than its parameter.
+        DtypeError: A ``.grad`` of another dtype.
+        DeviceError: A ``.grad`` on another device.
     """
+    held, added = _held(where, parameters, grads)
     if isinstance(inner_lr, Tensor) and rate_grad is not None:
         torch.autograd.backward(inner_lr, rate_grad)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            grad = grads.get(name)
-            if grad is None:
-                continue
-            if parameter.grad is None:
-                parameter.grad = grad
-            else:
-                parameter.grad.add_(grad)
+        held, added = _held(where, parameters, grads)  # it may have been computed from parameters
+    if held:
+        torch._foreach_add_(held, added)
+    if len(held) < len(grads):
+        for name, grad in grads.items():
+            if parameters[name].grad is None:
+                parameters[name].grad = grad
+
+
+def _held(
+    where: str, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Every ``.grad`` that is there already, and what is to be added to it. Changes nothing."""
+    held, added = [], []
+    dtype = device = None
+    for name, grad in grads.items():
+        old = parameters[name].grad
+        if old is None:
+            continue
+        if dtype is None:
+            dtype, device = grad.dtype, grad.device  # all share them, as the parameters do
+        # This runs in every call: one flag each for what nearly always holds.
+        if (
+            old.dtype is not dtype
+            or old.layout is not torch.strided
+            or old.shape != grad.shape
+            or old.device != device
+            or old.is_inference()
+            or not old.is_contiguous()
+        ):
+            _check_held(where, name, old, grad)
+        # A .grad from create_graph carries a graph, in which this sum has no part.
+        held.append(old.detach() if old.requires_grad else old)
+        added.append(grad)
+    return held, added
+
+
+def _check_held(where: str, name: str, old: Tensor, grad: Tensor) -> None:
+    """Refuse a ``.grad`` that the gradient cannot be added to."""
+    text = f"{where}: .grad of `{name}` must be "
+    advice = "; set it to None, as optimizer.zero_grad() does."
+    if old.layout is not torch.strided:
+        raise SettingError(f"{text}dense, got {old.layout}{advice}")
+    if old.dtype is not grad.dtype:
+        raise DtypeError(f"{text}{grad.dtype} like the parameter, got {old.dtype}{advice}")
+    if old.shape != grad.shape:
+        raise ShapeError(
+            f"{text}{list(grad.shape)} like the parameter, got {list(old.shape)}{advice}"
+        )
+    if old.device != grad.device:
+        raise DeviceError(f"{text}on {grad.device} like the parameter, got {old.device}{advice}")
+    if old.is_inference() and not torch.is_inference_mode_enabled():
+        raise SettingError(
+            f"{text}an ordinary tensor, got one that was made in inference mode{advice}"
+        )
+    if any(size > 1 and not stride for size, stride in zip(old.shape, old.stride(), strict=True)):
+        raise SettingError(
+            f"{text}a tensor that can be added to, got an expanded one whose entries share "
+            f"memory{advice}"
+        )
 
 
 def leaf(tensor: Tensor, requires_grad: bool) -> Tensor:

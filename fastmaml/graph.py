@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 from torch import Tensor, fx, nn
 
 from .errors import ShapeError, UnsupportedModelError
+from .functional import is_index
 from .graph_ops import FUNCTIONS, METHODS, MODULES, ROWS, Value, function_name
 from .untouched import RandomState, untouched
 
@@ -347,6 +348,8 @@ class _Tracer(fx.Tracer):
             return -1
         if id(tensor) not in self.named:
             self.stop(", which uses a tensor that is neither its parameter nor its buffer")
+        if is_index(tensor):
+            self.stop(f", which computes with `{self.named[id(tensor)][0]}` of {tensor.dtype}")
         if id(tensor) not in self.index:
             self.index[id(tensor)] = len(self.tensors)
             trainable = isinstance(tensor, nn.Parameter) and tensor.requires_grad

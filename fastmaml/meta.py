@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import _engine, fallback
 from .errors import BackendError, SettingError, UnsupportedModelError
-from .functional import model_kind, predictor, trainable
+from .functional import accumulate, model_kind, predictor, trainable
 from .losses import LossArgument
 from .plan import lookup
 from .reference import Outcome, fast_weights
@@ -60,9 +60,10 @@ def meta_step(
     Args:
         model: Any module that maps ``[rows, ...]`` to ``[rows, ...]``. It is not changed, but for
             ``.grad``. Parameters with ``requires_grad=False`` take part in the forward pass, are
-            not adapted and get no gradient. Batch norm in training mode (or without running
-            statistics) uses the statistics of the rows of each pass; in eval mode the running
-            statistics are constants. Running statistics are never updated.
+            not adapted and get no gradient; only these may hold integers, as buffers may. Batch
+            norm in training mode (or without running statistics) uses the statistics of the rows
+            of each pass; in eval mode the running statistics are constants. Running statistics are
+            never updated.
         support: ``(x, y)``: x ``[T, S, ...]`` of the model's dtype (float32 or float64) and device;
             y ``[T, S]`` int64 class indices for cross-entropy, else targets of the output's shape.
         query: The same with Q rows per task.
@@ -81,9 +82,10 @@ def meta_step(
 
     Raises:
         ShapeError: Data that do not fit together or to the model.
-        DtypeError: Data of another dtype than the model's.
+        DtypeError: Data, or a ``.grad`` to add to, of another dtype than the model's.
         DeviceError: Data on another device than the model's.
-        SettingError: A setting or class index out of range, or nothing to train.
+        SettingError: A setting or class index out of range, nothing to train, or a ``.grad`` that
+            cannot be added to.
         UnsupportedModelError: ``backend="fused"`` and a layer that the engine cannot take.
         BackendError: ``backend="fused"`` and no engine for the model's device.
 
@@ -103,7 +105,7 @@ def meta_step(
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
     call = _prepare(where, model, support, query, settings, backend, "meta_step")
     outcome = _compute(call, want_grad=True)
-    _accumulate(call, outcome)
+    accumulate(where, call.parameters, settings.inner_lr, outcome.grads, outcome.rate_grad)
     return _finish(call, outcome)
 
 
@@ -340,24 +342,6 @@ def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
     alpha = float(rate.detach().to(ran.loss_dots.dtype))  # as the engine saw it
     total = ran.loss_dots.sum()
     return (total / alpha if alpha else -total).to(rate.dtype).to(rate.device)
-
-
-def _accumulate(call: _Call, outcome: Outcome) -> None:
-    """Add the gradients to ``.grad``, as ``backward()`` does.
-
-    A rate that was itself computed passes its gradient on; that can fail, and comes first.
-    """
-    rate = call.settings.inner_lr
-    if outcome.rate_grad is not None and isinstance(rate, Tensor):
-        torch.autograd.backward(rate, outcome.rate_grad)
-    held = [(call.parameters[n].grad, g) for n, g in outcome.grads.items()]
-    added = [(old, new) for old, new in held if old is not None]
-    if added:
-        with torch.no_grad():
-            torch._foreach_add_([old for old, _ in added], [new for _, new in added])
-    for name, grad in outcome.grads.items():
-        if call.parameters[name].grad is None:
-            call.parameters[name].grad = grad
 
 
 def _finish(call: _Call, outcome: Outcome) -> MetaStepResult:

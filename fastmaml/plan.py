@@ -106,6 +106,7 @@ class ModelPlans:
         self._snapshots = [_snapshot(module) for module in model.modules()]
         self._networks: dict[tuple[int, ...], _Traced | str] = {}
         self._requires_grad = [(p, p.requires_grad) for p in model.parameters()]
+        self._first = next((p for p, flag in self._requires_grad if flag), None)
 
     def holds(self) -> bool:
         """Whether the model is still the one that was traced."""
@@ -121,10 +122,8 @@ class ModelPlans:
 
     def kind(self, where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]:
         """Dtype and device of the model's parameters; errors as `model_kind`."""
-        if not self._requires_grad:
-            return model_kind(where, model)
-        first = self._requires_grad[0][0]
-        return first.dtype, first.device
+        first = self._first
+        return model_kind(where, model) if first is None else (first.dtype, first.device)
 
     def traced(self, model: nn.Module, row_shape: tuple[int, ...], where: str) -> _Traced:
         """The model's network for rows of this shape.
@@ -138,6 +137,9 @@ class ModelPlans:
             try:
                 found = _Traced(model, trace(model, row_shape, where))
             except UnsupportedModelError as error:
+                # Hooks are refused while they are there; these plans may outlive them.
+                if not self.holds():
+                    raise
                 # The text alone: the exception's frames hold the model, which must be able to go.
                 found = str(error)
             if len(self._networks) >= _KEPT:

@@ -93,7 +93,8 @@ def meta_step(
     dtype, device = model_kind(where, model)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     outcome = compute(model, tasks, settings, want_grad=True, where=where)
-    accumulate(model, settings.inner_lr, outcome.grads, outcome.rate_grad)
+    parameters = trainable(where, model)
+    accumulate(where, parameters, settings.inner_lr, outcome.grads, outcome.rate_grad)
     return finish(tasks, settings, outcome)
 
 

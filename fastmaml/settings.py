@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .errors import SettingError
 from .losses import Loss, LossArgument, resolve
 
-__all__ = ["Settings", "check_settings"]
+__all__ = ["Settings", "check_settings", "check_steps"]
 
 _MOST_STEPS = 10_000  # every step is part of the program; more would not fit any machine
 
@@ -47,7 +49,7 @@ def check_settings(
         where: The call that error texts begin with.
         loss: See `fastmaml.losses.resolve`.
         inner_lr: A finite number or 0-dim floating-point tensor.
-        inner_steps: An integer >= 0; 0 is the plain query gradient.
+        inner_steps: See `check_steps`; 0 is the plain query gradient.
         first_order: True or False.
 
     Returns:
@@ -60,7 +62,7 @@ def check_settings(
     2
     """
     if type(inner_steps) is not int or not 0 <= inner_steps <= _MOST_STEPS:
-        inner_steps = _steps(where, inner_steps)
+        inner_steps = check_steps(where, inner_steps)
     if type(inner_lr) is not float or not math.isfinite(inner_lr):
         inner_lr = _rate(where, inner_lr)
     if type(first_order) is not bool:
@@ -68,15 +70,36 @@ def check_settings(
     return Settings(resolve(loss, where), inner_lr, inner_steps, first_order)
 
 
-def _steps(where: str, value: Any) -> int:
-    """An integer of any type (numpy's too) as int."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise SettingError(f"{where}: inner_steps must be an integer >= 0, got {value!r}.")
-    if value < 0:
-        raise SettingError(f"{where}: inner_steps must be >= 0, got {value}.")
-    if int(value) > _MOST_STEPS:
-        raise SettingError(f"{where}: inner_steps must be at most {_MOST_STEPS}, got {value}.")
-    return int(value)
+def check_steps(where: str, value: Any) -> int:
+    """A number of inner steps as int.
+
+    Args:
+        where: The call that error texts begin with.
+        value: An integer >= 0 of any type that can be an index, numpy's too, but no bool.
+
+    Returns:
+        The number.
+
+    Raises:
+        SettingError: It is no integer, negative, or more than a program can hold.
+
+    >>> check_steps("meta_step", 3)
+    3
+    """
+    try:
+        if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:
+            raise TypeError
+        steps = operator.index(value)
+    except (TypeError, ValueError):  # whatever an array or tensor of another kind raises
+        raise SettingError(
+            f"{where}: inner_steps must be an integer >= 0, got {value!r}; pass an int."
+        ) from None
+    if not 0 <= steps <= _MOST_STEPS:
+        raise SettingError(
+            f"{where}: inner_steps must be between 0 and {_MOST_STEPS}, got {steps}; "
+            "0 is the plain query gradient."
+        )
+    return steps
 
 
 def _rate(where: str, value: Any) -> float | Tensor:

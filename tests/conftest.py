@@ -14,6 +14,8 @@ import torch
 
 # The same examples on every run: a red test is red for everyone, and stays so until it is mended.
 hypothesis.settings.register_profile("fastmaml", deadline=None, derandomize=True, database=None)
+# Other examples, for a look around: --hypothesis-profile explore --hypothesis-seed 1.
+hypothesis.settings.register_profile("explore", deadline=None, database=None)
 hypothesis.settings.load_profile("fastmaml")
 
 THREADS = 1

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tolerances import TOLERANCE
@@ -94,8 +95,15 @@ def test_regression_has_no_accuracy_and_batches_do_not_matter() -> None:
 
 @pytest.mark.parametrize("steps", [-1, 1.0, True, "2", None])
 def test_inner_steps_must_count(steps: object) -> None:
-    with pytest.raises(SettingError, match="whole number of at least 0, got"):
+    with pytest.raises(SettingError, match=r"inner_steps must be .*, got"):
         fastmaml.evaluate(nn.Linear(4, 3).double(), classification((1,)), inner_steps=steps)
+
+
+def test_inner_steps_of_any_integer_type() -> None:
+    model = nn.Linear(4, 3).double()
+    for steps in (np.int64(2), torch.tensor(2)):
+        result = fastmaml.evaluate(model, classification((2,)), inner_steps=steps)
+        assert result == fastmaml.evaluate(model, classification((2,)), inner_steps=2)
 
 
 def test_no_episodes() -> None:

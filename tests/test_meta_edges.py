@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from small import classification, network
+from small import classification, gradients, network
 from test_meta import agree, both
+from tolerances import assert_close
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import meta
+from fastmaml import meta, reference
 from fastmaml.verify import _relative
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -31,6 +34,94 @@ def test_lists_that_the_forward_reads_may_change() -> None:
     agree(model, data)
     model.use.append("sigmoid")
     agree(model, data)
+
+
+class Indexed(nn.Module):
+    """Holds integers: a frozen parameter and a buffer, the first before any weight."""
+
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.order = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+        self.register_buffer("count", torch.tensor([1, 2, 3]))
+        self.layer, self.used = nn.Linear(2, 3), used
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return x[:, self.order] * self.count if self.used else x
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_frozen_integers_are_buffers(used: bool) -> None:
+    """The engine, all tasks at once and one by one; the engine leaves what it cannot compute."""
+    model, data = Indexed(used), classification()
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    meta._WARNED.add(Indexed)
+    backend = "reference" if used else "fused"
+    found = []
+    for call in (fastmaml.meta_step, fastmaml.meta_step, reference.meta_step):
+        result = call(model, *data, inner_steps=2)
+        assert result.backend == ("reference" if call is reference.meta_step else backend)
+        assert model.order.grad is None
+        found.append(torch.cat([*gradients(model), result.logits.flatten()]))
+        model.zero_grad()
+    assert_close(found[0], found[2], "meta_f64")
+    assert_close(found[1], found[2], "meta_f64")
+    assert fastmaml.verify(model, *data).ok
+    for call in (fastmaml.adapt, reference.adapt):
+        tasks = call(model, data[0])
+        assert list(tasks.parameters) == ["layer.weight", "layer.bias"]
+        assert tasks.predict(data[1][0]).dtype is torch.float64
+    assert all(map(torch.equal, before, model.state_dict().values()))
+
+
+def test_only_integers_may_differ() -> None:
+    """Frozen weights of another dtype are refused, as is training integers alone."""
+    model, data = Indexed(True), classification()
+    model.order = nn.Parameter(torch.ones(3, dtype=torch.float16), requires_grad=False)
+    for call in (fastmaml.meta_step, reference.meta_step):
+        with pytest.raises(fastmaml.DtypeError, match=r"got torch.float64 for `layer\.weight`"):
+            call(model, *data)
+        with pytest.raises(fastmaml.SettingError, match="requires_grad=True, got none in Indexed"):
+            call(Indexed(False).requires_grad_(False), *data)
+
+
+class Draws(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return x * torch.rand(()).item() if self.training else x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5)), Draws],
+    ids=["dropout", "draws"],
+)
+def test_refusals_end_with_their_cause(make: Callable[[], nn.Module]) -> None:
+    """Training mode, hooks and hooks on all modules: the engine takes over as soon as they go."""
+    model, data = make(), classification()
+    meta._WARNED.add(type(model))
+
+    def backend() -> str:
+        return fastmaml.meta_step(model, *data).backend
+
+    assert [(model.train(mode), backend())[1] for mode in (True, False) * 2] == [
+        "reference",
+        "fused",
+    ] * 2
+    for hook in (
+        lambda: next(iter(model.children())).register_forward_hook(lambda *_: None),
+        lambda: nn.modules.module.register_module_forward_hook(lambda *_: None),
+    ):
+        handle = hook()
+        try:
+            assert [backend(), backend()] == ["reference"] * 2
+        finally:
+            handle.remove()
+        assert backend() == "fused"
 
 
 def test_inference_mode_leaves_ordinary_gradients() -> None:

@@ -2,83 +2,111 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
+from equivalents import answer, reordered
 from hypothesis import given, settings
 from networks import RandomNet, Workload, workloads
-from tolerances import TOLERANCE, assert_close, assert_float32, relative_error
+from small import gradients
+from tolerances import (
+    TOLERANCE,
+    assert_close,
+    assert_float32,
+    assert_within_spread,
+    relative_error,
+    within,
+)
 from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import _engine, reference
 
-
-def flat_grad(model: nn.Module) -> Tensor:
-    """All of ``.grad`` as one vector, then cleared."""
-    found = [p.grad for p in model.parameters() if p.grad is not None]
-    for p in model.parameters():
-        p.grad = None
-    return torch.cat([g.flatten() for g in found])
+DRAWS = 16  # equivalent runs that torch's spread is read off
+EXCUSED = 0.02  # share of the examples that may need it
 
 
 def fused(model: nn.Module, data: Any, **options: Any) -> tuple[Any, Tensor]:
     result = fastmaml.meta_step(model, *data, backend="fused", **options)
-    return result, flat_grad(model)
+    return result, answer(model, result).grad
 
 
 def truth(model: nn.Module, data: Any, **options: Any) -> tuple[Any, Tensor]:
     result = reference.meta_step(model, *data, **options)
-    return result, flat_grad(model)
+    return result, answer(model, result).grad
 
 
-def shuffled(load: Workload, dtype: torch.dtype, seed: int) -> Tensor:
-    """The reference's gradient of the same problem with the input features in another order.
+def agrees(load: Workload) -> bool:
+    """Assert that the engine agrees with double backward; say whether it took torch's spread.
 
-    The first layer's products are then summed in that order: another draw of torch's rounding.
+    Batch statistics of two or three rows amplify rounding step by step, at worst to any size, in
+    torch as here: nine digits are then not to be had from the oracle either. How far its answers
+    lie apart when its sums run in another order says how many are. Nothing else is so excused.
     """
-    model, data = load.model().to(dtype), load.data(dtype)
-    order = torch.randperm(load.inputs, generator=torch.Generator().manual_seed(seed))
-    first = next(m for m in model.modules() if isinstance(m, nn.Linear))
-    first.weight.data = first.weight.data[:, order].contiguous()
-    reference.meta_step(model, *[(x[..., order], y) for x, y in data], **load.settings())
-    assert first.weight.grad is not None
-    first.weight.grad = first.weight.grad[:, order.argsort()]
-    return flat_grad(model)
-
-
-def agrees(load: Workload) -> None:
     model, data, options = load.model().double(), load.data(), load.settings()
-    ours, grad = fused(model, data, **options)
-    theirs, expected = truth(model, data, **options)
-    assert_close(ours.task_losses, theirs.task_losses, "gradient_f64")
-    assert_close(ours.logits, theirs.logits, "gradient_f64")
-    assert_close(grad, expected, "gradient_f64")
+    ours = answer(model, fastmaml.meta_step(model, *data, backend="fused", **options))
+    expected = answer(model, reference.meta_step(model, *data, **options))
+    if load.norm != "rows" or all(map(within, ours, expected)):
+        for mine, theirs in zip(ours, expected, strict=True):
+            assert_close(mine, theirs, "gradient_f64")
+        return False
+    draws = [reordered(load, torch.float64, seed) for seed in range(DRAWS)]
+    for mine, theirs, others in zip(ours, expected, zip(*draws, strict=True), strict=True):
+        assert_within_spread(mine, theirs, others, "gradient_f64")
+    return True
 
 
-@settings(max_examples=60)
-@given(workloads())
-def test_random_networks_agree(load: Workload) -> None:
-    agrees(load)
+def all_agree(examples: int) -> None:
+    """Draw workloads; all must agree, and all but a few without the help of torch's spread.
+
+    How many took it is printed: pytest shows it with -rP, or when the test fails.
+    """
+    seen: list[bool] = []
+
+    @settings(max_examples=examples)
+    @given(workloads())
+    def check(load: Workload) -> None:
+        seen.append(agrees(load))
+
+    check()
+    print(f"{sum(seen)} of {len(seen)} examples needed torch's spread")
+    assert sum(seen) <= math.ceil(EXCUSED * len(seen))
+
+
+def test_random_networks_agree() -> None:
+    all_agree(60)
 
 
 @pytest.mark.slow
-@settings(max_examples=500)
-@given(workloads())
-def test_many_random_networks_agree(load: Workload) -> None:
-    agrees(load)
+def test_many_random_networks_agree() -> None:
+    all_agree(1000)
 
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
-@settings(max_examples=25)
-@given(load=workloads())
-def test_both_forms_of_wide_weights_agree(factored: int, load: Workload) -> None:
-    before, _engine.FACTORED = _engine.FACTORED, factored
-    try:
-        agrees(load)
-    finally:
-        _engine.FACTORED = before
+def test_both_forms_of_wide_weights_agree(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "FACTORED", factored)
+    all_agree(25)
+
+
+ILL = Workload(
+    inputs=8, widths=(64, 128, 64, 128), outputs=2, activation="tanh", norm="rows", residual=False,
+    shared=False, bias=True, loss="mse", reduction="mean", tasks=8, support_rows=2, query_rows=3,
+    inner_steps=5, first_order=False, seed=75,
+)  # fmt: skip
+
+
+def test_the_excuse_is_no_wider_than_torchs_rounding() -> None:
+    """A case that nine digits cannot hold for torch itself, and an error that it does not cover."""
+    assert agrees(ILL)
+    model, data, options = ILL.model().double(), ILL.data(), ILL.settings()
+    expected = answer(model, reference.meta_step(model, *data, **options)).grad
+    draws = [reordered(ILL, torch.float64, seed).grad for seed in range(DRAWS)]
+    spread = max(relative_error(draw, expected) for draw in draws)
+    wrong = expected + 10 * spread * expected.abs().max()
+    with pytest.raises(AssertionError, match="torch's own"):
+        assert_within_spread(wrong, expected, draws, "gradient_f64")
 
 
 @settings(max_examples=40)
@@ -88,12 +116,12 @@ def test_float32_is_as_good_as_torchs(load: Workload) -> None:
     options = load.settings()
     _, ours = fused(load.model(), load.data(torch.float32), **options)
     _, expected = truth(load.model().double(), load.data(), **options)
-    draws = [shuffled(load, torch.float32, seed) for seed in range(5)]
+    draws = [reordered(load, torch.float32, seed).grad for seed in range(5)]
     assert_float32(ours, max(draws, key=lambda g: relative_error(g, expected)), expected)
 
 
 NET = Workload(
-    inputs=3, widths=(5, 4), outputs=2, activation="tanh", norm=True, residual=True, shared=True,
+    inputs=3, widths=(5, 4), outputs=2, activation="tanh", norm="rows", residual=True, shared=True,
     bias=True, loss="mse", reduction="mean", tasks=3, support_rows=4, query_rows=5, inner_steps=2,
     first_order=False, seed=7,
 )  # fmt: skip
@@ -131,7 +159,7 @@ def test_learned_rate(
         alpha = torch.tensor(rate, dtype=torch.float64, requires_grad=True)
         options = {**NET.settings(), "inner_lr": alpha, "first_order": first_order}
         call(model, *data, **options)
-        grads.append((alpha.grad, flat_grad(model)))
+        grads.append((alpha.grad, torch.cat(gradients(model))))
     (ours, our_grad), (theirs, expected) = grads
     assert_close(ours, theirs, "meta_f64")
     assert_close(our_grad, expected, "meta_f64")

@@ -28,18 +28,32 @@ def test_rates_are_tensors(dtype: torch.dtype, learned: bool) -> None:
     assert check_settings("meta_step", "mse", rate, 1, False).inner_lr is rate
 
 
-@pytest.mark.parametrize("steps", [0, 7, np.int32(3)])
+@pytest.mark.parametrize("steps", [0, 7, np.int32(3), np.int64(2), torch.tensor(2)])
 def test_steps_are_integers(steps: Any) -> None:
     settings = check_settings("meta_step", "mse", 0.1, steps, True)
     assert type(settings.inner_steps) is int
     assert settings.inner_steps == steps
 
 
+_RANGE = "inner_steps must be between 0 and 10000, "
 SETTINGS: list[tuple[dict[str, Any], str]] = [
-    ({"inner_steps": -1}, "inner_steps must be >= 0, got -1."),
-    ({"inner_steps": 1.0}, "inner_steps must be an integer >= 0, got 1.0."),
-    ({"inner_steps": True}, "inner_steps must be an integer >= 0, got True."),
-    ({"inner_steps": None}, "inner_steps must be an integer >= 0, got None."),
+    ({"inner_steps": -1}, _RANGE + "got -1; 0 is the plain query gradient."),
+    ({"inner_steps": 10**6}, _RANGE + "got 1000000; 0 is the plain query gradient."),
+    ({"inner_steps": 1.0}, "inner_steps must be an integer >= 0, got 1.0; pass an int."),
+    ({"inner_steps": True}, "inner_steps must be an integer >= 0, got True; pass an int."),
+    (
+        {"inner_steps": np.float64(2)},
+        "inner_steps must be an integer >= 0, got np.float64(2.0); pass an int.",
+    ),
+    (
+        {"inner_steps": np.array([1, 2])},
+        "inner_steps must be an integer >= 0, got array([1, 2]); pass an int.",
+    ),
+    (
+        {"inner_steps": torch.tensor(True)},
+        "inner_steps must be an integer >= 0, got tensor(True); pass an int.",
+    ),
+    ({"inner_steps": None}, "inner_steps must be an integer >= 0, got None; pass an int."),
     ({"inner_lr": float("nan")}, "inner_lr must be finite, got nan."),
     ({"inner_lr": float("inf")}, "inner_lr must be finite, got inf."),
     ({"inner_lr": torch.tensor(-float("inf"))}, "inner_lr must be finite, got -inf."),
