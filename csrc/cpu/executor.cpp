@@ -14,8 +14,8 @@ namespace {
 
 // What a round may keep until its commit. More rounds cost a pass over the gradients each.
 constexpr int64_t kRoundBytes = int64_t{48} << 20;
-// What a lane's group may occupy, so that it stays in a core's second-level cache. (Twice as much is
-// 3% faster on the five-step sinusoid, for a quarter more memory.)
+// What a lane's group may occupy, so that it stays in a core's second-level cache. (Twice as much
+// is 3% faster on the five-step sinusoid, for a quarter more memory.)
 constexpr int64_t kGroupBytes = int64_t{128} << 10;
 // Rows of stacked tasks beyond which a shared-weight product gains nothing from more.
 constexpr int64_t kStackedRows = 64;
