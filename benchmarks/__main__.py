@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds",
         type=float,
         default=defaults.workload_seconds,
-        help="rounds of one workload, at most",
+        help="rounds of one workload, at most; default: what the workload names",
     )
     runs.add_argument("--no-memory", action="store_true")
     runs.add_argument("--flat-calls", type=int, default=defaults.flat_calls)

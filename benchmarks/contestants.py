@@ -5,39 +5,30 @@ from __future__ import annotations
 from benchmarks.rivals.base import Rival
 from benchmarks.rivals.higher_loop import Higher
 from benchmarks.rivals.jax_devices import JaxMapDevices
-from benchmarks.rivals.jax_forms import (
-    JaxLoop,
-    JaxLoopScan,
-    JaxMap,
-    JaxMapScan,
-    JaxVmap,
-    JaxVmapScan,
-)
+from benchmarks.rivals.jax_forms import DIRECT_FORMS, IM2COL_FORMS
 from benchmarks.rivals.ours import Fastmaml
 from benchmarks.rivals.pytorch import PytorchLoop, TorchFunc
 
 OURS = Fastmaml.name
 
-CONTESTANTS: dict[str, type[Rival]] = {
-    cls.name: cls
-    for cls in (
-        Fastmaml,
-        PytorchLoop,
-        TorchFunc,
-        Higher,
-        JaxVmap,
-        JaxVmapScan,
-        JaxMap,
-        JaxMapScan,
-        JaxMapDevices,
-        JaxLoop,
-        JaxLoopScan,
-    )
-}
+_CLASSES: tuple[type[Rival], ...] = (
+    Fastmaml,
+    PytorchLoop,
+    TorchFunc,
+    Higher,
+    *DIRECT_FORMS,
+    JaxMapDevices,
+    *IM2COL_FORMS,
+)
+CONTESTANTS: dict[str, type[Rival]] = {cls.name: cls for cls in _CLASSES}
 
 # Asked for by --all-forms: unrolling every task makes XLA compile for up to a minute per program,
 # and `lax.map` over scanned steps was never faster than over unrolled ones by more than noise.
-SECONDARY = (JaxMapScan.name, JaxLoop.name, JaxLoopScan.name)
+SECONDARY = tuple(
+    form.name
+    for form in (*DIRECT_FORMS, *IM2COL_FORMS)
+    if form.tasks_by == "loop" or (form.tasks_by == "map" and form.scan_steps)
+)
 
 
 def select(names: list[str] | None, *, all_forms: bool) -> list[type[Rival]]:

@@ -1,9 +1,9 @@
 """Peak memory of a contestant, measured in a process of its own.
 
-The process first runs the contestant on the one-parameter workload, so that libraries, code and
-thread stacks are in place; then it prepares the workload (data, model, compilation), notes the
-resident set, resets the kernel's high-water mark and runs steps. The growth is the high-water mark
-minus the note. Then it goes on stepping, to see whether memory stays flat.
+The process first runs the contestant on a workload of one parameter or one pixel, so that
+libraries, code and thread stacks are in place; then it prepares the workload (data, model,
+compilation), notes the resident set, resets the kernel's high-water mark and runs steps. The growth
+is the high-water mark minus the note. Then it goes on stepping, to see whether memory stays flat.
 
 Run by `measure` as `python -m benchmarks.memory CONTESTANT WORKLOAD ...`, which prints one JSON
 line.
@@ -22,8 +22,21 @@ from pathlib import Path
 import torch
 
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.workloads import ONE_PARAMETER, WORKLOADS, make_problem
+from benchmarks.networks import Conv, Linear, Mean, Network
+from benchmarks.workloads import ONE_PARAMETER, WORKLOADS, ImageWorkload, make_problem
 
+# A form over patches of images takes nothing without a convolution.
+ONE_PIXEL = ImageWorkload(
+    name="one-pixel",
+    title="one pixel",
+    architecture=Network((1, 1, 1), (Conv(1, size=1), Mean(), Linear(1))),
+    loss="cross_entropy",
+    tasks=1,
+    support_rows=1,
+    query_rows=1,
+    inner_steps=1,
+    inner_lr=0.01,
+)
 # Enough for allocators to reach their working size.
 STEPS = 3
 
@@ -82,8 +95,10 @@ def _reset_peak() -> None:
 def observe(contestant: str, workload: str, *, calls: int, seconds: float) -> Memory:
     """Measure this very process; meant for a fresh one."""
     warm = CONTESTANTS[contestant]()
+    convolutional = WORKLOADS[workload].network.is_convolutional
+    small = ONE_PIXEL if convolutional else ONE_PARAMETER
     # Two inner steps, since a form that scans over them takes no fewer.
-    warm.prepare(make_problem(replace(ONE_PARAMETER, inner_steps=2), "float32"))
+    warm.prepare(make_problem(replace(small, inner_steps=2), "float32"))
     warm.step()
     rival = CONTESTANTS[contestant]()
     rival.prepare(make_problem(WORKLOADS[workload], "float32"))

@@ -26,7 +26,8 @@ class Record:
         contestant: Name of the contestant.
         family: Its library.
         verdict: "timed", "screened out" (a slower form of a library that has a faster one, or too
-            slow for the time of the run; its time is rough), or why it was refused or is missing.
+            slow for the time of the run; its time is rough, or absent if a step takes minutes), or
+            why it was refused or is missing.
         gflop: Necessary arithmetic of the step, dense count, in units of 1e9.
         threads: Threads of the run; JAX always uses all cores.
         rounds: Rounds of the interleaved timing, 0 when not timed.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks import machine, memory, timing
-from benchmarks.check import Checker, Errors, RefusedError
+from benchmarks.check import Checker, Errors, RefusedError, TooSlowError
 from benchmarks.contestants import OURS
 from benchmarks.records import Record
 from benchmarks.rivals.base import Rival, UnavailableError
@@ -27,8 +27,8 @@ class Options:
     Attributes:
         rounds: Rounds of the interleaved timing, at most.
         threads: Threads of torch and fastmaml.
-        workload_seconds: Time for the rounds of one workload; fewer rounds are run where they would
-            take longer.
+        workload_seconds: Time for the rounds of one workload, None for what the workload names;
+            fewer rounds are run where they would take longer.
         memory: Whether memory is measured.
         flat_calls: Steps of the memory's flatness check, at most.
         flat_seconds: Time of the flatness check, at most.
@@ -36,7 +36,7 @@ class Options:
 
     rounds: int = 25
     threads: int = 2
-    workload_seconds: float = 10.0
+    workload_seconds: float | None = None
     memory: bool = True
     flat_calls: int = 1000
     flat_seconds: float = 1.0
@@ -57,12 +57,13 @@ def run(workload: Workload, contestants: list[type[Rival]], options: Options) ->
         One record per contestant.
     """
     torch.set_num_threads(options.threads)
+    budget = workload.seconds if options.workload_seconds is None else options.workload_seconds
     peak = machine.measure_peak(options.threads)
     verdicts, ready, errors = _admit(workload, contestants)
     rough = timing.screen({name: rival.step for name, rival in ready.items()})
-    timed = _worth_timing(ready, rough, options.workload_seconds / MINIMUM_ROUNDS)
+    timed = _worth_timing(ready, rough, budget / MINIMUM_ROUNDS)
     per_round = sum(max(timing.VISIT_SECONDS, rough[name]) + rough[name] for name in timed)
-    affordable = int(options.workload_seconds / max(per_round, timing.VISIT_SECONDS))
+    affordable = int(budget / max(per_round, timing.VISIT_SECONDS))
     rounds = min(options.rounds, max(MINIMUM_ROUNDS, affordable))
     times = timing.interleave({name: ready[name].step for name in timed}, rough, rounds)
     peak = max(peak, machine.measure_peak(options.threads), key=lambda p: p.gflops)
@@ -147,6 +148,9 @@ def _admit(
             )
         except UnavailableError as reason:
             verdicts[name] = f"missing: {reason}"
+            _say(f"  {name}: {reason}")
+        except TooSlowError as reason:
+            verdicts[name] = f"screened out: {reason}"
             _say(f"  {name}: {reason}")
         except RefusedError as reason:
             verdicts[name] = f"refused: {reason}"

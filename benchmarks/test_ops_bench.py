@@ -2,9 +2,9 @@
 
 An op is timed inside a second-order meta-step with one inner step whose network is little else: a
 stack of equal layers. The engine times every instruction of the step (`CompiledPlan.profile`), and
-an op's instructions are summed by pass. Contractions are reported in GFLOP/s, all other ops in
-Gelements/s: the numbers of the layer's output, once for every visit of the pass. Rates come from
-the median over rounds; pytest-benchmark's own table shows whole profiled steps.
+an op's instructions are summed by pass. Linear layers and convolutions are reported in GFLOP/s, all
+other ops in Gelements/s: the numbers of the layer's output, once for every visit of the pass. Rates
+come from the median over rounds; pytest-benchmark's own table shows whole profiled steps.
 """
 
 from __future__ import annotations
@@ -55,12 +55,60 @@ LINEAR_CASES = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class ConvCase:
+    """A stack of convolutions of one width, kernel 3 x 3 and padding 1, on square images."""
+
+    channels: int
+    side: int
+    rows: int
+    groups: int = 1
+    depth: int = 2
+
+    def __str__(self) -> str:
+        """As the case is called in the table."""
+        return (
+            f"{self.channels}x{self.side}x{self.side}x{self.rows}{'-depthwise' * (self.groups > 1)}"
+        )
+
+
+CONV_CASES = [
+    ConvCase(64, 14, 5),
+    ConvCase(32, 42, 5),
+    ConvCase(32, 21, 25),
+    ConvCase(32, 5, 25),
+    ConvCase(32, 14, 5, groups=32),
+]
+
+
 class Double(nn.Module):
     """x + x, the residual add of a value to itself."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The sum."""
         return x + x
+
+
+class Joined(nn.Module):
+    """x beside itself, and back to its channels."""
+
+    def __init__(self, channels: int) -> None:
+        """Of so many channels."""
+        super().__init__()
+        self.back = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The image's channels, mixed."""
+        mixed: torch.Tensor = self.back(torch.cat([x, x], 1))
+        return mixed
+
+
+def _reshaped(channels: int) -> nn.Module:
+    """Two changes of an image's shape in torch's layout, between layers that want the engine's."""
+    half = (channels // 2, 2 * SIDE, SIDE)
+    there = nn.Sequential(nn.Flatten(), nn.Unflatten(1, half), nn.AvgPool2d(1))
+    back = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (channels, SIDE, SIDE)), nn.AvgPool2d(1))
+    return nn.Sequential(there, back)
 
 
 LAYERS: dict[str, tuple[str, Callable[[int], nn.Module]]] = {  # name: (op, layer of a width)
@@ -76,6 +124,18 @@ LAYERS: dict[str, tuple[str, Callable[[int], nn.Module]]] = {  # name: (op, laye
     "batch_norm": ("batch_norm", nn.BatchNorm1d),
     "add": ("add", lambda _: Double()),
 }
+IMAGE_LAYERS: dict[str, tuple[str, Callable[[int], nn.Module]]] = {  # of so many channels
+    "max_pool2d": ("max_pool2d", lambda _: nn.MaxPool2d(3, 1, 1)),
+    "avg_pool2d": ("avg_pool2d", lambda _: nn.AvgPool2d(3, 1, 1)),
+    "adaptive_avg_pool2d": ("adaptive_avg_pool2d", lambda _: nn.AdaptiveAvgPool2d(SIDE)),
+    "batch_norm_images": ("batch_norm", nn.BatchNorm2d),
+    "group_norm": ("group_norm", lambda c: nn.GroupNorm(4, c)),
+    "instance_norm": ("group_norm", lambda c: nn.InstanceNorm2d(c, affine=True)),
+    "layer_norm": ("layer_norm", lambda c: nn.LayerNorm((c, SIDE, SIDE))),
+    "concat": ("concat", Joined),
+    "permute": ("permute", _reshaped),
+}
+CHANNELS, SIDE, IMAGES, IMAGE_COPIES = 32, 14, 5, 4
 LOSSES = ["mse", "cross_entropy", "bce_with_logits"]
 WIDTH, ROWS, COPIES = 512, 32, 8
 
@@ -127,6 +187,37 @@ def test_elementwise(benchmark: Any, name: str) -> None:
     layers = step.layers(op)
     found = measure(benchmark, step, lambda t: total_by_pass(t, layers))
     numbers = TASKS * ROWS * WIDTH
+    report(benchmark, "Gelements/s", {n: (numbers * t.visits, t.seconds) for n, t in found.items()})
+
+
+@pytest.mark.parametrize("case", CONV_CASES, ids=str)
+def test_conv2d(benchmark: Any, case: ConvCase) -> None:
+    """A stack of convolutions between two thin ones."""
+    torch.manual_seed(0)
+    c = case.channels
+    stack = [nn.Conv2d(c, c, 3, padding=1, groups=case.groups) for _ in range(case.depth)]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 1))
+    model = nn.Sequential(nn.Conv2d(1, c, 1), *stack, head)
+    x = torch.randn(TASKS, case.rows, 1, case.side, case.side)
+    step = Profiled(model, (x, torch.sin(x[:, :, 0, 0, :1])), "mse")
+    layers = {str(i + 1) for i in range(case.depth)}
+    found = measure(benchmark, step, lambda t: total_by_pass(t, layers))
+    report(benchmark, "GFLOP/s", {name: (t.flops, t.seconds) for name, t in found.items()})
+
+
+@pytest.mark.parametrize("name", IMAGE_LAYERS)
+def test_images(benchmark: Any, name: str) -> None:
+    """A stack of the op on images between a thin convolution and a thin linear layer."""
+    torch.manual_seed(0)
+    op, layer = IMAGE_LAYERS[name]
+    stack = [layer(CHANNELS) for _ in range(IMAGE_COPIES)]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 1))
+    model = nn.Sequential(nn.Conv2d(1, CHANNELS, 1), *stack, head)
+    x = torch.randn(TASKS, IMAGES, 1, SIDE, SIDE)
+    step = Profiled(model, (x, torch.sin(x[:, :, 0, 0, :1])), "mse")
+    layers = step.layers(op)
+    found = measure(benchmark, step, lambda t: total_by_pass(t, layers))
+    numbers = TASKS * IMAGES * CHANNELS * SIDE * SIDE * (2 if op == "concat" else 1)
     report(benchmark, "Gelements/s", {n: (numbers * t.visits, t.seconds) for n, t in found.items()})
 
 

@@ -1,15 +1,17 @@
 """The workloads, as data, and the arithmetic they need.
 
-A workload is a multilayer perceptron, a task shape and the settings of one meta-step. Everything a
-contestant sees (initial parameters, support and query rows) is made here once, in float64, from the
+A workload is a network, a task shape and the settings of one meta-step. Everything a contestant
+sees (layers, initial parameters, support and query rows) is made here once, in float64, from the
 workload's seed, and rounded to the dtype of the run, so that all contestants solve the same
 problem.
 
-Letters: T tasks, S support rows, Q query rows, K inner steps, I/O in and out features of a layer.
+Letters: T tasks, S support rows, Q query rows, K inner steps, O outputs; a row is [features] or
+[channels, height, width].
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,54 +20,60 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from benchmarks import networks
+from benchmarks.networks import Network
+
 Array = npt.NDArray[np.generic]
 LossName = Literal["mse", "cross_entropy"]
 
 # A layer's necessary work in units of one forward contraction over the same rows: the gradient
 # takes the forward, the input and the weight product; the Hessian-vector product takes two products
 # for each of the output tangent, the input cotangent's tangent and the weight gradient's tangent.
-# The first layer needs no input gradient and its input has no tangent.
+# A layer that reads the network's input needs no input gradient and its input has no tangent.
 GRADIENT_FORWARDS, HVP_FORWARDS = 3, 6
 FIRST_GRADIENT_FORWARDS, FIRST_HVP_FORWARDS = 2, 2
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """One row of the benchmark.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload(ABC):
+    """One row of the benchmark; the subclasses say how its network is written down.
 
     Attributes:
         name: Key on the command line and in the results.
         title: Text of the table's first column.
-        widths: Features of the input, every hidden layer and the output.
         loss: "mse" (sinusoid data) or "cross_entropy" (noisy class prototypes), mean over rows.
         tasks: T.
         support_rows: S.
         query_rows: Q.
         inner_steps: K.
         inner_lr: Step size of the inner loop.
-        batch_norm: Whether every hidden linear layer is followed by batch norm (batch statistics,
-            affine).
-        bias: Whether linear layers have a bias.
         overhead: Whether it times the call, not the work; memory and arithmetic then say nothing.
-        seed: Seed of parameters and data, picked so that float32 crosses few of ReLU's kinks.
+        seed: Seed of parameters and data; for perceptrons picked so that float32 crosses few of
+            ReLU's kinks.
         float64_tasks: Tasks of the float64 check; 0 is all of them (wide float64 runs of slow
             rivals cost minutes).
+        float32_limit: Largest relative error of float32, see `benchmarks.check`.
+        seconds: Time of the interleaved rounds, unless the run names another.
     """
 
     name: str
     title: str
-    widths: tuple[int, ...]
     loss: LossName
     tasks: int
     support_rows: int
     query_rows: int
     inner_steps: int
     inner_lr: float
-    batch_norm: bool = False
-    bias: bool = True
     overhead: bool = False
     seed: int = 0
     float64_tasks: int = 0
+    float32_limit: float = 1e-3
+    seconds: float = 10.0
+
+    @property
+    @abstractmethod
+    def network(self) -> Network:
+        """The network that every contestant builds."""
 
     @property
     def check_tasks(self) -> int:
@@ -73,23 +81,51 @@ class Workload:
         return self.float64_tasks or self.tasks
 
     @property
-    def layers(self) -> int:
-        """Number of linear layers."""
-        return len(self.widths) - 1
-
-    @property
     def necessary_flops(self) -> int:
         """FLOPs of one second-order meta-step, dense count, contractions only."""
         support, query = 0, 0
-        for index, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
-            gradient = FIRST_GRADIENT_FORWARDS if index == 0 else GRADIENT_FORWARDS
-            hvp = FIRST_HVP_FORWARDS if index == 0 else HVP_FORWARDS
-            support += (gradient + hvp) * 2 * self.support_rows * inputs * outputs
-            query += gradient * 2 * self.query_rows * inputs * outputs
+        for forward, first in self.network.contractions():
+            gradient = FIRST_GRADIENT_FORWARDS if first else GRADIENT_FORWARDS
+            hvp = FIRST_HVP_FORWARDS if first else HVP_FORWARDS
+            support += (gradient + hvp) * self.support_rows * forward
+            query += gradient * self.query_rows * forward
         return self.tasks * (self.inner_steps * support + query)
 
 
-SINUSOID_1 = Workload(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlpWorkload(Workload):
+    """A multilayer perceptron.
+
+    Attributes:
+        widths: Features of the input, every hidden layer and the output.
+        batch_norm: Whether every hidden linear layer is followed by batch norm (batch statistics,
+            affine).
+        bias: Whether linear layers have a bias.
+    """
+
+    widths: tuple[int, ...]
+    batch_norm: bool = False
+    bias: bool = True
+
+    @property
+    def network(self) -> Network:
+        """Linear [, batch norm], ReLU per hidden layer, then the output layer."""
+        return networks.mlp(self.widths, batch_norm=self.batch_norm, bias=self.bias)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageWorkload(Workload):
+    """Any network over images."""
+
+    architecture: Network
+
+    @property
+    def network(self) -> Network:
+        """The architecture."""
+        return self.architecture
+
+
+SINUSOID_1 = MlpWorkload(
     name="sinusoid-1",
     title="sinusoid MLP 1-40-40-1, 25 tasks, 10-shot, 1 step",
     widths=(1, 40, 40, 1),
@@ -100,7 +136,7 @@ SINUSOID_1 = Workload(
     inner_steps=1,
     inner_lr=0.01,
 )
-SINUSOID_5 = Workload(
+SINUSOID_5 = MlpWorkload(
     name="sinusoid-5",
     title="sinusoid MLP 1-40-40-1, 25 tasks, 10-shot, 5 steps",
     widths=(1, 40, 40, 1),
@@ -111,7 +147,7 @@ SINUSOID_5 = Workload(
     inner_steps=5,
     inner_lr=0.01,
 )
-OMNIGLOT = Workload(
+OMNIGLOT = MlpWorkload(
     name="omniglot-mlp",
     title="Omniglot MLP 784-256-128-64-64-5, batch norm, 32 tasks 5-way 1-shot, 1 step",
     widths=(784, 256, 128, 64, 64, 5),
@@ -123,7 +159,7 @@ OMNIGLOT = Workload(
     inner_lr=0.4,
     batch_norm=True,
 )
-WIDE = Workload(
+WIDE = MlpWorkload(
     name="wide-mlp",
     title="wide MLP 784-1024-1024-1024-5, 16 tasks 5-way 5-shot, 5 steps",
     widths=(784, 1024, 1024, 1024, 5),
@@ -136,7 +172,7 @@ WIDE = Workload(
     float64_tasks=2,
     seed=4,
 )
-ONE_PARAMETER = Workload(
+ONE_PARAMETER = MlpWorkload(
     name="one-parameter",
     title="one parameter, one task, one row, 1 step (call overhead)",
     widths=(1, 1),
@@ -150,8 +186,74 @@ ONE_PARAMETER = Workload(
     overhead=True,
 )
 
+OMNIGLOT_CONV = ImageWorkload(
+    name="omniglot-conv",
+    title="Omniglot Conv4-64 stride 2, 28x28, 32 tasks 5-way 1-shot, 1 step",
+    architecture=networks.omniglot_conv(5),
+    loss="cross_entropy",
+    tasks=32,
+    support_rows=5,
+    query_rows=5,
+    inner_steps=1,
+    inner_lr=0.4,
+    float64_tasks=2,
+    seconds=30.0,
+)
+OMNIGLOT_CONV_20 = ImageWorkload(
+    name="omniglot-conv-20",
+    title="Omniglot Conv4-64 stride 2, 28x28, 16 tasks 20-way 1-shot, 5 steps",
+    architecture=networks.omniglot_conv(20),
+    loss="cross_entropy",
+    tasks=16,
+    support_rows=20,
+    query_rows=20,
+    inner_steps=5,
+    inner_lr=0.1,
+    float64_tasks=2,
+    float32_limit=0.01,
+    seconds=120.0,
+)
+MINI_CONV = ImageWorkload(
+    name="mini-conv",
+    title="miniImageNet Conv4-32, 84x84, 4 tasks 5-way 1-shot, 75 query rows, 5 steps",
+    architecture=networks.conv4(5),
+    loss="cross_entropy",
+    tasks=4,
+    support_rows=5,
+    query_rows=75,
+    inner_steps=5,
+    inner_lr=0.01,
+    float64_tasks=1,
+    float32_limit=0.1,
+    seconds=120.0,
+)
+RESNET12 = ImageWorkload(
+    name="resnet12",
+    title="ResNet-12 64-160-320-640, 84x84, 1 task 5-way 1-shot, 15 query rows, 2 steps",
+    architecture=networks.resnet12(5),
+    loss="cross_entropy",
+    tasks=1,
+    support_rows=5,
+    query_rows=15,
+    inner_steps=2,
+    inner_lr=0.01,
+    float32_limit=0.1,
+    seconds=600.0,
+)
+
 WORKLOADS: dict[str, Workload] = {
-    row.name: row for row in (SINUSOID_1, SINUSOID_5, OMNIGLOT, WIDE, ONE_PARAMETER)
+    row.name: row
+    for row in (
+        SINUSOID_1,
+        SINUSOID_5,
+        OMNIGLOT,
+        WIDE,
+        OMNIGLOT_CONV,
+        OMNIGLOT_CONV_20,
+        MINI_CONV,
+        RESNET12,
+        ONE_PARAMETER,
+    )
 }
 
 
@@ -163,7 +265,8 @@ class Problem:
         workload: The row it was made from.
         dtype: "float32" or "float64".
         parameters: Initial parameters by the names that `module` gives them, in the module's order.
-        support: x [T, S, I] and y ([T, S, O] of the dtype for mse, [T, S] int64 for cross_entropy).
+        support: x [T, S, *row] and y ([T, S, O] of the dtype for mse, [T, S] int64 for
+            cross_entropy).
         query: The same with Q rows.
     """
 
@@ -180,7 +283,7 @@ class Problem:
 
     def module(self) -> nn.Sequential:
         """An ordinary torch module in training mode that starts from `parameters`."""
-        model = architecture(self.workload).to(self.torch_dtype)
+        model = self.workload.network.module().to(self.torch_dtype)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(torch.from_numpy(self.parameters[name]))
@@ -195,29 +298,6 @@ class Problem:
             for x, y in (self.support, self.query)
         )
         return support, query
-
-
-def architecture(workload: Workload) -> nn.Sequential:
-    """The workload's network with torch's default initialisation.
-
-    Args:
-        workload: The row.
-
-    Returns:
-        Linear [, BatchNorm1d], ReLU per hidden layer, then the output layer, named `linear0`,
-        `norm0`, `relu0`, ...
-    """
-    model = nn.Sequential()
-    for index, (inputs, outputs) in enumerate(
-        zip(workload.widths, workload.widths[1:], strict=False)
-    ):
-        model.add_module(f"linear{index}", nn.Linear(inputs, outputs, bias=workload.bias))
-        if index == workload.layers - 1:
-            break
-        if workload.batch_norm:
-            model.add_module(f"norm{index}", nn.BatchNorm1d(outputs))
-        model.add_module(f"relu{index}", nn.ReLU())
-    return model
 
 
 def make_problem(workload: Workload, dtype: str) -> Problem:
@@ -237,7 +317,7 @@ def make_problem(workload: Workload, dtype: str) -> Problem:
         raise ValueError(f'make_problem: dtype must be "float32" or "float64", got "{dtype}".')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(workload.seed)
-        model = architecture(workload).double()
+        model = workload.network.module().double()
     rng = np.random.default_rng(workload.seed)
     make = _sinusoid if workload.loss == "mse" else _prototypes
     (support_x, support_y), (query_x, query_y) = make(workload, rng)
@@ -270,17 +350,25 @@ def _sinusoid(
     return draw(workload.support_rows), draw(workload.query_rows)
 
 
+# Side of the squares that an image's prototype consists of: strokes that a convolution can see.
+SQUARE = 4
+
+
 def _prototypes(
     workload: Workload, rng: np.random.Generator
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Classification tasks: a class is a sparse image, a row its class's image plus noise."""
-    classes = workload.widths[-1]
-    size = (workload.tasks, classes, workload.widths[0])
-    prototypes = (rng.random(size) < 0.15).astype(np.float64)
+    """Classification tasks: a class is a sparse pattern, a row its class's pattern plus noise."""
+    network = workload.network
+    classes, row = network.outputs, network.row
+    coarse = tuple(-(-side // SQUARE) if axis else side for axis, side in enumerate(row))
+    patterns = (rng.random((workload.tasks, classes, *coarse)) < 0.15).astype(np.float64)
+    for axis, side in enumerate(row[1:], start=3):
+        patterns = patterns.repeat(SQUARE, axis=axis).take(range(side), axis=axis)
+    each = np.arange(workload.tasks)[:, None]
 
     def draw(rows: int) -> tuple[Array, Array]:
         y = np.broadcast_to(np.arange(rows) % classes, (workload.tasks, rows)).astype(np.int64)
-        x = np.take_along_axis(prototypes, y[:, :, None], axis=1)
+        x = patterns[each, y]
         return x + 0.1 * rng.standard_normal(x.shape), y
 
     return draw(workload.support_rows), draw(workload.query_rows)

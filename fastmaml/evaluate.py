@@ -116,7 +116,24 @@ def evaluate(
         ran = results[0].backend
         losses.append(torch.stack([result.task_losses.double() for result in results]))
         if results[0].accuracy is not None:
-            rates.append(torch.stack([_correct(result.logits, query[1]) for result in results]))
+            rates.append(torch.stack([correct(result.logits, query[1]) for result in results]))
+    return from_tasks(losses, rates, ran)
+
+
+def from_tasks(losses: list[Tensor], rates: list[Tensor], backend: str) -> Evaluation:
+    """Means and intervals of figures measured task by task.
+
+    Args:
+        losses: query losses float64 [K + 1, T] of one or more batches.
+        rates: accuracies of the same shapes; empty for a regression.
+        backend: what ran.
+
+    Returns:
+        The `Evaluation`.
+
+    Raises:
+        SettingError: `losses` is empty.
+    """
     if not losses:
         raise SettingError(
             "evaluate: episodes must hold at least one batch of tasks, got none; a generator "
@@ -124,10 +141,10 @@ def evaluate(
         )
     means, intervals, tasks = _summary(losses)
     accuracy, accuracy_interval, _ = _summary(rates) if rates else (None, None, 0)
-    return Evaluation(tasks, means, intervals, accuracy, accuracy_interval, ran)
+    return Evaluation(tasks, means, intervals, accuracy, accuracy_interval, backend)
 
 
-def _correct(logits: Tensor, y: Tensor) -> Tensor:
+def correct(logits: Tensor, y: Tensor) -> Tensor:
     """Share of correct rows of each task, float64 [T]; y holds classes or class probabilities."""
     truth = y.argmax(dim=-1) if y.is_floating_point() else y
     return (logits.argmax(dim=-1) == truth).double().flatten(1).mean(dim=1)

@@ -167,6 +167,13 @@ def _len(thing: Any) -> Any:
     return thing.shape[0] if isinstance(thing, _Proxy) else builtins.len(thing)
 
 
+def _has_value(operand: Any) -> bool:
+    """Whether it is an activation, or a list or tuple that holds one."""
+    if isinstance(operand, (list, tuple)) and not isinstance(operand, Value):
+        return any(isinstance(item, Value) for item in operand)
+    return isinstance(operand, Value)
+
+
 class _Root(nn.Module):
     """A root around the user's model, so that defaults of its forward stay Python's business."""
 
@@ -281,7 +288,7 @@ class _Tracer(fx.Tracer):
             return self.meaning(node)
         arguments: Any = fx.node.map_arg((node.args, node.kwargs), self.meaning)
         args, kwargs = arguments
-        operand = args[0] if args else kwargs.get("input")
+        operand = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
         self.call = node.name
         if node.op == "call_module":
             path, module = self.path[-1]
@@ -293,7 +300,7 @@ class _Tracer(fx.Tracer):
         else:
             name = function_name(node.target)
             translator = (FUNCTIONS if node.op == "call_function" else METHODS).get(node.target)
-            if translator is None or not isinstance(operand, Value):
+            if translator is None or not _has_value(operand):
                 raise UnsupportedModelError(f"{name} in {self.place()}")
             result = translator(self, *args, **kwargs)
             in_place = kwargs.get("inplace") or name.endswith(("_", ".iadd"))

@@ -2,7 +2,7 @@
 
 A translator has the arguments of the torch call after the tracer itself, checks the shapes and
 appends at most one node. Adding an op is one translator and its entries in `MODULES`, `FUNCTIONS`
-and `METHODS`.
+and `METHODS`. Those of images and of normalisations stand in `graph_windows` and `graph_norms`.
 """
 
 from __future__ import annotations
@@ -10,66 +10,17 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import graph_norms as norms
+from . import graph_windows as windows
+from .graph_base import ROWS, Builder, Value, dim_of, to_shape
+
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "ROWS", "Builder", "Value", "function_name"]
-
-
-class Rows:
-    """The open number of rows, as ``x.shape[0]`` gives it; a reshape may begin with it."""
-
-    def __fx_create_arg__(self, tracer: object) -> Rows:
-        """Let torch.fx carry it as an argument."""
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        """Refuse to decide what only the data of a call can."""
-        if other is self:
-            return True
-        raise TypeError("the number of rows decides what the forward does")
-
-    __hash__ = object.__hash__
-
-
-ROWS = Rows()
-
-
-class Value(NamedTuple):
-    """An activation: its id, row shape, and the value whose memory torch would share with it."""
-
-    id: int
-    shape: tuple[int, ...]
-    root: int
-
-
-class Builder(Protocol):
-    """What translators need of the tracer."""
-
-    def use(self, operand: Any) -> Value:
-        """The activation in an operand; anything else stops the trace."""
-
-    def param(self, tensor: Any) -> int:
-        """Index of a parameter or buffer among the network's tensors, -1 for None."""
-
-    def emit(
-        self,
-        op: str,
-        inputs: tuple[Value, ...],
-        shape: tuple[int, ...],
-        params: tuple[int, ...] = (),
-        **attrs: float,
-    ) -> Value:
-        """Append a node."""
-
-    def stop(self, reason: str = "") -> NoReturn:
-        """Refuse the layer that is being run."""
-
-    def misfit(self, expected: str, got: tuple[int, ...]) -> NoReturn:
-        """Report a shape that the layer being run cannot take."""
 
 
 def _linear(b: Builder, input: Any, weight: Any, bias: Any = None) -> Value:
@@ -79,38 +30,6 @@ def _linear(b: Builder, input: Any, weight: Any, bias: Any = None) -> Value:
     if not x.shape or x.shape[-1] != in_features:
         b.misfit(f"[..., {in_features}]", x.shape)
     return b.emit("linear", (x,), (*x.shape[:-1], out_features), (w, c))
-
-
-def _batch_norm(
-    b: Builder,
-    input: Any,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-) -> Value:
-    x = b.use(input)
-    if len(x.shape) != 1:
-        b.stop(f" on rows of shape {list(x.shape)}")
-    for tensor in (weight, bias, running_mean, running_var):
-        if tensor is not None and tensor.shape != x.shape:
-            b.misfit(str(list(tensor.shape)), x.shape)
-    if training:  # running statistics are only written then, and this package never does
-        running_mean = running_var = None
-    elif running_mean is None or running_var is None:
-        b.stop(" in eval mode without running statistics")
-    params = tuple(b.param(tensor) for tensor in (weight, bias, running_mean, running_var))
-    return b.emit("batch_norm", (x,), x.shape, params, eps=eps, batch_stats=float(training))
-
-
-def _batch_norm_module(b: Builder, m: nn.BatchNorm1d, input: Any) -> Value:
-    training = m.training or m.running_mean is None
-    return _batch_norm(
-        b, input, m.running_mean, m.running_var, m.weight, m.bias, training, m.momentum, m.eps
-    )
 
 
 def _pointwise(b: Builder, op: str, input: Any, **attrs: float) -> Value:
@@ -161,6 +80,16 @@ def _add(b: Builder, input: Any, other: Any, *, alpha: float = 1) -> Value:
     return b.emit("add", (x, y), x.shape)
 
 
+def _concat(b: Builder, tensors: Any, dim: int = 0) -> Value:
+    values = tuple(b.use(tensor) for tensor in tensors)
+    first = values[0].shape
+    if dim_of(b, dim, len(first) + 1) != 1:
+        b.stop(f", which concatenates along dimension {dim}")
+    if any(len(x.shape) != len(first) or x.shape[1:] != first[1:] for x in values):
+        b.stop(f", which concatenates rows of shapes {[list(x.shape) for x in values]}")
+    return b.emit("concat", values, (sum(x.shape[0] for x in values), *first[1:]))
+
+
 def _identity(b: Builder, input: Any) -> Value:
     return b.use(input)
 
@@ -171,11 +100,6 @@ def _dropout(
     if training and p > 0:
         b.stop(", which drops at random in training mode")
     return b.use(input)
-
-
-def _to_shape(b: Builder, input: Any, shape: tuple[int, ...]) -> Value:
-    x = b.use(input)
-    return x if shape == x.shape else b.emit("reshape", (x,), shape)
 
 
 def _reshape(b: Builder, input: Any, *shape: Any, **named: Any) -> Value:
@@ -194,15 +118,7 @@ def _reshape(b: Builder, input: Any, *shape: Any, **named: Any) -> Value:
         target[target.index(-1)] = numel // rest
     if math.prod(target) != numel:
         b.stop(f", which reshapes rows of shape {list(x.shape)} to {target}")
-    return _to_shape(b, x, tuple(target))
-
-
-def _dim(b: Builder, dim: int, dims: int) -> int:
-    """A dimension counted from 0, which must not be that of the rows."""
-    dim = dim + dims if dim < 0 else dim
-    if not 1 <= dim < dims:
-        b.stop(", which changes the dimension of the rows")
-    return dim
+    return to_shape(b, x, tuple(target))
 
 
 def _flatten(b: Builder, input: Any, start_dim: int = 0, end_dim: int = -1) -> Value:
@@ -210,33 +126,58 @@ def _flatten(b: Builder, input: Any, start_dim: int = 0, end_dim: int = -1) -> V
     dims = len(x.shape) + 1
     if dims == 1 and start_dim in (1, -1):
         b.misfit("[...] with at least one dimension", x.shape)
-    first, last = _dim(b, start_dim, dims) - 1, _dim(b, end_dim, dims)
-    return _to_shape(b, x, (*x.shape[:first], math.prod(x.shape[first:last]), *x.shape[last:]))
+    first, last = dim_of(b, start_dim, dims) - 1, dim_of(b, end_dim, dims)
+    return to_shape(b, x, (*x.shape[:first], math.prod(x.shape[first:last]), *x.shape[last:]))
 
 
 def _unflatten(b: Builder, input: Any, dim: int, sizes: Any) -> Value:
     x = b.use(input)
-    at = _dim(b, dim, len(x.shape) + 1) - 1
+    at = dim_of(b, dim, len(x.shape) + 1) - 1
     return _reshape(b, x, ROWS, *x.shape[:at], *sizes, *x.shape[at + 1 :])
 
 
 def _unsqueeze(b: Builder, input: Any, dim: int) -> Value:
     x = b.use(input)
-    at = _dim(b, dim, len(x.shape) + 2) - 1
-    return _to_shape(b, x, (*x.shape[:at], 1, *x.shape[at:]))
+    at = dim_of(b, dim, len(x.shape) + 2) - 1
+    return to_shape(b, x, (*x.shape[:at], 1, *x.shape[at:]))
 
 
 def _squeeze(b: Builder, input: Any, dim: Any = None) -> Value:
     x = b.use(input)
     if not isinstance(dim, int):
         b.stop(", which squeezes without naming one dimension")
-    at = _dim(b, dim, len(x.shape) + 1) - 1
-    return _to_shape(b, x, (*x.shape[:at], *x.shape[at + 1 :])) if x.shape[at] == 1 else x
+    at = dim_of(b, dim, len(x.shape) + 1) - 1
+    return to_shape(b, x, (*x.shape[:at], *x.shape[at + 1 :])) if x.shape[at] == 1 else x
 
 
 MODULES: dict[type[nn.Module], Callable[..., Value]] = {
     nn.Linear: lambda b, m, input: _linear(b, input, m.weight, m.bias),
-    nn.BatchNorm1d: _batch_norm_module,
+    nn.Conv2d: windows.conv2d_module,
+    nn.BatchNorm1d: norms.batch_norm_module,
+    nn.BatchNorm2d: norms.batch_norm_module,
+    nn.GroupNorm: lambda b, m, input: norms.group_norm(
+        b, input, m.num_groups, m.weight, m.bias, m.eps
+    ),
+    nn.InstanceNorm2d: lambda b, m, input: norms.instance_norm(
+        b, input, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps
+    ),
+    nn.LayerNorm: lambda b, m, input: norms.layer_norm(
+        b, input, m.normalized_shape, m.weight, m.bias, m.eps
+    ),
+    nn.MaxPool2d: lambda b, m, input: windows.max_pool2d(
+        b, input, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
+    ),
+    nn.AvgPool2d: lambda b, m, input: windows.avg_pool2d(
+        b,
+        input,
+        m.kernel_size,
+        m.stride,
+        m.padding,
+        m.ceil_mode,
+        m.count_include_pad,
+        m.divisor_override,
+    ),
+    nn.AdaptiveAvgPool2d: lambda b, m, input: windows.adaptive_avg_pool2d(b, input, m.output_size),
     nn.ReLU: lambda b, m, input: _relu(b, input),
     nn.LeakyReLU: lambda b, m, input: _leaky_relu(b, input, m.negative_slope),
     nn.ELU: lambda b, m, input: _elu(b, input, m.alpha),
@@ -248,6 +189,7 @@ MODULES: dict[type[nn.Module], Callable[..., Value]] = {
     nn.Flatten: lambda b, m, input: _flatten(b, input, m.start_dim, m.end_dim),
     nn.Unflatten: lambda b, m, input: _unflatten(b, input, m.dim, m.unflattened_size),
     nn.Identity: lambda b, m, input: _identity(b, input),
+    nn.Dropout2d: lambda b, m, input: _dropout(b, input, m.p, m.training),
     nn.Dropout: lambda b, m, input: _dropout(b, input, m.p, m.training),
     nn.AlphaDropout: lambda b, m, input: _dropout(b, input, m.p, m.training),
 }
@@ -255,7 +197,20 @@ MODULES: dict[type[nn.Module], Callable[..., Value]] = {
 
 FUNCTIONS: dict[Any, Callable[..., Value]] = {
     F.linear: _linear,
-    F.batch_norm: _batch_norm,
+    F.conv2d: windows.conv2d,
+    torch.conv2d: windows.conv2d,
+    F.max_pool2d: windows.max_pool2d,
+    torch.max_pool2d: windows.max_pool2d,
+    F.avg_pool2d: windows.avg_pool2d,
+    F.adaptive_avg_pool2d: windows.adaptive_avg_pool2d,
+    torch.mean: windows.mean,
+    F.batch_norm: norms.batch_norm,
+    F.group_norm: norms.group_norm,
+    F.instance_norm: norms.instance_norm,
+    F.layer_norm: norms.layer_norm,
+    torch.cat: _concat,
+    torch.concat: _concat,
+    torch.concatenate: _concat,
     F.relu: _relu,
     F.leaky_relu: _leaky_relu,
     F.elu: _elu,
@@ -265,6 +220,7 @@ FUNCTIONS: dict[Any, Callable[..., Value]] = {
     F.tanh: _tanh,
     F.sigmoid: _sigmoid,
     F.dropout: _dropout,
+    F.dropout2d: _dropout,
     F.alpha_dropout: _dropout,
     torch.relu: _relu,
     torch.relu_: _relu,
@@ -302,6 +258,7 @@ METHODS: dict[Any, Callable[..., Value]] = {
     "squeeze": _squeeze,
     "unsqueeze": _unsqueeze,
     "contiguous": _identity,
+    "mean": windows.mean,
 }
 
 

@@ -26,12 +26,44 @@ def batch_norm(node: Node, x: list[Tensor], p: list[Tensor | None]) -> Tensor:
     if node.attrs["batch_stats"]:
         assert mean is None
         assert var is None
-        mean, var = x[0].mean(0), x[0].var(0, unbiased=False)
+        dims = (0, *range(2, x[0].dim()))
+        mean, var = x[0].mean(dims), x[0].var(dims, unbiased=False)
     assert mean is not None
     assert var is not None
+    mean, var, weight, bias = (
+        None if t is None else t.reshape(-1, *(1,) * (x[0].dim() - 2))
+        for t in (mean, var, weight, bias)
+    )
     y = (x[0] - mean) / (var + node.attrs["eps"]).sqrt()
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
+
+
+def pair(node: Node, name: str) -> tuple[int, int]:
+    return int(node.attrs[f"{name}_h"]), int(node.attrs[f"{name}_w"])
+
+
+def conv2d(node: Node, x: list[Tensor], p: list[Tensor | None]) -> Tensor:
+    """Padded at both ends by what comes before the image, one more after it, and cut to size."""
+    weight, bias = p
+    high, wide = pair(node, "pad")
+    y = F.conv2d(
+        F.pad(x[0], (wide, wide + 1, high, high + 1)),
+        weight,
+        bias,
+        pair(node, "stride"),
+        0,
+        pair(node, "dilation"),
+        int(node.attrs["groups"]),
+    )
+    return y[:, :, : node.shape[1], : node.shape[2]]
+
+
+def pool2d(node: Node, x: Tensor, **options: Any) -> Tensor:
+    function = F.max_pool2d if node.op == "max_pool2d" else F.avg_pool2d
+    windows = [pair(node, name) for name in ("kernel", "stride", "pad")]
+    results = [function(x, *windows, ceil_mode=ceil, **options) for ceil in (False, True)]
+    return next(y for y in results if y.shape[1:] == node.shape)
 
 
 INTERPRETER: dict[str, Callable[[Node, list[Tensor], list[Tensor | None]], Tensor]] = {
@@ -47,6 +79,20 @@ INTERPRETER: dict[str, Callable[[Node, list[Tensor], list[Tensor | None]], Tenso
     "sigmoid": lambda n, x, p: torch.sigmoid(x[0]),
     "reshape": lambda n, x, p: x[0].reshape(len(x[0]), *n.shape),
     "add": lambda n, x, p: x[0] + x[1],
+    "concat": lambda n, x, p: torch.cat(x, 1),
+    "group_norm": lambda n, x, p: F.group_norm(x[0], int(n.attrs["groups"]), *p, n.attrs["eps"]),
+    "layer_norm": lambda n, x, p: F.layer_norm(
+        x[0], n.shape[-int(n.attrs["dims"]) :], *p, n.attrs["eps"]
+    ),
+    "conv2d": conv2d,
+    "max_pool2d": lambda n, x, p: pool2d(n, x[0], dilation=pair(n, "dilation")),
+    "avg_pool2d": lambda n, x, p: pool2d(
+        n,
+        x[0],
+        count_include_pad=bool(n.attrs["count_include_pad"]),
+        divisor_override=int(n.attrs["divisor"]) or None,
+    ),
+    "adaptive_avg_pool2d": lambda n, x, p: F.adaptive_avg_pool2d(x[0], n.shape[1:]),
 }
 
 

@@ -6,15 +6,14 @@ Adding an op to the engine means adding its cases here; test_ops.py fails until 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from op_case import HIDDEN, INPUTS, OUTPUTS, OpCase, frozen, norm
+from op_cases_image import IMAGE_CASES
 from torch import Tensor, nn
 
 from fastmaml import losses
-
-INPUTS, HIDDEN, OUTPUTS = 3, 19, 2
 
 
 class Net(nn.Module):
@@ -28,17 +27,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.op(self.first(x)))
-
-
-class Function(nn.Module):
-    """A torch function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 class Residual(nn.Module):
@@ -82,27 +70,10 @@ class Rows(nn.Module):
         return self.last(F.silu(self.middle(h)).flatten(1))
 
 
-def frozen(module: nn.Module, *names: str) -> nn.Module:
-    for name in names:
-        module.get_parameter(name).requires_grad_(False)
-    return module
-
-
 def batch_norm(
     features: int = HIDDEN, freeze: str = "", *, training: bool = True, affine: bool = True
 ) -> nn.Module:
-    """A layer whose parameters and running statistics are unlike those it starts with."""
-    layer = nn.BatchNorm1d(features, affine=affine)
-    with torch.no_grad():
-        for tensor in (*layer.parameters(), layer.running_mean, layer.running_var):
-            tensor.uniform_(0.5, 1.5)
-    return frozen(layer, *freeze.split()).train(training)
-
-
-class OpCase(NamedTuple):
-    op: str  # name in csrc/ops/registry.cpp, or "reshape"
-    variant: str
-    model: Callable[[], nn.Module]
+    return norm(nn.BatchNorm1d, features, freeze=freeze, training=training, affine=affine)
 
 
 def pointwise(op: str, variant: str, function: Callable[[Tensor], Tensor]) -> OpCase:
@@ -147,6 +118,7 @@ CASES = [
     pointwise("softplus", "beta", lambda x: F.softplus(x, 3.0, 2.0)),
     pointwise("tanh", "", torch.tanh),
     pointwise("sigmoid", "", torch.sigmoid),
+    *IMAGE_CASES,
 ]
 LOSSES = [
     nn.MSELoss(),

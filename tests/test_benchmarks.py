@@ -8,19 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as command
-from benchmarks import memory, records, runner, table, timing
+from benchmarks import check, memory, networks, records, runner, table, timing
 from benchmarks.check import Checker, Errors, RefusedError
 from benchmarks.contestants import CONTESTANTS, OURS, select
 from benchmarks.memory import Memory
 from benchmarks.records import Record
 from benchmarks.rivals.base import Outcome, Rival, UnavailableError
+from benchmarks.rivals.jax_forms import DIRECT_FORMS, IM2COL_FORMS
+from benchmarks.rivals.jax_networks import Direct, Im2col, rows_to_jax, to_jax, to_torch
 from benchmarks.rivals.pytorch import PytorchLoop, TorchFunc
 from benchmarks.timing import Spread
-from benchmarks.workloads import WORKLOADS, Workload, make_problem
+from benchmarks.workloads import WORKLOADS, ImageWorkload, MlpWorkload, make_problem
+from fastmaml import models
 
-TINY = Workload(
+TINY = MlpWorkload(
     name="sinusoid-1",
     title="tiny",
     widths=(6, 5, 4, 3),
@@ -32,6 +36,23 @@ TINY = Workload(
     inner_lr=0.1,
     batch_norm=True,
 )
+CONV = ImageWorkload(
+    name="omniglot-conv",
+    title="tiny",
+    architecture=networks.omniglot_conv(3, channels=4, image=13),
+    loss="cross_entropy",
+    tasks=2,
+    support_rows=3,
+    query_rows=6,
+    inner_steps=2,
+    inner_lr=0.1,
+)
+# Odd sizes, so that strides and pools drop a row; every kind of layer occurs.
+CONV_NETWORKS = {
+    "strided": CONV.architecture,
+    "pooled": networks.conv4(3, channels=4, image=21),
+    "residual": networks.resnet12(3, channels=(2, 3, 2, 4), image=17),
+}
 QUICK = runner.Options(rounds=2, workload_seconds=60.0, memory=False)
 
 
@@ -103,7 +124,16 @@ def record(contestant: str, workload: str = "omniglot-mlp", **changes: object) -
 
 @pytest.mark.parametrize(
     ("name", "gflop"),
-    [("sinusoid-1", 0.010), ("sinusoid-5", 0.040), ("omniglot-mlp", 0.56), ("wide-mlp", 95.0)],
+    [
+        ("sinusoid-1", 0.010),
+        ("sinusoid-5", 0.040),
+        ("omniglot-mlp", 0.56),
+        ("wide-mlp", 95.0),
+        ("omniglot-conv", 9.985),
+        ("omniglot-conv-20", 79.77),
+        ("mini-conv", 88.68),
+        ("resnet12", 945.4),
+    ],
 )
 def test_necessary_work_of_the_workloads(name: str, gflop: float) -> None:
     assert WORKLOADS[name].necessary_flops / 1e9 == pytest.approx(gflop, rel=0.01)
@@ -115,6 +145,35 @@ def test_necessary_work_by_hand() -> None:
     support = 2 * ((2 + 2) * first + (3 + 6) * last)
     query = 3 * (2 * first + 3 * last)
     assert row.necessary_flops == 4 * (2 * support + query)
+
+
+def test_necessary_work_of_convolutions_by_hand() -> None:
+    block = networks.Residual((networks.Conv(3),), (networks.Conv(3, size=1),))
+    layers = (block, networks.Conv(4, stride=2), networks.Mean(), networks.Linear(2))
+    row = replace(CONV, architecture=networks.Network((2, 5, 7), layers))
+    # Both branches read the input; a stride of 2 leaves 3 x 4 of 5 x 7 pixels.
+    first = 2 * 5 * 7 * 3 * 2 * (9 + 1)
+    rest = 2 * 3 * 4 * 4 * 3 * 9 + 2 * 4 * 2
+    support, query = 4 * first + 9 * rest, 2 * first + 3 * rest
+    assert row.necessary_flops == 2 * (2 * 3 * support + 6 * query)
+
+
+@pytest.mark.parametrize("name", ["omniglot_conv", "conv4", "resnet12"])
+def test_the_networks_are_those_of_the_models(name: str) -> None:
+    theirs, ours = getattr(models, name)(5), getattr(networks, name)(5).module()
+    shapes = [[p.shape for p in model.parameters()] for model in (theirs, ours)]
+    assert shapes[0] == shapes[1]
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    x = torch.randn(2, *getattr(networks, name)(5).row)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_image_rows_are_prototypes_with_noise() -> None:
+    support, query = make_problem(CONV, "float64").tensors()
+    assert support[0].shape == (2, 3, 1, 13, 13)
+    for task in range(CONV.tasks):
+        near = torch.cdist(query[0][task].flatten(1), support[0][task].flatten(1)).argmin(1)
+        assert torch.equal(support[1][task][near], query[1][task])
 
 
 def test_every_contestant_gets_the_same_problem() -> None:
@@ -149,6 +208,61 @@ def test_torch_contestants_and_fastmaml_agree(loss: str) -> None:
     for contestant in (CONTESTANTS[OURS], PytorchLoop, TorchFunc):
         _, errors = checker.admit(contestant)
         assert errors.float64 <= 1e-9
+
+
+@pytest.mark.parametrize("network", CONV_NETWORKS)
+def test_torch_contestants_and_fastmaml_agree_on_images(network: str) -> None:
+    checker = Checker(replace(CONV, architecture=CONV_NETWORKS[network]))
+    for contestant in (CONTESTANTS[OURS], PytorchLoop, TorchFunc):
+        _, errors = checker.admit(contestant)
+        assert errors.float64 <= 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f.name for f in (*DIRECT_FORMS, *IM2COL_FORMS)])
+@pytest.mark.parametrize("network", CONV_NETWORKS)
+def test_jax_forms_agree_on_images(network: str, name: str) -> None:
+    pytest.importorskip("jax", reason="jax is not installed")
+    row = replace(CONV, architecture=CONV_NETWORKS[network])
+    problem = make_problem(row, "float64")
+    truth = check.reference(problem)
+    rival = CONTESTANTS[name]()
+    rival.prepare(problem)
+    found = rival.read(rival.step())
+    assert found.loss == pytest.approx(truth.loss, rel=1e-9)
+    error = np.linalg.norm(found.gradient - truth.gradient)
+    assert error <= 1e-9 * np.linalg.norm(truth.gradient)
+
+
+@pytest.mark.parametrize("operations", [Direct, Im2col])
+def test_jax_forward_pass_of_images(operations: type[Direct]) -> None:
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    for network in CONV_NETWORKS.values():
+        model = network.module()
+        x = torch.randn(3, *network.row)
+        parameters = {n: to_jax(p.detach().numpy()) for n, p in model.named_parameters()}
+        rows = jax.numpy.asarray(rows_to_jax(x[None].numpy())[0])
+        found = networks.forward(network.layers, operations(), parameters, rows)
+        np.testing.assert_allclose(found, model(x).detach().numpy(), atol=1e-4)
+
+
+def test_jax_layouts_go_back_to_those_of_torch() -> None:
+    for shape in ((4,), (3, 5), (2, 3, 4, 5)):
+        values = np.random.default_rng(0).random(shape)
+        assert np.array_equal(to_torch(to_jax(values)), values)
+
+
+def test_patches_need_a_convolution() -> None:
+    pytest.importorskip("jax", reason="jax is not installed")
+    with pytest.raises(UnavailableError, match="no convolution"):
+        CONTESTANTS["jax-map-im2col"]().prepare(make_problem(TINY, "float64"))
+
+
+def test_slow_forms_are_not_run_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "SLOWEST_STEP_SECONDS", 0.0)
+    found = runner.run(replace(TINY, seconds=0.0), [PytorchLoop], QUICK)
+    assert found[0].verdict.startswith("screened out: a step would take about")
+    assert found[0].seconds is None
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from graph_image_forms import IMAGE, IMAGE_FUNCTIONS, IMAGE_METHODS, IMAGE_MODULES
 from interpreter import INTERPRETER, Model, check
 from torch import Tensor, nn
 
@@ -116,7 +117,7 @@ METHOD_FORMS: dict[str, list[Callable[[Any], Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("kind", MODULE_FORMS)
 def test_module_forms(kind: type[nn.Module]) -> None:
     for make in MODULE_FORMS[kind]:
         module = make()
@@ -132,7 +133,28 @@ def test_a_module_alone(form: Callable[[], nn.Module]) -> None:
     check(form(), (3,))
 
 
-@pytest.mark.parametrize("target", FUNCTIONS, ids=function_name)
+@pytest.mark.parametrize("kind", IMAGE_MODULES)
+def test_module_forms_over_images(kind: type[nn.Module]) -> None:
+    for make in IMAGE_MODULES[kind]:
+        module = make()
+        assert type(module) is kind
+        check(nn.Sequential(nn.Linear(4, 4), module), IMAGE)
+
+
+@pytest.mark.parametrize("target", IMAGE_FUNCTIONS, ids=function_name)
+def test_function_forms_over_images(target: Any) -> None:
+    for form in IMAGE_FUNCTIONS[target]:
+        own = target in (F.conv2d, torch.conv2d)
+        check(nn.Sequential(nn.Linear(4, 4), form()) if own else Model(form, IMAGE), IMAGE)
+
+
+@pytest.mark.parametrize("target", IMAGE_METHODS)
+def test_method_forms_over_images(target: str) -> None:
+    for form in IMAGE_METHODS[target]:
+        check(Model(form, IMAGE), IMAGE)
+
+
+@pytest.mark.parametrize("target", [*FUNCTION_FORMS, F.linear, F.batch_norm], ids=function_name)
 def test_function_forms(target: Any) -> None:
     forms = {F.linear: LINEAR_FORMS, F.batch_norm: BATCH_NORM_FORMS}.get(target)
     for form in forms or FUNCTION_FORMS[target]:
@@ -142,7 +164,7 @@ def test_function_forms(target: Any) -> None:
         assert network.nodes
 
 
-@pytest.mark.parametrize("target", METHODS)
+@pytest.mark.parametrize("target", METHOD_FORMS)
 def test_method_forms(target: str) -> None:
     for form in METHOD_FORMS[target]:
         check(Model(form), (4, 3))
@@ -181,9 +203,10 @@ BATCH_NORM_FORMS = [lambda: OwnNorm(True), lambda: OwnNorm(False)]
 
 
 def test_every_table_entry_has_a_form() -> None:
-    assert MODULE_FORMS.keys() == MODULES.keys()
-    assert FUNCTION_FORMS.keys() | {F.linear, F.batch_norm} == FUNCTIONS.keys()
-    assert METHOD_FORMS.keys() == METHODS.keys()
+    assert MODULE_FORMS.keys() | IMAGE_MODULES.keys() == MODULES.keys()
+    functions = FUNCTION_FORMS.keys() | IMAGE_FUNCTIONS.keys() | {F.linear, F.batch_norm}
+    assert functions == FUNCTIONS.keys()
+    assert METHOD_FORMS.keys() | IMAGE_METHODS.keys() == METHODS.keys()
 
 
 def test_every_op_is_interpreted() -> None:
@@ -191,4 +214,7 @@ def test_every_op_is_interpreted() -> None:
     for forms in MODULE_FORMS.values():
         for make in forms:
             met |= {node.op for node in trace(nn.Sequential(nn.Linear(3, 3), make()), (3,)).nodes}
-    assert met | {"add"} == INTERPRETER.keys()
+    for forms in IMAGE_MODULES.values():
+        for make in forms:
+            met |= {node.op for node in trace(make(), IMAGE).nodes}
+    assert met | {"add", "concat"} == INTERPRETER.keys()

@@ -41,7 +41,7 @@ BLOCK = f"model ({__name__}.Block)"
 FUNCTIONS_REFUSED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda x: torch.softmax(x, -1), f"torch.softmax in {BLOCK}"),
     (lambda x: F.softmax(x, -1), f"torch.nn.functional.softmax in {BLOCK}"),
-    (lambda x: x.mean(1), f"torch.Tensor.mean in {BLOCK}"),
+    (lambda x: x.sum(1), f"torch.Tensor.sum in {BLOCK}"),
     (lambda x: x * x, f"operator.mul in {BLOCK}"),
     (lambda x: -x, f"operator.neg in {BLOCK}"),
     (lambda x: 1 + x, f"operator.add in {BLOCK}"),
@@ -107,8 +107,8 @@ def test_layers_refused() -> None:
     refused(deep, "layer `1.1` (torch.nn.Softmax)")
     refused(nn.Softmax(-1), "model (torch.nn.Softmax)")
     refused(
-        nn.Sequential(nn.Linear(3, 3), Block(lambda x: x.mean(0))),
-        f"torch.Tensor.mean in layer `1` ({__name__}.Block)",
+        nn.Sequential(nn.Linear(3, 3), Block(lambda x: x.sum(0))),
+        f"torch.Tensor.sum in layer `1` ({__name__}.Block)",
     )
     refused(
         nn.Sequential(nn.Dropout()),

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.rivals.base import UnavailableError
-from benchmarks.rivals.jax_forms import JaxForm, Parameters, import_jax
+from benchmarks.rivals.jax_forms import JaxForm, Parameters
+from benchmarks.rivals.jax_networks import import_jax
 from benchmarks.workloads import Problem
 
 

@@ -1,8 +1,9 @@
 """JAX: `jit` of `value_and_grad` of the meta-loss, in every form its users write.
 
 Tasks are batched by `vmap`, run one after another by `lax.map`, or unrolled by a Python loop under
-`jit`; the inner steps are unrolled or a `lax.scan`. Weights lie [I, O], the layout of JAX's own
-libraries. All forms are checked and screened; the table reports the fastest.
+`jit`; the inner steps are unrolled or a `lax.scan`; convolutions are JAX's own or products over
+patches (the forms named `-im2col`). All forms are checked and screened; the table reports the
+fastest.
 """
 
 from __future__ import annotations
@@ -11,23 +12,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmarks.networks import Operations, forward
 from benchmarks.rivals.base import Outcome, Rival, UnavailableError, flatten
+from benchmarks.rivals.jax_networks import (
+    Direct,
+    Im2col,
+    import_jax,
+    rows_to_jax,
+    to_jax,
+    to_torch,
+)
 from benchmarks.workloads import Problem, Workload
 
 Parameters = dict[str, Any]
-
-
-def import_jax() -> Any:
-    """The module.
-
-    Raises:
-        UnavailableError: It is not installed.
-    """
-    try:
-        import jax
-    except ImportError as error:
-        raise UnavailableError("jax is not installed") from error
-    return jax
 
 
 def _x64(jax: Any) -> Any:
@@ -35,13 +32,16 @@ def _x64(jax: Any) -> Any:
     return jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
-def network_loss(workload: Workload, parameters: Parameters, x: Any, y: Any) -> Any:
+def network_loss(
+    workload: Workload, run: Operations, parameters: Parameters, x: Any, y: Any
+) -> Any:
     """Mean loss of the rows of one task.
 
     Args:
         workload: The row that names layers and loss.
-        parameters: By torch's names, linear weights transposed to [I, O].
-        x: [n, I] rows.
+        run: JAX's operations.
+        parameters: By torch's names, in JAX's layout.
+        x: [n, *row] rows.
         y: [n, O] targets: values for mse, one-hot classes for cross_entropy.
 
     Returns:
@@ -49,36 +49,31 @@ def network_loss(workload: Workload, parameters: Parameters, x: Any, y: Any) -> 
     """
     jax = import_jax()
     jnp = jax.numpy
-    for layer in range(workload.layers):
-        x = x @ parameters[f"linear{layer}.weight"]
-        if workload.bias:
-            x = x + parameters[f"linear{layer}.bias"]
-        if layer == workload.layers - 1:
-            break
-        if workload.batch_norm:
-            scale = parameters[f"norm{layer}.weight"] * jax.lax.rsqrt(x.var(axis=0) + 1e-5)
-            x = (x - x.mean(axis=0)) * scale + parameters[f"norm{layer}.bias"]
-        x = jax.nn.relu(x)
+    x = forward(workload.network.layers, run, parameters, x)
     if workload.loss == "mse":
         return jnp.mean((x - y) ** 2)
     return -jnp.mean(jnp.sum(jax.nn.log_softmax(x) * y, axis=-1))
 
 
 class JaxForm(Rival):
-    """One form; the subclasses set how tasks and inner steps are spread."""
+    """One form; the subclasses set how tasks and inner steps are spread, and the operations."""
 
     family = "JAX"
     tasks_by: ClassVar[str]
     scan_steps: ClassVar[bool] = False
+    operations: ClassVar[type[Direct]] = Direct
 
     def prepare(self, problem: Problem) -> None:
         jax = import_jax()
         self._problem = problem
         if self.scan_steps and problem.workload.inner_steps < 2:
             raise UnavailableError("one inner step: the same as the unrolled form")
+        if self.operations is Im2col and not problem.workload.network.is_convolutional:
+            raise UnavailableError("no convolution: the same as the form without patches")
+        self._run = self.operations()
         # Only while the arrays are made and the program is compiled: dtypes are then fixed.
         with _x64(jax)(problem.dtype == "float64"):
-            theta = {name: jax.numpy.asarray(p.T) for name, p in problem.parameters.items()}
+            theta = {name: jax.numpy.asarray(to_jax(p)) for name, p in problem.parameters.items()}
             data = tuple(jax.numpy.asarray(part) for part in self._dense_data())
             self._arguments = self._place(theta, data)
             self._compiled = jax.jit(self._program()).lower(*self._arguments).compile()
@@ -97,16 +92,16 @@ class JaxForm(Rival):
         if self._problem.workload.loss == "cross_entropy":
             # One-hot targets: picking by index differentiates to a scatter, which XLA runs slowly
             # on CPUs.
-            one_hot = np.eye(self._problem.workload.widths[-1], dtype=self._problem.dtype)
+            one_hot = np.eye(self._problem.workload.network.outputs, dtype=self._problem.dtype)
             sy, qy = one_hot[sy], one_hot[qy]
-        return sx, sy, qx, qy
+        return rows_to_jax(sx), sy, rows_to_jax(qx), qy
 
     def _task_loss(self, theta: Parameters, sx: Any, sy: Any, qx: Any, qy: Any) -> Any:
         jax = import_jax()
         workload = self._problem.workload
 
         def inner(phi: Parameters, _: Any) -> tuple[Parameters, None]:
-            gradient = jax.grad(lambda p: network_loss(workload, p, sx, sy))(phi)
+            gradient = jax.grad(lambda p: network_loss(workload, self._run, p, sx, sy))(phi)
             return {name: phi[name] - workload.inner_lr * gradient[name] for name in phi}, None
 
         phi = theta
@@ -115,7 +110,7 @@ class JaxForm(Rival):
         else:
             for _ in range(workload.inner_steps):
                 phi, _ = inner(phi, None)
-        return network_loss(workload, phi, qx, qy)
+        return network_loss(workload, self._run, phi, qx, qy)
 
     def _meta_loss(self, theta: Parameters, *data: Any) -> Any:
         jax = import_jax()
@@ -137,7 +132,7 @@ class JaxForm(Rival):
         loss, gradients = result
         return Outcome(
             float(loss),
-            flatten([np.asarray(gradients[name]).T for name in self._problem.parameters]),
+            flatten([to_torch(np.asarray(gradients[name])) for name in self._problem.parameters]),
         )
 
 
@@ -184,3 +179,20 @@ class JaxLoopScan(JaxForm):
     name = "jax-loop-scan"
     tasks_by = "loop"
     scan_steps = True
+
+
+def _im2col(form: type[JaxForm]) -> type[JaxForm]:
+    """The form with convolutions over patches."""
+    members = {"__doc__": form.__doc__, "name": f"{form.name}-im2col", "operations": Im2col}
+    return type(f"{form.__name__}Im2col", (form,), members)
+
+
+DIRECT_FORMS: tuple[type[JaxForm], ...] = (
+    JaxVmap,
+    JaxVmapScan,
+    JaxMap,
+    JaxMapScan,
+    JaxLoop,
+    JaxLoopScan,
+)
+IM2COL_FORMS = tuple(_im2col(form) for form in DIRECT_FORMS)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.networks import Conv, forward
 from benchmarks.rivals.base import Outcome, Rival, flatten
 from benchmarks.workloads import Problem
 
@@ -60,6 +61,35 @@ class PytorchLoop(Rival):
         return Outcome(result.item(), flatten([g.numpy() for g in gradients if g is not None]))
 
 
+class _Formulas:
+    """Torch's operations, batch norm by its formula."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def conv(self, layer: Conv, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+
+    def batch_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        dims = [0, *range(2, x.dim())]
+        variance, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
+        shape = mean.shape[1:]
+        scale = weight.reshape(shape) * torch.rsqrt(variance + eps)
+        return (x - mean) * scale + bias.reshape(shape)
+
+    def relu(self, x: Tensor, slope: float) -> Tensor:
+        return F.leaky_relu(x, slope) if slope else F.relu(x)
+
+    def max_pool(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+    def flatten(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
 class TorchFunc(Rival):
     """`grad` of the mean over `vmap` of one task's adapted loss, with `grad` again inside.
 
@@ -72,6 +102,7 @@ class TorchFunc(Rival):
 
     def prepare(self, problem: Problem) -> None:
         workload = problem.workload
+        run = _Formulas()
         support, query = problem.tensors()
         self._parameters = {
             name: torch.from_numpy(p).clone() for name, p in problem.parameters.items()
@@ -85,17 +116,7 @@ class TorchFunc(Rival):
             return loss(phi, qx, qy)
 
         def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
-            for layer in range(workload.layers):
-                x = F.linear(
-                    x, parameters[f"linear{layer}.weight"], parameters.get(f"linear{layer}.bias")
-                )
-                if layer == workload.layers - 1:
-                    break
-                if workload.batch_norm:
-                    variance, mean = torch.var_mean(x, dim=0, correction=0)
-                    scale = parameters[f"norm{layer}.weight"] * torch.rsqrt(variance + 1e-5)
-                    x = (x - mean) * scale + parameters[f"norm{layer}.bias"]
-                x = F.relu(x)
+            x = forward(workload.network.layers, run, parameters, x)
             return F.mse_loss(x, y) if workload.loss == "mse" else F.cross_entropy(x, y)
 
         def meta_loss(theta: Parameters) -> Tensor:

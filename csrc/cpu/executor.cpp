@@ -129,6 +129,9 @@ class Worker {
       // The next round overwrites what this commit reads.
       if (start + layout_.round < run_.call.tasks) run_.all.wait();
     }
+    if (run_.schedule.epilogue.empty()) return;
+    run_.all.wait();
+    together(run_.schedule.epilogue, 1);
   }
 
  private:
@@ -202,6 +205,7 @@ Schedule::Schedule(const Program& program) {
   list(program.prologue, prologue);
   list(program.body, body);
   list(program.commit, commit);
+  list(program.epilogue, epilogue);
 }
 
 Layout plan_layout(const Program& program, int64_t tasks, int threads) {

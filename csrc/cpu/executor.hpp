@@ -23,7 +23,7 @@ struct Step {
 
 // The program's instructions as the executor walks them.
 struct Schedule {
-  std::vector<Step> prologue, body, commit;
+  std::vector<Step> prologue, body, commit, epilogue;
   explicit Schedule(const Program& program);
 };
 

@@ -7,9 +7,13 @@
 #include "ops/batch_norm/batch_norm_cpu.hpp"
 #include "ops/bce_with_logits/bce_with_logits_cpu.hpp"
 #include "ops/contract/contract_cpu.hpp"
+#include "ops/conv2d/conv2d_cpu.hpp"
 #include "ops/cross_entropy/cross_entropy_cpu.hpp"
+#include "ops/group_norm/group_norm_cpu.hpp"
 #include "ops/mse/mse_cpu.hpp"
+#include "ops/permute/permute_cpu.hpp"
 #include "ops/pointwise/pointwise_cpu.hpp"
+#include "ops/pool2d/pool2d_cpu.hpp"
 #include "ops/transpose/transpose_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {

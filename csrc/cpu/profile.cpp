@@ -29,8 +29,9 @@ std::vector<InstructionTime> execute_timed(const Program& program, const Schedul
   const Kernel* kernels = kernels_of(program.settings.dtype);
   Schedule timed = schedule;
   std::vector<TimedStep> steps;
-  steps.reserve(schedule.prologue.size() + schedule.body.size() + schedule.commit.size());
-  for (auto* section : {&timed.prologue, &timed.body, &timed.commit})
+  steps.reserve(schedule.prologue.size() + schedule.body.size() + schedule.commit.size() +
+                schedule.epilogue.size());
+  for (auto* section : {&timed.prologue, &timed.body, &timed.commit, &timed.epilogue})
     for (Step& step : *section) {
       steps.push_back({kernels[step.kind], step.args});
       step = {0, &steps.back()};
@@ -40,7 +41,7 @@ std::vector<InstructionTime> execute_timed(const Program& program, const Schedul
 
   std::vector<InstructionTime> times;
   times.reserve(steps.size());
-  for (const auto* section : {&program.prologue, &program.body, &program.commit})
+  for (const auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
     for (const Instruction& instruction : *section)
       times.push_back({instruction.label, steps[times.size()].seconds,
                        flops(instruction) * static_cast<double>(call.tasks)});

@@ -20,6 +20,9 @@ namespace fastmaml {
 
 class Op;
 
+// How the rows of a value lie in memory: as in torch, or, for images [C, H, W], channels last.
+enum class MemoryOrder { torch, channels_last, any };
+
 struct Node {
   const Op* op = nullptr;
   std::string op_name, name;
@@ -48,6 +51,8 @@ class Emit;
 class Op {
  public:
   virtual ~Op() = default;
+  // The order of its inputs and its output; `any`: whichever the inputs have, and all the same.
+  virtual MemoryOrder order(const Node&) const { return MemoryOrder::torch; }
   // Throws ShapeError when inputs, parameters and `node.shape` do not fit together.
   virtual void check(const Node& node, const std::vector<TensorSpec>& tensors) const = 0;
   virtual void forward(Emit& emit, const Node& node) const = 0;

@@ -8,8 +8,9 @@
 namespace fastmaml {
 namespace {
 
-const char* kKindNames[] = {"contract", "transpose",     "pointwise",      "batch_norm",
-                            "mse",      "cross_entropy", "bce_with_logits"};
+const char* kKindNames[] = {"contract", "transpose",     "pointwise",       "batch_norm",
+                            "mse",      "cross_entropy", "bce_with_logits", "conv2d",
+                            "permute",  "pool2d",        "group_norm"};
 static_assert(std::size(kKindNames) == std::variant_size_v<Args>);
 
 void write_section(std::ostream& out, const char* title, const std::vector<Instruction>& section) {
@@ -24,6 +25,10 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
           << (args->stack ? " stacked" : "") << (args->dot ? " inner" : "")
           << (args->gate == Gate::open ? "" : " + relu");
     }
+    if (auto* args = std::get_if<ConvArgs>(&instruction.args))
+      out << "  " << args->images << " images, " << args->stencil->taps << " taps, " << args->k
+          << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "")
+          << (args->gate == Gate::open ? "" : " + relu");
     out << "\n";
   }
 }
@@ -46,6 +51,7 @@ std::string describe_program(const Program& program, int64_t tasks, int threads)
   write_section(out, "prologue", program.prologue);
   write_section(out, "body", program.body);
   write_section(out, "commit", program.commit);
+  write_section(out, "epilogue", program.epilogue);
   return out.str();
 }
 

@@ -14,17 +14,68 @@ constexpr int64_t kBlockGrain = 16;  // each tensor of a dense block starts on a
 Emit::Emit(Program& program, const std::vector<bool>& factored)
     : program_(program), network_(program.network), factored_(factored) {
   const size_t tensors = network_.tensors.size();
+  find_packings();
   phi_.emplace_back(tensors);
   for (size_t t = 0; t < tensors; ++t) {
-    Operand theta;
-    theta.space = kTensors + static_cast<int>(t);
-    phi_[0][t].w = theta;
+    if (packing_[t]) {
+      label(network_.tensors[t].name + ".pack");
+      PermuteArgs args = pack(static_cast<int>(t), false);
+      args.out = phi_[0][t].w = buffer(numel(network_.tensors[t].shape), true);
+      prologue(args);
+    } else {
+      phi_[0][t].w = theta(static_cast<int>(t));
+    }
   }
   update_factors_.resize(tensors);
   sweep_factors_.resize(tensors);
   waiting_.resize(tensors);
   v_written_.assign(tensors, false);
   dense_layout();
+}
+
+Operand Emit::theta(int tensor) const {
+  Operand theta;
+  theta.space = kTensors + tensor;
+  return theta;
+}
+
+void Emit::find_packings() {
+  packing_.resize(network_.tensors.size());
+  for (const Node& node : network_.nodes) {
+    if (node.op_name != "conv2d") continue;
+    const Shape& shape = network_.tensors[node.params[0]].shape;
+    const auto groups = static_cast<int64_t>(node.attr("groups", 1));
+    const Packing packing{groups, shape[2] * shape[3], shape[1], shape[0] / groups};
+    Packing& known = packing_[node.params[0]];
+    if (known && known.groups != groups)
+      throw UnsupportedModelError(message("layer `", node.name, "`: a weight is shared between ",
+                                          "convolutions of ", known.groups, " and ", groups,
+                                          " groups"));
+    known = packing;
+  }
+}
+
+// From torch's [G, O, I, taps]: to [G, taps, I, O], or transposed to [G, taps, O, I].
+PermuteArgs Emit::pack(int tensor, bool transposed) const {
+  const Packing& p = packing_[tensor];
+  PermuteArgs args;
+  args.in = theta(tensor);
+  args.size[0] = p.groups, args.stride[0] = p.out * p.in * p.taps;
+  args.size[1] = p.taps, args.stride[1] = 1;
+  args.size[2] = transposed ? p.out : p.in, args.stride[2] = transposed ? p.in * p.taps : p.taps;
+  args.size[3] = transposed ? p.in : p.out, args.stride[3] = transposed ? p.taps : p.in * p.taps;
+  return args;
+}
+
+// Back to torch's order.
+PermuteArgs Emit::unpack(int tensor) const {
+  const Packing& p = packing_[tensor];
+  PermuteArgs args;
+  args.size[0] = p.groups, args.stride[0] = p.taps * p.in * p.out;
+  args.size[1] = p.out, args.stride[1] = 1;
+  args.size[2] = p.in, args.stride[2] = p.out;
+  args.size[3] = p.taps, args.stride[3] = p.in * p.out;
+  return args;
 }
 
 void Emit::dense_layout() {
@@ -63,6 +114,8 @@ void Emit::commit(Args args) {
   if (auto* contract = std::get_if<ContractArgs>(&args)) normalize(*contract);
   program_.commit.push_back({std::move(args), label_});
 }
+
+void Emit::epilogue(Args args) { program_.epilogue.push_back({std::move(args), label_}); }
 
 // --- values --------------------------------------------------------------------------------------
 
@@ -146,12 +199,30 @@ Operand Emit::param_dot_t(const Node& node, size_t i) {
 Operand Emit::transposed(Version& version, int tensor) {
   if (version.w_t) return version.w_t;
   const Shape& shape = network_.tensors[tensor].shape;
+  if (packing_[tensor]) return transposed_packed(version, tensor);
   if (shape[0] == 1 || shape[1] == 1) return version.w_t = version.w;  // the same numbers in a row
   const bool theta = version.w == phi_[0][tensor].w;
   TransposeArgs args;
   args.in = version.w, args.rows = shape[0], args.cols = shape[1];
   args.out = version.w_t = buffer(shape[0] * shape[1], theta);
   theta ? prologue(args) : add(args);
+  return version.w_t;
+}
+
+Operand Emit::transposed_packed(Version& version, int tensor) {
+  const Packing& p = packing_[tensor];
+  const bool theta = version.w == phi_[0][tensor].w;
+  version.w_t = buffer(numel(network_.tensors[tensor].shape), theta);
+  if (theta) {
+    PermuteArgs args = pack(tensor, true);
+    args.out = version.w_t;
+    prologue(args);
+  } else {
+    TransposeArgs args;
+    args.in = version.w, args.out = version.w_t;
+    args.count = p.groups * p.taps, args.rows = p.in, args.cols = p.out;
+    add(args);
+  }
   return version.w_t;
 }
 
@@ -236,14 +307,25 @@ void Emit::end_sweep() {
   }
 }
 
+Operand Emit::output(int tensor) const {
+  Operand out;
+  out.space = kTensors + static_cast<int>(network_.tensors.size()) + network_.trainable[tensor];
+  return out;
+}
+
 void Emit::write_commit() {
   for (size_t t = 0; t < network_.tensors.size(); ++t) {
     const TensorSpec& spec = network_.tensors[t];
     if (!spec.trainable) continue;
     label(spec.name + ".meta_grad");
     ContractArgs args;
-    Operand grad;
-    grad.space = kTensors + static_cast<int>(network_.tensors.size()) + network_.trainable[t];
+    Operand grad = output(static_cast<int>(t));
+    if (packing_[t]) {
+      PermuteArgs back = unpack(static_cast<int>(t));
+      back.out = grad;
+      grad = back.in = buffer(numel(spec.shape), true);
+      epilogue(back);
+    }
     args.c = grad;
     args.m = factored_[t] ? spec.shape[0] : 1;
     args.n = factored_[t] ? spec.shape[1] : numel(spec.shape);
@@ -263,10 +345,17 @@ void Emit::write_fast_weights() {
     const TensorSpec& spec = network_.tensors[t];
     if (!spec.trainable) continue;
     label(spec.name + ".fast");
+    Operand out = output(static_cast<int>(t));
+    out.stride = numel(spec.shape);
+    if (packing_[t]) {
+      PermuteArgs back = unpack(static_cast<int>(t));
+      back.in = phi_[version_][t].w, back.out = out;
+      add(back);
+      continue;
+    }
     ContractArgs copy;
-    copy.m = 1, copy.n = numel(spec.shape), copy.c_row = copy.cin_row = copy.n;
-    copy.c.space = kTensors + static_cast<int>(network_.tensors.size()) + network_.trainable[t];
-    copy.c.stride = copy.n;
+    copy.m = 1, copy.n = out.stride, copy.c_row = copy.cin_row = copy.n;
+    copy.c = out;
     copy.cin = phi_[version_][t].w;
     add(copy);
   }

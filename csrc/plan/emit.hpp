@@ -89,6 +89,7 @@ class Emit {
   void label(std::string text) { label_ = std::move(text); }
   void prologue(Args args);
   void commit(Args args);
+  void epilogue(Args args);
   Pass make_pass(int step, bool query);
   void begin_update();         // phi[k + 1] starts to be written
   void end_update();           // phi[k + 1] is the current version
@@ -107,8 +108,19 @@ class Emit {
     int64_t numel = 0;
     bool shared = false;
   };
+  // A convolution's weight [G O, I, taps] lies packed as [G, taps, I, O]. Empty for other tensors.
+  struct Packing {
+    int64_t groups = 0, taps = 0, in = 0, out = 0;
+    explicit operator bool() const { return groups > 0; }
+  };
+  void find_packings();
+  PermuteArgs pack(int tensor, bool transposed) const;
+  PermuteArgs unpack(int tensor) const;
   Operand buffer(int64_t numel, bool shared = false);
   Operand transposed(Version& version, int tensor);
+  Operand transposed_packed(Version& version, int tensor);
+  Operand theta(int tensor) const;   // as the caller's tensor
+  Operand output(int tensor) const;  // its meta-gradient or fast weights
   void dense_layout();
   Operand dense(const Operand& block, int tensor) const;
   int tensor(const Node& node, size_t i) const { return node.params[i]; }
@@ -119,6 +131,7 @@ class Emit {
   std::vector<Buffer> buffers_;
   std::vector<std::vector<Version>> phi_;  // phi_[k][tensor]
   int version_ = 0;                        // k of the version that `param` hands out
+  std::vector<Packing> packing_;           // by tensor
   std::vector<Version> direction_;         // u by tensor
   std::vector<int64_t> dense_offset_;      // of each dense trainable tensor in a block
   int64_t dense_numel_ = 0;

@@ -80,6 +80,7 @@ void fuse_relu(Program& program) {
     if (input.buffer < 0 || relu->out.stride != input.stride) continue;
     ContractArgs* writer = find_writer(program, mentions.at(input.buffer), i);
     if (!writer || writer->c.stride != writer->m * writer->c_row) continue;
+    if (writer->n != writer->c_row) continue;  // it writes a part of the columns
     writer->c = relu->out;
     writer->gate = relu->pass == PassKind::forward ? Gate::itself : Gate::operand;
     if (relu->pass != PassKind::forward) writer->gate_by = relu->z;

@@ -92,7 +92,7 @@ void place_buffers(Program& program, const std::vector<int64_t>& numels,
     o.space = ranges[o.buffer].space;
     o.offset = ranges[o.buffer].offset;
   };
-  for (auto* section : {&program.prologue, &program.body, &program.commit})
+  for (auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
     for (Instruction& instruction : *section) visit_operands(instruction, resolve);
 }
 

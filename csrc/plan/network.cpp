@@ -1,5 +1,9 @@
 #include "plan/network.hpp"
 
+#include <iterator>
+#include <map>
+#include <utility>
+
 #include "core/error.hpp"
 #include "ops/registry.hpp"
 
@@ -41,56 +45,126 @@ void check_all_read(const Network& network) {
       throw InternalError(message("layer `", node.name, "`: its output is never read"));
 }
 
-}  // namespace
+// A layout that a reshape asked for and no layer reads: the next one took it back to the other.
+void drop_unread_permutes(Network& network) {
+  std::vector<bool> read(network.value_shapes.size(), false);
+  read[network.output] = true;
+  std::vector<Node> kept;
+  for (size_t i = network.nodes.size(); i-- > 0;) {
+    Node& node = network.nodes[i];
+    if (node.op_name == "permute" && !read[node.output]) continue;
+    for (int input : node.inputs) read[input] = true;
+    kept.push_back(std::move(node));
+  }
+  network.nodes.assign(std::make_move_iterator(kept.rbegin()),
+                       std::make_move_iterator(kept.rend()));
+}
 
-Network build_network(const NetworkSpec& spec) {
-  check_not_empty(spec.row_shape, "the input's row");
-  for (const TensorSpec& tensor : spec.tensors) check_not_empty(tensor.shape, tensor.name);
-  for (const NodeSpec& node : spec.nodes) check_not_empty(node.shape, node.name);
-  Network network;
-  network.tensors = spec.tensors;
-  for (const TensorSpec& tensor : spec.tensors)
-    network.trainable.push_back(tensor.trainable ? network.trainable_count++ : -1);
+// Builds the network value by value. Images are converted between torch's order and channels-last
+// where neighbouring layers disagree, once for each value.
+class Builder {
+ public:
+  explicit Builder(const NetworkSpec& spec) {
+    network.tensors = spec.tensors;
+    for (const TensorSpec& tensor : spec.tensors)
+      network.trainable.push_back(tensor.trainable ? network.trainable_count++ : -1);
+    add_value(spec.row_shape, MemoryOrder::torch, false);
+    seen = {{0, spec.row_shape}};
+  }
 
-  // For each value id of the spec: its canonical value, and its shape as the next layer sees it.
-  std::vector<int> canonical{0};
-  std::vector<Shape> seen{spec.row_shape};
-  network.value_shapes = {spec.row_shape};
-  network.active = {false};
-
-  for (const NodeSpec& item : spec.nodes) {
-    check_indices(item, canonical.size(), spec.tensors.size());
-    if (item.op == "reshape") {
-      if (numel(item.shape) != numel(seen[item.inputs.at(0)]))
-        throw ShapeError(message("layer `", item.name, "`: a reshape must keep the ",
-                                 numel(seen[item.inputs[0]]), " numbers of a row, got ",
-                                 numel(item.shape)));
-      canonical.push_back(canonical[item.inputs[0]]);
-      seen.push_back(item.shape);
-      continue;
-    }
+  void add(const NodeSpec& item) {
+    check_indices(item, seen.size(), network.tensors.size());
+    if (item.op == "reshape") return reshape(item);
     Node node;
     node.op = find_op(item.op);
     if (!node.op)
       throw UnsupportedModelError(message("layer `", item.name, "`: no op named ", item.op));
     node.op_name = item.op, node.name = item.name, node.shape = item.shape;
     node.params = item.params, node.attrs = item.attrs;
+    for (int input : item.inputs) node.in_shapes.push_back(seen[input].shape);
+    MemoryOrder order = node.op->order(node);
     for (int input : item.inputs) {
-      node.inputs.push_back(canonical[input]);
-      node.in_shapes.push_back(seen[input]);
+      if (order == MemoryOrder::any) order = orders_[seen[input].value];
+      node.inputs.push_back(in_order(seen[input], order));
     }
+    seen.push_back({append(std::move(node), order), item.shape});
+  }
+
+  // The value a spec's id stands for, in torch's order.
+  int output(int id) { return in_order(seen.at(id), MemoryOrder::torch); }
+
+  Network network;
+  struct Seen {
+    int value;    // canonical
+    Shape shape;  // as the next layer sees it
+  };
+  std::vector<Seen> seen;  // by value id of the spec
+
+ private:
+  int add_value(const Shape& shape, MemoryOrder order, bool active) {
+    network.value_shapes.push_back(shape);
+    network.active.push_back(active);
+    // Where both orders are one it is torch's, whatever the layer: a reshape may follow.
+    orders_.push_back(two_orders(shape) ? order : MemoryOrder::torch);
+    return static_cast<int>(network.value_shapes.size()) - 1;
+  }
+
+  int append(Node node, MemoryOrder order) {
     node.output = static_cast<int>(network.value_shapes.size());
     node.op->check(node, network.tensors);
-    network.active.push_back(depends_on_trainable(network, node));
-    network.value_shapes.push_back(item.shape);
-    canonical.push_back(node.output);
-    seen.push_back(item.shape);
+    add_value(node.shape, order, depends_on_trainable(network, node));
     network.nodes.push_back(std::move(node));
+    return network.nodes.back().output;
   }
-  network.output = canonical.at(spec.output);
+
+  void reshape(const NodeSpec& item) {
+    const Seen& from = seen[item.inputs.at(0)];
+    if (numel(item.shape) != numel(from.shape))
+      throw ShapeError(message("layer `", item.name, "`: a reshape must keep the ",
+                               numel(from.shape), " numbers of a row, got ", numel(item.shape)));
+    seen.push_back({in_order(from, MemoryOrder::torch), item.shape});
+  }
+
+  static bool two_orders(const Shape& shape) {
+    return shape.size() == 3 && shape[0] > 1 && shape[1] * shape[2] > 1;
+  }
+
+  // The value in another order; the same value where both orders are one.
+  int in_order(const Seen& from, MemoryOrder order) {
+    const Shape& shape = from.shape;
+    if (!two_orders(shape) || orders_[from.value] == order) return from.value;
+    const auto known = converted_.find({from.value, shape});
+    if (known != converted_.end()) return known->second;
+    Node node;
+    node.op = find_op("permute"), node.op_name = "permute";
+    node.name = message("value ", from.value);
+    node.inputs = {from.value}, node.in_shapes = {shape}, node.shape = shape;
+    node.attrs["to_last"] = order == MemoryOrder::channels_last;
+    const int made = append(std::move(node), order);
+    converted_[{from.value, shape}] = made, converted_[{made, shape}] = from.value;
+    return made;
+  }
+
+  std::vector<MemoryOrder> orders_;  // by canonical value
+  // By canonical value and the image that a layer sees in it: the same value in the other order.
+  std::map<std::pair<int, Shape>, int> converted_;
+};
+
+}  // namespace
+
+Network build_network(const NetworkSpec& spec) {
+  check_not_empty(spec.row_shape, "the input's row");
+  for (const TensorSpec& tensor : spec.tensors) check_not_empty(tensor.shape, tensor.name);
+  for (const NodeSpec& node : spec.nodes) check_not_empty(node.shape, node.name);
+  Builder builder(spec);
+  for (const NodeSpec& item : spec.nodes) builder.add(item);
+  const int output = builder.output(spec.output);
+  Network& network = builder.network;
+  network.output = output;
   if (!network.active[network.output])
     throw UnsupportedModelError("the model's output must depend on a trainable parameter");
 
+  drop_unread_permutes(network);
   check_all_read(network);
 
   network.loss_op = find_loss(spec.loss.op);
@@ -98,8 +172,8 @@ Network build_network(const NetworkSpec& spec) {
   network.loss.op_name = spec.loss.op, network.loss.name = spec.loss.op;
   network.loss.attrs = spec.loss.attrs;
   network.loss.inputs = {network.output};
-  network.loss.in_shapes = {seen[spec.output]};
-  return network;
+  network.loss.in_shapes = {builder.seen[spec.output].shape};
+  return std::move(network);
 }
 
 }  // namespace fastmaml

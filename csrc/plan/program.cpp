@@ -107,6 +107,8 @@ class Writer {
     support.reserve(s.inner_steps);
     for (int k = 0; k < s.inner_steps; ++k) {
       support.push_back(emit_.make_pass(k, false));
+      for (size_t v = 0; v < network_.active.size(); ++v)
+        if (!network_.active[v]) support[k].y[v] = support[0].y[v];
       emit_.begin_update();
       forward(support.back());
       backward(support.back());
@@ -136,6 +138,8 @@ class Writer {
   void forward(Pass& pass) {
     emit_.enter(pass, Phase::forward);
     for (const Node& node : network_.nodes) {
+      // What depends on no trainable tensor is the same in every inner step.
+      if (!pass.query && pass.step > 0 && !network_.active[node.output]) continue;
       emit_.label(where(node.name, pass, "forward"));
       node.op->forward(emit_, node);
     }
@@ -208,6 +212,7 @@ void check_settings(const Settings& s) {
 }  // namespace
 
 double flops(const Instruction& instruction) {
+  if (const auto* conv = std::get_if<ConvArgs>(&instruction.args)) return conv->flops();
   const auto* args = std::get_if<ContractArgs>(&instruction.args);
   if (!args) return 0;
   double total = 0;

@@ -1,8 +1,9 @@
-// The program of one task: a list of instructions over operands, in three sections.
+// The program of one task: a list of instructions over operands, in four sections.
 //
 //   prologue   once per call, all threads together (transposed theta, zeroed gradients)
 //   body       per task: K inner steps, the query pass, the sweep
 //   commit     once per round of tasks, all threads together: sums over tasks into the gradients
+//   epilogue   once per call, all threads together: gradients to torch's layout
 #pragma once
 
 #include <string>
@@ -27,7 +28,7 @@ struct Arena {
 struct Program {
   Settings settings;
   Network network;
-  std::vector<Instruction> prologue, body, commit;
+  std::vector<Instruction> prologue, body, commit, epilogue;
   Arena transient, keep, shared;
   int64_t output_numel = 0;  // of one row of logits
   int64_t input_numel = 0;   // of one row of x

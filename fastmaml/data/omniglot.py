@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
 
-from fastmaml.data.episodes import Episode, distinct
+from fastmaml.data.images import ImageTasks
 from fastmaml.errors import SettingError
 
 SIDE = 28
@@ -195,12 +193,10 @@ def _paper_lists(names: tuple[str, ...]) -> dict[str, list[str]]:
     return lists
 
 
-class OmniglotTasks:
-    """N-way K-shot tasks over a set of classes, each turned by 0, 90, 180 or 270 degrees.
+class OmniglotTasks(ImageTasks):
+    """N-way K-shot tasks over Omniglot's classes, each turned by 0, 90, 180 or 270 degrees.
 
-    A task takes N different classes, one rotation for each, and `shots` + `query` different
-    drawings of each. Class n of a task has label n. Rows go drawing by drawing: all classes' first
-    drawing, then all classes' second, and so on.
+    As `ImageTasks`; pixels are 1 where there is ink.
 
     Example:
         >>> import numpy as np, torch
@@ -220,8 +216,9 @@ class OmniglotTasks:
         shots: int,
         query: int | None = None,
         rotations: bool = True,
+        flat: bool = True,
     ) -> None:
-        """Sets the sizes and keeps every picture in every rotation.
+        """Sets the sizes and keeps every drawing in every rotation.
 
         Args:
             images: uint8 [classes, drawings, 28, 28], as in `OmniglotImages`.
@@ -229,55 +226,17 @@ class OmniglotTasks:
             shots: K, support drawings per class.
             query: query drawings per class; None takes K, the paper's protocol.
             rotations: False leaves the drawings upright.
+            flat: rows of 784 numbers; False gives [1, 28, 28], for convolutions.
 
         Raises:
             SettingError: too few classes or drawings for such tasks.
         """
-        query = shots if query is None else query
-        classes, drawings = images.shape[:2]
-        if not 1 <= ways <= classes:
-            raise SettingError(
-                f"OmniglotTasks: ways must be 1 to {classes}, the number of classes, got {ways}; "
-                "use fewer ways or more classes."
-            )
-        if shots < 1 or query < 1 or shots + query > drawings:
-            raise SettingError(
-                f"OmniglotTasks: shots + query must be 2 to {drawings} (the drawings of a class) "
-                f"with at least 1 of each, got {shots} + {query}; lower one of them."
-            )
-        self.ways, self.shots, self.query = ways, shots, query
-        self.classes, self.drawings = classes, drawings
-        self.turns = 4 if rotations else 1
-        turned = [np.rot90(images, turn, axes=(2, 3)) for turn in range(self.turns)]
-        # One row per picture, rotation slowest: a task batch is then a single gather of rows.
-        self._rows = torch.from_numpy(np.stack(turned)).view(-1, SIDE * SIDE)
-        self._scale = 1.0 / 255.0 if images.size and images.max() > 1 else 1.0
-
-    def sample(self, tasks: int, generator: Generator) -> Episode:
-        """Draws a batch of tasks.
-
-        Args:
-            tasks: T, the number of tasks.
-            generator: source of randomness.
-
-        Returns:
-            ``(support, query)``: x float32 [T, N * K, 784] in 0..1, y int64 [T, N * K].
-        """
-        ways, shots, drawings = self.ways, self.shots, self.shots + self.query
-        picked = distinct(tasks, self.classes, ways, generator)
-        if self.turns > 1:
-            turn = torch.randint(self.turns, (tasks, ways), generator=generator)
-            picked = picked.add_(turn, alpha=self.classes)
-        drawn = distinct(tasks * ways, self.drawings, drawings, generator)
-        place = drawn.view(tasks, ways, drawings).add_(picked[..., None], alpha=self.drawings)
-        place = place.transpose(1, 2)
-        return self._gather(place[:, :shots]), self._gather(place[:, shots:])
-
-    def _gather(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures at `place` int64 [T, k, N], flat and as float, with their labels."""
-        tasks, count, ways = place.shape
-        x = self._rows.index_select(0, place.reshape(-1)).float()
-        if self._scale != 1.0:
-            x.mul_(self._scale)
-        y = torch.arange(ways).repeat(tasks, count)
-        return x.view(tasks, count * ways, SIDE * SIDE), y
+        super().__init__(
+            images[:, :, None],
+            ways=ways,
+            shots=shots,
+            query=query,
+            rotations=rotations,
+            flat=flat,
+            largest=255 if images.size and images.max() > 1 else 1,
+        )

@@ -12,7 +12,8 @@ import torch
 
 from fastmaml.errors import SettingError
 from fastmaml.evaluate import Evaluation
-from fastmaml.train import checkpoint, pictures, workloads
+from fastmaml.train import checkpoint, pictures, protocol, workloads
+from fastmaml.train.baselines import BACKEND
 from fastmaml.train.loop import Run, train
 from fastmaml.train.machine import machine, versions
 from fastmaml.train.settings import TrainSettings, resumed
@@ -60,6 +61,8 @@ def run(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     sources = workloads.build_sources(settings)
+    if settings.method == "nearest":
+        return _untrained(settings, sources, out, command)
     main = _trained(settings, sources, path, saved, title=settings.workload, stream_name="train")
     start = time.perf_counter()
     test = workloads.measure(main.model, settings, sources.test)
@@ -69,13 +72,38 @@ def run(
     if settings.baseline:
         results["baseline"], panel = _baseline(settings, sources, out, resume)
         panels.append(panel)
+    if settings.method == "maml":
+        _draw(settings, out, panels, test, results)
+    results["wall_time_s"]["after_training"] = time.perf_counter() - start
+    write_json(out / RESULTS, results)
+    return results
+
+
+def _draw(
+    settings: TrainSettings,
+    out: Path,
+    panels: list[pictures.Panel],
+    test: Evaluation,
+    results: dict[str, Any],
+) -> None:
+    """The run's picture, and its place in the results."""
     picture = out / f"{settings.workload}.png"
     if settings.workload == "sinusoid":
         pictures.sinusoid_picture(picture, settings, panels, seed=stream(settings, "picture"))
     else:
-        pictures.accuracy_picture(picture, settings, test, workloads.paper_figures(settings))
+        pictures.accuracy_picture(picture, settings, test, protocol.paper_figures(settings))
     results["files"]["picture"] = str(picture)
-    results["wall_time_s"]["after_training"] = time.perf_counter() - start
+
+
+def _untrained(
+    settings: TrainSettings, sources: Sources, out: Path, command: str
+) -> dict[str, Any]:
+    """The test of a method that learns nothing."""
+    idle = Run(workloads.build_model(settings), settings, stream(settings, "train"))
+    idle.backend = BACKEND
+    test = workloads.measure(idle.model, settings, sources.test)
+    results = _results(settings, idle, test, command)
+    results["files"] = {"results": str(out / RESULTS)}
     write_json(out / RESULTS, results)
     return results
 
@@ -163,7 +191,7 @@ def _baseline(
             settings,
             sources.validation,
             name="validation",
-            tasks=workloads.VALIDATION_TASKS,
+            tasks=protocol.VALIDATION_TASKS,
             inner_lr=rate,
         )
         errors[rate] = tried.loss[-1] if math.isfinite(tried.loss[-1]) else math.inf
@@ -174,7 +202,7 @@ def _baseline(
         "inner_lr": rate,
         "inner_lr_choice": f"lowest validation error of {list(BASELINE_RATES)}",
         "figures": test.as_dict(),
-        "paper": {str(k): v for k, v in workloads.PAPER_SINUSOID_PRETRAINED.items()},
+        "paper": {str(k): v for k, v in protocol.PAPER_SINUSOID_PRETRAINED.items()},
         "wall_time_s": trained.seconds,
         "curve": trained.curve,
     }
@@ -188,13 +216,13 @@ def _results(
     return {
         "command": command,
         "settings": settings.as_dict(),
-        "protocol": workloads.protocol(settings),
+        "protocol": protocol.protocol(settings),
         "figures": test.as_dict(),
         "tested_iteration": trained.best["iteration"]
         if settings.select == "validation" and trained.best
         else trained.iteration,
-        "paper": {str(k): v for k, v in workloads.paper_figures(settings).items()},
-        "wall_time_s": {"training": trained.seconds},
+        "paper": {str(k): v for k, v in protocol.paper_figures(settings).items()},
+        "wall_time_s": {"training": trained.seconds, "sampling": trained.sampling_seconds},
         "tasks_per_s": tasks / trained.seconds if trained.seconds else None,
         "backend": trained.backend,
         "versions": versions(),

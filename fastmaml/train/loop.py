@@ -17,12 +17,13 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
-from fastmaml.data import TaskSource
+from fastmaml.data import Episode, TaskSource
 from fastmaml.errors import SettingError
 from fastmaml.meta import meta_step
 from fastmaml.train import checkpoint
+from fastmaml.train.baselines import BACKEND, protonet_step
 from fastmaml.train.progress import progress_bar
 from fastmaml.train.settings import TrainSettings
 
@@ -54,6 +55,7 @@ class Run:
         best: the validated iterate with the lowest score, None before the first: "score",
             "iteration" and "model", its state.
         seconds: wall time spent training, over all sittings.
+        sampling_seconds: the part of it that drawing tasks took.
         backend: what ran, "fused" or "reference".
     """
 
@@ -74,6 +76,7 @@ class Run:
         self.curve: list[CurvePoint] = []
         self.best: dict[str, Any] | None = None
         self.seconds = 0.0
+        self.sampling_seconds = 0.0
         self.backend = ""
         self._window = [0.0, 0.0, 0]
 
@@ -89,6 +92,7 @@ class Run:
             "best": self.best,
             "window": self._window,
             "seconds": self.seconds,
+            "sampling_seconds": self.sampling_seconds,
             "backend": self.backend,
         }
 
@@ -101,32 +105,46 @@ class Run:
         self.curve = state["curve"]
         self.best = state["best"]
         self.seconds = state["seconds"]
+        self.sampling_seconds = state.get("sampling_seconds", 0.0)
         self.backend = state["backend"]
         self._window = state["window"]
 
     def step(self, source: TaskSource, inner_steps: int) -> float:
         """One meta-step; returns its loss."""
         settings = self.settings
-        support, query = source.sample(settings.tasks, self.generator)
+        start = time.perf_counter()
+        episode = source.sample(settings.tasks, self.generator)
+        self.sampling_seconds += time.perf_counter() - start
         self.optimizer.zero_grad()
+        loss: Tensor
+        accuracy: Tensor | None
+        if settings.method == "protonet":
+            loss, accuracy = protonet_step(self.model, episode)
+            self.backend = BACKEND
+        else:
+            loss, accuracy = self._meta_step(episode, inner_steps)
+        if settings.clip:
+            nn.utils.clip_grad_value_(self.model.parameters(), settings.clip)
+        self.optimizer.step()
+        self.iteration += 1
+        self._window[0] += float(loss)
+        self._window[1] += math.nan if accuracy is None else float(accuracy)
+        self._window[2] += 1
+        return float(loss)
+
+    def _meta_step(self, episode: Episode, inner_steps: int) -> tuple[Tensor, Tensor | None]:
+        settings = self.settings
         result = meta_step(
             self.model,
-            support,
-            query,
+            *episode,
             loss=settings.loss,
             inner_lr=settings.inner_lr,
             inner_steps=inner_steps,
             first_order=settings.first_order,
             backend=settings.backend,
         )
-        self.optimizer.step()
-        self.iteration += 1
         self.backend = result.backend
-        loss = float(result.loss)
-        self._window[0] += loss
-        self._window[1] += math.nan if result.accuracy is None else float(result.accuracy)
-        self._window[2] += 1
-        return loss
+        return result.loss, result.accuracy
 
     def keep_best(self, score: float) -> None:
         """Keeps a copy of the model if its validation score is the lowest so far."""

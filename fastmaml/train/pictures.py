@@ -108,7 +108,9 @@ def accuracy_picture(
     plot.set(
         xlabel="inner steps",
         ylabel="test accuracy, %",
-        title=f"Omniglot {settings.ways}-way {settings.eval_shots}-shot, {settings.model}",
+        title=(
+            f"{settings.workload} {settings.ways}-way {settings.eval_shots}-shot, {settings.model}"
+        ),
         ylim=(0, 102),
         xticks=steps,
     )

@@ -1,19 +1,32 @@
 """The settings of a training run and the paper's values for them.
 
 `inner_lr` is on the scale of a mean loss. The authors' classification loss is ways times the mean
-(a sum over the rows, divided by the shots), so their inner rate alpha is alpha * ways here: 2.0
-for their Omniglot networks. Here 0.4 on the mean is the default: batch norm's scale and shift are
-adapted too, and at 2.0 the accuracy of the fully connected network falls after the first step.
+(a sum over the rows, divided by the shots), so their inner rate alpha is alpha * ways here, which
+`paper_inner_lr` gives: 2.0 for their Omniglot networks, 0.05 for miniImageNet's. For Omniglot 0.4
+on the mean is the default: batch norm's scale and shift are adapted too, and at 2.0 the fully
+connected network loses accuracy after the first step and the convolutional one learns slowly.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from fastmaml.errors import SettingError
 
-WORKLOADS = ("sinusoid", "omniglot")
+WORKLOADS = ("sinusoid", "omniglot", "cifar-fs")
+MODELS = {"sinusoid": ("mlp",), "omniglot": ("conv", "mlp"), "cifar-fs": ("conv",)}
+CHANNELS = {"omniglot": 64, "cifar-fs": 32}
+PAPER = "paper"
+
+_NO_STEPS = frozenset({"inner_lr", "inner_steps", "first_order", "eval_steps"})
+# What each method leaves unused, and must therefore not be given.
+UNUSED = {
+    "maml": frozenset[str](),
+    "protonet": _NO_STEPS,
+    "nearest": _NO_STEPS
+    | {"iterations", "tasks", "meta_lr", "init", "clip", "channels", "select", "checkpoint_every"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +34,11 @@ class TrainSettings:
     """Everything that decides a run's numbers, and where its data lies.
 
     Attributes:
-        workload: "sinusoid" or "omniglot".
-        model: "mlp", the paper's network without convolutions.
+        workload: "sinusoid", "omniglot" or "cifar-fs".
+        model: "conv", the paper's four convolutions, or "mlp", its network without any.
         data: path of the images; None for the sinusoid.
-        split: folder of train.txt, val.txt, test.txt; None for the rule of the MAML code.
+        split: folder of train.txt, val.txt, test.txt; None for the rule of the MAML code
+            (Omniglot) or the official split (CIFAR-FS).
         ways: classes per task; 1 for regression.
         shots: support points (per class) in training.
         query: query points (per class) in training.
@@ -46,6 +60,9 @@ class TrainSettings:
         baseline: also pretrain on all tasks (sinusoid), for comparison.
         window: meta-steps that make one point of the learning curve.
         checkpoint_every: meta-steps between checkpoints.
+        channels: of each convolution; 0 without convolutions.
+        clip: largest size of an entry of the meta-gradient; 0 clips nothing.
+        method: "maml", "protonet" or "nearest", see `fastmaml.train.baselines`.
     """
 
     workload: str
@@ -73,6 +90,9 @@ class TrainSettings:
     baseline: bool
     window: int
     checkpoint_every: int
+    channels: int = 0
+    clip: float = 0.0
+    method: Literal["maml", "protonet", "nearest"] = "maml"
 
     @property
     def loss(self) -> str:
@@ -91,10 +111,13 @@ class TrainSettings:
             SettingError: a setting is missing or unknown.
         """
         known = {field.name for field in fields(cls)}
-        if known != set(values):
+        # Settings with a default came later: checkpoints without them mean the default.
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        wrong = (needed - set(values)) | (set(values) - known)
+        if wrong:
             raise SettingError(
                 f"TrainSettings: settings must be {sorted(known)}, missing or unknown are "
-                f"{sorted(known ^ set(values))}; the checkpoint is from another version."
+                f"{sorted(wrong)}; the checkpoint is from another version."
             )
         return cls(**values)
 
@@ -104,13 +127,36 @@ class TrainSettings:
 RESUMABLE = frozenset({"data", "iterations", "threads", "select", "eval_tasks"})
 
 
+def paper_inner_lr(workload: str, ways: int) -> float:
+    """The paper's inner rate, brought from its loss (ways times the mean) to the mean loss.
+
+    Args:
+        workload: as in `TrainSettings`.
+        ways: N, classes per task. The paper's rate on its own loss is 0.4 for Omniglot (0.1 from
+            20 ways on) and 0.01 for miniImageNet, which stands for CIFAR-FS here.
+
+    Returns:
+        The rate that takes the paper's inner step on the mean loss.
+
+    Example:
+        >>> paper_inner_lr("omniglot", 5), paper_inner_lr("omniglot", 20)
+        (2.0, 2.0)
+    """
+    if workload == "sinusoid":
+        return 0.01
+    if workload == "cifar-fs":
+        return ways * 0.01
+    return ways * (0.1 if ways >= 20 else 0.4)
+
+
 def preset(workload: str, **given: Any) -> TrainSettings:
     """The paper's settings for `workload`, with those in `given` in their place.
 
     Args:
-        workload: "sinusoid" or "omniglot".
-        **given: any field of `TrainSettings`. Others that follow from it follow: query
-            sets from the shots, the learning curve's window from the iterations.
+        workload: "sinusoid", "omniglot" or "cifar-fs".
+        **given: any field of `TrainSettings`; "paper" as `inner_lr` takes `paper_inner_lr`.
+            Others that follow from it follow: query sets from the shots, the learning curve's
+            window from the iterations.
 
     Returns:
         Complete settings.
@@ -132,7 +178,7 @@ def preset(workload: str, **given: Any) -> TrainSettings:
         )
     values: dict[str, Any] = {
         "workload": workload,
-        "model": "mlp",
+        "model": MODELS[workload][0],
         "data": None,
         "split": None,
         "inner_steps": 1,
@@ -150,11 +196,20 @@ def preset(workload: str, **given: Any) -> TrainSettings:
     if workload == "sinusoid":
         values |= {"ways": 1, "shots": 10, "tasks": 25, "iterations": 70_000, "inner_lr": 0.01}
         values |= {"init": "torch", "eval_shots": 5, "eval_query": 100}
+    elif workload == "cifar-fs":
+        values |= {"ways": 5, "shots": 1, "query": 15, "tasks": 4, "iterations": 60_000}
+        values |= {"init": "paper", "inner_lr": PAPER, "inner_steps": 5, "clip": 10.0}
     else:
         many = given.get("ways", 5) >= 20
         values |= {"ways": 5, "shots": 1, "tasks": 16 if many else 32, "iterations": 60_000}
         values |= {"init": "paper", "inner_lr": 0.4, "inner_steps": 5 if many else 1}
+    _check_method(workload, given.get("method", "maml"), given)
+    if given.get("method", "maml") != "maml":
+        values |= {"inner_steps": 0, "eval_steps": 0}
     values |= given
+    if values["inner_lr"] == PAPER:
+        values["inner_lr"] = paper_inner_lr(workload, values["ways"])
+    values.setdefault("channels", CHANNELS[workload] if values["model"] == "conv" else 0)
     values.setdefault("query", values["shots"])
     values.setdefault("eval_shots", values["shots"])
     values.setdefault("eval_query", values["query"])
@@ -176,6 +231,8 @@ def resumed(saved: TrainSettings, given: dict[str, Any]) -> TrainSettings:
         SettingError: `given` differs from `saved` in what must stay, or a value is
             out of its range.
     """
+    if given.get("inner_lr") == PAPER:
+        given = given | {"inner_lr": paper_inner_lr(saved.workload, saved.ways)}
     for name, value in given.items():
         if name not in RESUMABLE and value != getattr(saved, name):
             raise SettingError(
@@ -191,19 +248,52 @@ def changed(settings: TrainSettings, given: dict[str, Any]) -> TrainSettings:
     Raises:
         SettingError: a value is out of its range.
     """
+    _check_method(settings.workload, settings.method, given)
     return _checked(replace(settings, **given))
 
 
+def _check_method(workload: str, method: str, given: dict[str, Any]) -> None:
+    methods = ("maml",) if workload == "sinusoid" else tuple(UNUSED)
+    if method not in methods:
+        raise SettingError(
+            f"{workload}: method must be one of {', '.join(methods)}, got {method!r}; "
+            "choose one of them."
+        )
+    unused = sorted(UNUSED[method] & set(given))
+    if unused:
+        raise SettingError(
+            f"{workload}: method {method} must be without {unused[0]}, which it does not use; "
+            "leave it out."
+        )
+
+
 def _checked(settings: TrainSettings) -> TrainSettings:
+    if settings.model not in MODELS[settings.workload]:
+        raise SettingError(
+            f"{settings.workload}: model must be one of {', '.join(MODELS[settings.workload])}, "
+            f"got {settings.model!r}; choose one of them."
+        )
+    convolves = settings.model == "conv"
+    if not convolves and settings.channels:
+        raise SettingError(
+            f"{settings.workload}: channels belong to model conv, got {settings.channels} for "
+            f"model {settings.model}; leave them out."
+        )
     at_least = dict.fromkeys(("ways", "shots", "query", "tasks", "iterations"), 1)
     at_least |= dict.fromkeys(("eval_shots", "eval_query", "eval_tasks", "window"), 1)
     at_least |= {"checkpoint_every": 1, "inner_steps": 0, "eval_steps": 0, "threads": 0, "seed": 0}
+    at_least["channels"] = int(convolves)
     for name, least in at_least.items():
         value = getattr(settings, name)
         if value < least:
             raise SettingError(
                 f"{settings.workload}: {name} must be at least {least}, got {value}; raise it."
             )
+    if not 0.0 <= settings.clip < float("inf"):
+        raise SettingError(
+            f"{settings.workload}: clip must be at least 0 and finite, got {settings.clip}; "
+            "0 clips nothing."
+        )
     for name in ("inner_lr", "meta_lr"):
         value = getattr(settings, name)
         if not 0.0 < value < float("inf"):

@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from fastmaml.data import Episode
 from fastmaml.errors import SettingError
-from fastmaml.train import checkpoint, workloads
+from fastmaml.train import checkpoint, protocol, workloads
 from fastmaml.train.machine import machine, versions
 from fastmaml.train.settings import TrainSettings, changed, preset
 from fastmaml.train.workloads import Sources
@@ -67,9 +67,9 @@ def test(model: nn.Module, settings: TrainSettings, sources: Sources) -> dict[st
     result = workloads.measure(model, settings, sources.test)
     return {
         "settings": settings.as_dict(),
-        "protocol": workloads.protocol(settings),
+        "protocol": protocol.protocol(settings),
         "figures": result.as_dict(),
-        "paper": {str(k): v for k, v in workloads.paper_figures(settings).items()},
+        "paper": {str(k): v for k, v in protocol.paper_figures(settings).items()},
         "versions": versions(),
         "machine": machine(),
     }

@@ -31,11 +31,41 @@ int Builder::linear(int x, int64_t out, bool bias, bool trainable) {
 
 int Builder::batch_norm(int x, bool batch_stats, bool affine) {
   const Shape shape = shapes_[x];
+  const Shape features{shape.front()};
   std::vector<int> params{-1, -1, -1, -1};
-  if (affine) params[0] = tensor(shape), params[1] = tensor(shape);
-  if (!batch_stats) params[2] = tensor(shape, false), params[3] = tensor(shape, false);
+  if (affine) params[0] = tensor(features), params[1] = tensor(features);
+  if (!batch_stats) params[2] = tensor(features, false), params[3] = tensor(features, false);
   const double batch = batch_stats ? 1 : 0;
   return node({"batch_norm", {x}, params, {{"eps", 1e-3}, {"batch_stats", batch}}, shape, ""});
+}
+
+// The spec comes with the channels of its output, in front of what stands for height and width.
+int Builder::window(NodeSpec spec, int64_t kernel, int64_t stride, int64_t pad) {
+  const Shape& in = shapes_[spec.inputs[0]];
+  for (size_t i : {1, 2}) spec.shape[i] = (in[i] + 2 * pad - kernel) / stride + 1;
+  for (const char* side : {"h", "w"}) {
+    spec.attrs[std::string("kernel_") + side] = static_cast<double>(kernel);
+    spec.attrs[std::string("stride_") + side] = static_cast<double>(stride);
+    spec.attrs[std::string("pad_") + side] = static_cast<double>(pad);
+  }
+  return node(std::move(spec));
+}
+
+int Builder::conv2d(int x, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
+                    int64_t groups) {
+  const int64_t in = shapes_[x][0];
+  const int weight = tensor({out, in / groups, kernel, kernel});
+  NodeSpec spec{"conv2d", {x}, {weight, tensor({out})}, {}, {out, 0, 0}, ""};
+  spec.attrs["groups"] = static_cast<double>(groups);
+  return window(std::move(spec), kernel, stride, pad);
+}
+
+int Builder::pool2d(const std::string& op, int x, int64_t kernel, int64_t stride, int64_t pad) {
+  return window({op, {x}, {}, {}, {shapes_[x][0], 0, 0}, ""}, kernel, stride, pad);
+}
+
+int Builder::adaptive_avg_pool2d(int x, int64_t height, int64_t width) {
+  return node({"adaptive_avg_pool2d", {x}, {}, {}, {shapes_[x][0], height, width}, ""});
 }
 
 int Builder::add(int x, int y) { return node({"add", {x, y}, {}, {}, shapes_[x], ""}); }
@@ -82,6 +112,17 @@ NetworkSpec residual() {
   return b.finish(b.linear(b.pointwise("gelu", b.linear(flat, 6, true, false)), 2), "mse");
 }
 
+// Images of two channels through ragged convolutions, norm, pools, a residual and the permutation
+// that flattening asks for.
+NetworkSpec images(const std::string& pool) {
+  Builder b({2, 9, 7});
+  const int first = b.pointwise("tanh", b.conv2d(0, 6, 3, 2, 1));
+  const int grouped = b.batch_norm(b.conv2d(first, 6, 3, 1, 1, 3), true);
+  const int h = b.pool2d(pool, b.pointwise("silu", b.add(grouped, first)), 2, 1, 1);
+  const int wide = b.adaptive_avg_pool2d(b.conv2d(h, 19, 2, 1, 0), 2, 3);
+  return b.finish(b.linear(b.reshape(wide, {19 * 6}), 3), "cross_entropy");
+}
+
 }  // namespace
 
 std::vector<NetworkCase> network_cases() {
@@ -94,6 +135,8 @@ std::vector<NetworkCase> network_cases() {
   cases.push_back({"batch_norm, plain", normalised(true, false)});
   cases.push_back({"batch_norm, running", normalised(false, true)});
   cases.push_back({"residual", residual()});
+  cases.push_back({"images, max_pool2d", images("max_pool2d"), -1, false});
+  cases.push_back({"images, avg_pool2d", images("avg_pool2d")});
   for (int factored : {0, 1})
     for (double sum : {0.0, 1.0})
       for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"})

@@ -19,6 +19,10 @@ class Builder {
   explicit Builder(Shape row_shape);
   int linear(int x, int64_t out, bool bias = true, bool trainable = true);
   int batch_norm(int x, bool batch_stats, bool affine = true);
+  // A square window over images; the output's size follows from it.
+  int conv2d(int x, int64_t out, int64_t kernel, int64_t stride, int64_t pad, int64_t groups = 1);
+  int pool2d(const std::string& op, int x, int64_t kernel, int64_t stride, int64_t pad);
+  int adaptive_avg_pool2d(int x, int64_t height, int64_t width);
   int add(int x, int y);
   int reshape(int x, Shape shape);
   int pointwise(const std::string& op, int x, std::map<std::string, double> attrs = {});
@@ -26,6 +30,7 @@ class Builder {
 
  private:
   int node(NodeSpec spec);
+  int window(NodeSpec spec, int64_t kernel, int64_t stride, int64_t pad);
   int tensor(Shape shape, bool trainable = true);
 
   NetworkSpec spec_;
@@ -36,6 +41,7 @@ struct NetworkCase {
   std::string name;
   NetworkSpec network;
   int factored = -1;
+  bool smooth = true;  // false: maxima, whose kinks central differences may straddle
 };
 
 // Every op, both forms of the weights, every loss.

@@ -14,6 +14,7 @@ namespace fastmaml {
 
 class Add final : public Op {
  public:
+  MemoryOrder order(const Node&) const override { return MemoryOrder::any; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
   void forward(Emit& emit, const Node& node) const override;
   void backward(Emit& emit, const Node& node) const override;

@@ -14,7 +14,7 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   args.pass = pass;
   args.batch_stats = node.attr("batch_stats", 1) != 0;
   args.eps = node.attr("eps", 1e-5);
-  args.features = node.shape.back();
+  args.features = node.shape.front();
   args.rows = emit.rows() * (numel(node.shape) / args.features);
   args.x = emit.x(node, 0);
   if (node.has_param(kWeight)) args.weight = emit.param(node, kWeight);
@@ -42,14 +42,18 @@ void set_param_sinks(Emit& emit, const Node& node, BatchNormArgs& args) {
 }  // namespace
 
 void BatchNorm::check(const Node& node, const std::vector<TensorSpec>& tensors) const {
-  if (node.in_shapes.size() != 1 || node.in_shapes[0] != node.shape || node.shape.size() != 1)
-    throw ShapeError(message("layer `", node.name, "`: batch_norm needs one input of [rows, ",
-                             node.shape.empty() ? 0 : node.shape.back(),
-                             "] like its output, got a row shape of ",
-                             node.in_shapes.empty() ? 0 : node.in_shapes[0].size(),
-                             " dimensions; flatten the input or use backend=\"reference\""));
+  if (node.in_shapes.size() != 1 || node.in_shapes[0] != node.shape ||
+      (node.shape.size() != 1 && node.shape.size() != 3))
+    throw ShapeError(
+        message("layer `", node.name, "`: batch_norm needs one input of [rows, ",
+                node.shape.empty()       ? 0
+                : node.shape.size() == 3 ? node.shape[0]
+                                         : node.shape.back(),
+                "] or [rows, channels, height, width] like its output, got a row shape of ",
+                node.in_shapes.empty() ? 0 : node.in_shapes[0].size(),
+                " dimensions; flatten the input or use backend=\"reference\""));
   for (size_t i : {kWeight, kBias, kRunningMean, kRunningVar})
-    if (node.has_param(i) && tensors[node.params[i]].shape != node.shape)
+    if (node.has_param(i) && tensors[node.params[i]].shape != Shape{node.shape.front()})
       throw ShapeError(message("layer `", node.name, "`: `", tensors[node.params[i]].name,
                                "` must have ", node.shape[0], " numbers, got ",
                                numel(tensors[node.params[i]].shape),

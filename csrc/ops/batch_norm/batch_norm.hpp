@@ -64,6 +64,9 @@ struct BatchNormArgs {
 
 class BatchNorm final : public Op {
  public:
+  MemoryOrder order(const Node& node) const override {
+    return node.shape.size() == 3 ? MemoryOrder::channels_last : MemoryOrder::torch;
+  }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
   void forward(Emit& emit, const Node& node) const override;
   void backward(Emit& emit, const Node& node) const override;

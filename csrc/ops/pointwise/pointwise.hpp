@@ -54,6 +54,7 @@ struct PointwiseArgs {
 class Pointwise final : public Op {
  public:
   explicit Pointwise(PointwiseKind kind) : kind_(kind) {}
+  MemoryOrder order(const Node&) const override { return MemoryOrder::any; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
   void forward(Emit& emit, const Node& node) const override;
   void backward(Emit& emit, const Node& node) const override;

@@ -1,4 +1,4 @@
-// out[j, i] = in[i, j]: the second layout of a weight that the forward product reads by rows.
+// out[p, j, i] = in[p, i, j]: the second layout of a weight that the forward product reads by rows.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,9 @@
 namespace fastmaml {
 
 struct TransposeArgs {
-  Operand in;   // [rows, cols]
-  Operand out;  // [cols, rows]
-  int64_t rows = 0, cols = 0;
+  Operand in;   // [count, rows, cols]
+  Operand out;  // [count, cols, rows]
+  int64_t rows = 0, cols = 0, count = 1;
 
   template <class Visit>
   void visit(Visit&& visit) {

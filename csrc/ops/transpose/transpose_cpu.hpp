@@ -52,25 +52,39 @@ FASTMAML_INLINE void transpose_block(const T* in, int64_t in_row, T* out, int64_
   for (int r = 0; r < B; ++r) *reinterpret_cast<Loose*>(out + r * out_row) = rows[r];
 }
 
+// Rows [begin, end) of one matrix.
+template <class T>
+void transpose_rows(const T* in, T* out, int64_t rows, int64_t cols, int64_t begin, int64_t end) {
+  constexpr int64_t B = kBlock<T>;
+  for (int64_t i = begin; i < end; i += B) {
+    int64_t j = 0;
+    if (i + B <= end)
+      for (; j + B <= cols; j += B)
+        transpose_block(in + i * cols + j, cols, out + j * rows + i, rows);
+    const int64_t stop = i + B < end ? i + B : end;
+    for (; j < cols; ++j)
+      for (int64_t r = i; r < stop; ++r) out[j * rows + r] = in[r * cols + j];
+  }
+}
+
 template <class T>
 void run_kernel(const TransposeArgs& args, const Context& context) {
   constexpr int64_t B = kBlock<T>;
-  const Share share(context, args.rows, B);
+  const int64_t cols = args.cols, rows = args.rows;
+  // One matrix is split by its rows, several one by one.
+  const bool whole = args.count > 1;
+  const Share share(context, whole ? args.count : rows, whole ? 1 : B);
   // A shared weight is transposed once, not once for each task of the group.
   const int64_t tasks = args.out.stride == 0 ? 1 : context.tasks;
   for (int64_t g = 0; g < tasks; ++g) {
     const T* in = address<T>(context, args.in, g);
     T* out = address<T>(context, args.out, g);
-    const int64_t cols = args.cols, rows = args.rows;
-    for (int64_t i = share.begin; i < share.end; i += B) {
-      int64_t j = 0;
-      if (i + B <= share.end)
-        for (; j + B <= cols; j += B)
-          transpose_block(in + i * cols + j, cols, out + j * rows + i, rows);
-      const int64_t stop = i + B < share.end ? i + B : share.end;
-      for (; j < cols; ++j)
-        for (int64_t r = i; r < stop; ++r) out[j * rows + r] = in[r * cols + j];
+    if (!whole) {
+      transpose_rows(in, out, rows, cols, share.begin, share.end);
+      continue;
     }
+    for (int64_t p = share.begin; p < share.end; ++p)
+      transpose_rows(in + p * rows * cols, out + p * rows * cols, rows, cols, 0, rows);
   }
 }
 

@@ -1,0 +1,26 @@
+// concat: y = the channels (or features) of x0, then those of x1, ...; the first dimension of rows.
+//
+//   backward       x_i_bar += y_bar's part i
+//   forward_jvp    y_dot's part i = x_i_dot, or 0 where x_i depends on no trainable tensor
+//   backward_jvp   x_i_bar_dot += y_bar_dot's part i
+//
+// Made of contractions without terms (a copy into part of y) and of permutes (out of it).
+#pragma once
+
+#include "ops/op.hpp"
+
+namespace fastmaml {
+
+class Concat final : public Op {
+ public:
+  MemoryOrder order(const Node& node) const override {
+    return node.shape.size() == 3 ? MemoryOrder::channels_last : MemoryOrder::torch;
+  }
+  void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
+  void forward(Emit& emit, const Node& node) const override;
+  void backward(Emit& emit, const Node& node) const override;
+  void forward_jvp(Emit& emit, const Node& node) const override;
+  void backward_jvp(Emit& emit, const Node& node) const override;
+};
+
+}  // namespace fastmaml

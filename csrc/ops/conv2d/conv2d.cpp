@@ -1,0 +1,140 @@
+#include "ops/conv2d/conv2d.hpp"
+
+#include "core/error.hpp"
+#include "plan/emit.hpp"
+
+namespace fastmaml {
+namespace {
+
+constexpr size_t kWeight = 0, kBias = 1;
+
+struct Sizes {
+  int64_t groups, in, out;  // channels of one group
+  int64_t pixels;           // of all output images of the pass
+};
+
+Sizes sizes(const Emit& emit, const Node& node) {
+  const auto groups = static_cast<int64_t>(node.attr("groups", 1));
+  return {groups, node.in_shapes[0][0] / groups, node.shape[0] / groups,
+          emit.rows() * node.shape[1] * node.shape[2]};
+}
+
+// From images of I channels to images of O channels.
+ConvArgs towards_out(const Emit& emit, const Node& node) {
+  const Sizes s = sizes(emit, node);
+  ConvArgs args;
+  args.stencil = std::make_shared<const Stencil>(gather(window_of(node)));
+  args.images = emit.rows(), args.groups = s.groups;
+  args.k = s.in, args.n = s.out;
+  return args;
+}
+
+// Adds the terms, each [images of O channels, weights transposed], to the sink of the input.
+void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<ConvTerm> terms) {
+  const Sizes s = sizes(emit, node);
+  ConvArgs args;
+  args.stencil = std::make_shared<const Stencil>(scatter(window_of(node)));
+  args.images = emit.rows(), args.groups = s.groups;
+  args.k = s.out, args.n = s.in;
+  args.c = sink.out, args.cin = sink.cin;
+  args.terms = std::move(terms);
+  emit.add(std::move(args));
+}
+
+// Adds the terms, each [images of I channels, images of O channels], to the sink of the weight.
+void add_weight_bar(Emit& emit, const Node& node, std::vector<ConvTerm> terms) {
+  const Sink sink = emit.param_bar(node, kWeight);
+  ConvArgs args = towards_out(emit, node);
+  args.weights = true;
+  args.c = sink.out, args.cin = sink.cin, args.scale = sink.scale;
+  args.terms = std::move(terms);
+  emit.add(std::move(args));
+}
+
+void add_bias_bar(Emit& emit, const Node& node, const Operand& y_like) {
+  if (!emit.trainable(node, kBias)) return;
+  const Sizes s = sizes(emit, node);
+  const Sink sink = emit.param_bar(node, kBias);
+  const int64_t channels = s.groups * s.out;
+  ContractArgs args;
+  args.m = 1, args.n = channels;
+  args.c = sink.out, args.c_row = channels;
+  args.cin = sink.cin, args.cin_row = channels;
+  args.scale = sink.scale;
+  args.terms = {{Operand{kScalars}, 0, 0, y_like, channels, 1, s.pixels}};
+  emit.add(std::move(args));
+}
+
+void check_size(const Node& node, const char* side, const Span& span) {
+  const int64_t reach = span.dilation * (span.kernel - 1);
+  const int64_t last = (span.out - 1) * span.stride - span.pad + reach;
+  // The padding after the image is that before it, or one longer ("same" with an even reach).
+  if (last - (span.in - 1) > span.pad + 1)
+    throw ShapeError(message("layer `", node.name, "`: an output ", side, " of ", span.out,
+                             " does not follow from ", span.in, " with kernel ", span.kernel,
+                             ", stride ", span.stride, ", padding ", span.pad, " and dilation ",
+                             span.dilation));
+}
+
+}  // namespace
+
+void Conv2d::check(const Node& node, const std::vector<TensorSpec>& tensors) const {
+  const Window window = window_of(node);
+  check_size(node, "height", window.y);
+  check_size(node, "width", window.x);
+  const auto groups = static_cast<int64_t>(node.attr("groups", 1));
+  const int64_t in = node.in_shapes[0][0], out = node.shape[0];
+  if (groups < 1 || in % groups != 0 || out % groups != 0)
+    throw ShapeError(message("layer `", node.name, "`: groups must divide the channels, got ",
+                             groups, " groups for ", in, " and ", out, " channels"));
+  if (!node.has_param(kWeight) || tensors[node.params[kWeight]].shape !=
+                                      Shape{out, in / groups, window.y.kernel, window.x.kernel})
+    throw ShapeError(message("layer `", node.name, "`: the weight must be [", out, ", ",
+                             in / groups, ", ", window.y.kernel, ", ", window.x.kernel, "]"));
+  if (node.has_param(kBias) && tensors[node.params[kBias]].shape != Shape{out})
+    throw ShapeError(message("layer `", node.name, "`: the bias must have ", out, " numbers, got ",
+                             numel(tensors[node.params[kBias]].shape)));
+}
+
+void Conv2d::forward(Emit& emit, const Node& node) const {
+  ConvArgs args = towards_out(emit, node);
+  args.c = emit.y(node);
+  if (node.has_param(kBias)) args.cin = emit.param(node, kBias), args.cin_row = true;
+  args.terms = {{emit.x(node, 0), emit.param(node, kWeight)}};
+  emit.add(std::move(args));
+}
+
+void Conv2d::backward(Emit& emit, const Node& node) const {
+  const Operand d = emit.y_bar(node);
+  if (emit.active(node, 0))
+    add_towards_in(emit, node, emit.x_bar(node, 0), {{d, emit.param_t(node, kWeight)}});
+  if (emit.trainable(node, kWeight)) add_weight_bar(emit, node, {{emit.x(node, 0), d}});
+  add_bias_bar(emit, node, d);
+}
+
+void Conv2d::forward_jvp(Emit& emit, const Node& node) const {
+  ConvArgs args = towards_out(emit, node);
+  args.c = emit.y_dot(node);
+  if (emit.trainable(node, kBias)) args.cin = emit.param_dot(node, kBias), args.cin_row = true;
+  if (emit.active(node, 0)) args.terms.push_back({emit.x_dot(node, 0), emit.param(node, kWeight)});
+  if (emit.trainable(node, kWeight))
+    args.terms.push_back({emit.x(node, 0), emit.param_dot(node, kWeight)});
+  emit.add(std::move(args));
+}
+
+void Conv2d::backward_jvp(Emit& emit, const Node& node) const {
+  const Operand d = emit.y_bar(node), d_dot = emit.y_bar_dot(node);
+  if (emit.active(node, 0)) {
+    std::vector<ConvTerm> terms{{d_dot, emit.param_t(node, kWeight)}};
+    if (emit.trainable(node, kWeight)) terms.push_back({d, emit.param_dot_t(node, kWeight)});
+    add_towards_in(emit, node, emit.x_bar_dot(node, 0), std::move(terms));
+  }
+  if (emit.trainable(node, kWeight)) {
+    std::vector<ConvTerm> terms{{emit.x(node, 0), d_dot}};
+    if (emit.active(node, 0)) terms.push_back({emit.x_dot(node, 0), d});
+    add_weight_bar(emit, node, std::move(terms));
+  }
+  add_bias_bar(emit, node, d_dot);
+}
+
+}  // namespace fastmaml

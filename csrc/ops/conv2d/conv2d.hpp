@@ -1,0 +1,70 @@
+// conv2d: y = x * W + b over images.              x [R, H, W, I], y [R, OH, OW, O], b [O]
+//
+//   y[r, o]          = b + sum_tap  x[r, in(o, tap)] W[tap]
+//   x_bar[r, i]     += sum over (o, tap) with in(o, tap) = i of  y_bar[r, o] W[tap]^T
+//   W_bar[tap]      += sum over (r, o) of  x[r, in(o, tap)]^T y_bar[r, o],   b_bar += sum y_bar
+//   forward_jvp      y_dot = x_dot * W + x * U + u_b                          one accumulation
+//   backward_jvp     x_bar_dot: y_bar_dot with W, y_bar with U;   W_bar_dot: (x, y_bar_dot),
+//   (x_dot,
+//                    y_bar)                                                   one accumulation each
+//
+// Images are channels-last, and a weight is kept packed as [groups, taps, I/groups, O/groups]
+// (torch: [O, I/groups, kernel_h, kernel_w]), so that a tap is a matrix product of rows of
+// channels. The pixels that a tap connects come from a `Stencil`; nothing is padded or copied.
+// Parameters: weight, bias. Attributes: those of `window_of`, and groups.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "ops/contract/contract.hpp"
+#include "ops/op.hpp"
+#include "ops/window/stencil.hpp"
+
+namespace fastmaml {
+
+struct ConvTerm {
+  Operand a;  // [images, from pixels, a_channels]
+  Operand b;  // images form: weights [groups, taps, k, n]; weights form: [images, to pixels, n]
+};
+
+// images:   c[r, to, :]  = cin + sum_terms sum_taps a[r, from + shift, :] b[tap]
+// weights:  c[tap]       = cin + scale * sum_terms sum_(r, pixel) a[r, from + shift, :]^T b[r, to,
+// :]
+struct ConvArgs {
+  bool weights = false;
+  std::shared_ptr<const Stencil> stencil;
+  int64_t images = 0, groups = 1;
+  int64_t k = 0, n = 0;  // channels of a, and of b's images or c's, of one group
+  Operand c, cin;        // cin absent: 0
+  bool cin_row = false;  // images: cin is one row of channels for all pixels
+  int scale = 0;         // scalar slot, weights only
+  Gate gate = Gate::open;
+  Operand gate_by;  // laid out as c
+  std::vector<ConvTerm> terms;
+
+  template <class Visit>
+  void visit(Visit&& visit) {
+    visit(cin, false);
+    visit(gate_by, false);
+    for (ConvTerm& term : terms) visit(term.a, false), visit(term.b, false);
+    visit(c, true);
+  }
+  // Multiply-adds counted as two.
+  double flops() const {
+    return 2.0 * static_cast<double>(stencil->pairs() * images * groups * k * n) *
+           static_cast<double>(terms.size());
+  }
+};
+
+class Conv2d final : public Op {
+ public:
+  MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
+  void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
+  void forward(Emit& emit, const Node& node) const override;
+  void backward(Emit& emit, const Node& node) const override;
+  void forward_jvp(Emit& emit, const Node& node) const override;
+  void backward_jvp(Emit& emit, const Node& node) const override;
+};
+
+}  // namespace fastmaml

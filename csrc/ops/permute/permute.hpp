@@ -1,0 +1,40 @@
+// A strided copy of up to four dimensions: between torch's layouts and the engine's.
+//
+//   out[i0, i1, i2, i3] = cin[i0, i1, i2, i3] + in[i0 s0 + i1 s1 + i2 s2 + i3 s3]
+//
+// `Permute` is the op that moves images between channels-first (torch) and channels-last (the
+// engine); build_network puts it between layers that disagree. Attribute: to_last.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/op.hpp"
+
+namespace fastmaml {
+
+struct PermuteArgs {
+  Operand in;
+  Operand cin;  // contiguous like out, may be out itself; absent: 0
+  Operand out;  // contiguous
+  int64_t size[4] = {1, 1, 1, 1};
+  int64_t stride[4] = {0, 0, 0, 0};  // of in, in elements
+
+  template <class Visit>
+  void visit(Visit&& visit) {
+    visit(in, false);
+    visit(cin, false);
+    visit(out, true);
+  }
+};
+
+class Permute final : public Op {
+ public:
+  MemoryOrder order(const Node&) const override { return MemoryOrder::any; }
+  void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
+  void forward(Emit& emit, const Node& node) const override;
+  void backward(Emit& emit, const Node& node) const override;
+  void forward_jvp(Emit& emit, const Node& node) const override;
+  void backward_jvp(Emit& emit, const Node& node) const override;
+};
+
+}  // namespace fastmaml

@@ -1,0 +1,67 @@
+// max_pool2d, avg_pool2d, adaptive_avg_pool2d over images, channel by channel.   x [R, H, W, C]
+//
+//   max    y[o] = max_tap x[in(o, tap)], and the first tap that holds it (a NaN wins, as in torch)
+//          x_bar[i] += sum over o whose tap leads to i of y_bar[o]
+//   avg    y[o] = sum_tap x[in(o, tap)] / divisor[o]
+//          x_bar[i] += sum over (o, tap) with in(o, tap) = i of y_bar[o] / divisor[o]
+//
+// Given the taps of the maxima both are linear: the tangent passes are the primal ones on tangents.
+// Attributes: those of `window_of` for max and avg; for avg count_include_pad and divisor (0: the
+// window's own size). The windows of adaptive_avg_pool2d are [floor(o in / out), ceil((o + 1) in /
+// out)).
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "ops/op.hpp"
+#include "ops/window/stencil.hpp"
+
+namespace fastmaml {
+
+enum class PoolKind : int32_t { max, avg, adaptive_avg };
+enum class PoolStep : int32_t { find_max, gather_max, scatter_max, gather_avg, scatter_avg };
+
+// What a pool's four passes run on; made once for each node and pass.
+struct PoolMap {
+  Stencil gather, scatter;
+  std::vector<double> weights;  // avg: 1 / divisor of each output pixel
+};
+
+struct PoolArgs {
+  PoolStep step = PoolStep::find_max;
+  std::shared_ptr<const PoolMap> map;
+  int64_t images = 0, channels = 0;
+  Operand in;   // [R, pixels, C]: input pixels of find and gather, output pixels of scatter
+  Operand tap;  // [R, output pixels, C] tap of each maximum: out of find_max, in of the other max
+  Operand cin;  // scatter: what out starts from; absent: 0
+  Operand out;
+
+  template <class Visit>
+  void visit(Visit&& visit) {
+    visit(in, false);
+    visit(cin, false);
+    visit(tap, step == PoolStep::find_max);
+    visit(out, true);
+  }
+};
+
+class Pool2d final : public Op {
+ public:
+  explicit Pool2d(PoolKind kind) : kind_(kind) {}
+  MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
+  void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
+  void forward(Emit& emit, const Node& node) const override;
+  void backward(Emit& emit, const Node& node) const override;
+  void forward_jvp(Emit& emit, const Node& node) const override;
+  void backward_jvp(Emit& emit, const Node& node) const override;
+
+ private:
+  PoolArgs start(Emit& emit, const Node& node, PoolStep max_step, PoolStep avg_step) const;
+  void scatter(Emit& emit, const Node& node, const Operand& bar, const Operand& out,
+               const Operand& cin) const;
+
+  PoolKind kind_;
+};
+
+}  // namespace fastmaml
