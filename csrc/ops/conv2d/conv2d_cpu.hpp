@@ -46,8 +46,7 @@ FASTMAML_INLINE void fold(TileSum<T, MR, NF, Edge>& sum, Fold<T, MR, NF, Edge>& 
   folded = to.held;
 }
 
-// --- images
-// ---------------------------------------------------------------------------------------
+// --- images ------------------------------------------------------------------------------------
 
 // The rows of one tile: where each pixel's first source lies in a, and the pixel in c.
 struct ConvRows {
@@ -126,8 +125,7 @@ void image_tile(const ConvProblem<T>& p, const PixelClass& pixels, const ConvRow
   write_pixels<T, MR, NF, Edge>(p, rows, j, edge, sum);
 }
 
-// --- weights
-// --------------------------------------------------------------------------------------
+// --- weights -----------------------------------------------------------------------------------
 
 // The pixels [begin, end) of every class, of the images of a problem: what stays in cache while all
 // tiles of the weight go over it.
@@ -193,8 +191,7 @@ void weight_tile(const ConvProblem<T>& p, const Stencil& stencil, const PixelBlo
   sum.store_to(p.c + at, p.n, edge);
 }
 
-// --- which tile
-// -----------------------------------------------------------------------------------
+// --- which tile --------------------------------------------------------------------------------
 
 template <class T>
 using ImageTile = void (*)(const ConvProblem<T>&, const PixelClass&, const ConvRows&, int64_t, int);
@@ -246,8 +243,7 @@ FASTMAML_INLINE ConvTiles<T> conv_tiles_for(int rows, int64_t width) {
   return conv_edge<T, 0>(rows, rest);
 }
 
-// --- one problem
-// ----------------------------------------------------------------------------------
+// --- one problem -------------------------------------------------------------------------------
 
 // The panels of columns, and the widest panel's row tile.
 template <class T>
