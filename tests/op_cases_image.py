@@ -102,6 +102,19 @@ class Joins(nn.Module):
         return torch.cat(tensors=(torch.tanh(self.two(x)), x), dim=1)
 
 
+class ManyChannels(nn.Module):
+    """A convolution whose weights outgrow a cache: `shape` is that of nn.Conv2d."""
+
+    def __init__(self, *shape: int, **options: int) -> None:
+        super().__init__()
+        self.widen = nn.Conv2d(2, shape[0], 1)
+        self.conv = nn.Conv2d(*shape, **options)
+        self.narrow = nn.Conv2d(shape[1], 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(torch.tanh(self.conv(torch.tanh(self.widen(x)))))
+
+
 def image(
     op: str,
     variant: str,
@@ -166,6 +179,8 @@ IMAGE_CASES = [
     conv("bias alone", 2, 3, 3, freeze="first.weight first.bias op.weight"),
     conv("frozen", 2, 3, 3, freeze="op.weight op.bias"),
     image("conv2d", "twice", Twice),
+    image("conv2d", "many channels", lambda: ManyChannels(260, 131, 3, padding=1)),
+    image("conv2d", "many channels, one tap", lambda: ManyChannels(2052, 5, 1, stride=2)),
     image("conv2d", "function", lambda: Convolves(3, 2, 2, 2, stride=2)),
     image("conv2d", "function, groups", lambda: Convolves(4, 1, 2, 2, groups=2, padding=[1, 0])),
     norm2d("batch"),

@@ -27,8 +27,7 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
     }
     if (auto* args = std::get_if<ConvArgs>(&instruction.args))
       out << "  " << args->images << " images, " << args->stencil->taps << " taps, " << args->k
-          << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "")
-          << (args->gate == Gate::open ? "" : " + relu");
+          << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "");
     out << "\n";
   }
 }

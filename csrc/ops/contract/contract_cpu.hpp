@@ -126,7 +126,7 @@ class Contractor {
       each(count, [&] { row_sum(p_, context_); });
     } else if (form == Form::tile) {
       const OuterTile<T> tile = outer_tile_for<T>(static_cast<int>(p_.m), p_.n);
-      const int edge = static_cast<int>(p_.n % kWidth<T>);
+      const int edge = edge_lanes<T>(p_.n);
       each(count, [&] { tile(p_, 0, 0, edge); });
     } else {
       const Tiling<T> tiling(p_.m, p_.n, context_);

@@ -98,7 +98,7 @@ void outer_tile_chained(const Contraction<T>& p, OuterTile<T> tile, int64_t i, i
 template <class T>
 void outer_panel(const Contraction<T>& p, const Cut& rows, int64_t begin, int64_t end, int64_t j,
                  int64_t width) {
-  const int edge = static_cast<int>(width % kWidth<T>);
+  const int edge = edge_lanes<T>(width);
   const bool chained = p.depth() > kChain;
   OuterTile<T> tile = nullptr;
   for (int64_t r = begin, height = 0; r < end; ++r) {

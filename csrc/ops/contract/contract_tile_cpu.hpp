@@ -164,25 +164,40 @@ FASTMAML_INLINE OuterTile<T> outer_rows(int rows) {
 }
 
 template <class T, int NF>
-FASTMAML_INLINE OuterTile<T> outer_edge(int rows, int edge_lanes) {
-  if (kHasHalf && edge_lanes <= kWidth<T> / 2) return outer_rows<T, NF, HalfEdge<T>>(rows);
+FASTMAML_INLINE OuterTile<T> outer_edge(int rows, int lanes) {
+  if constexpr (kHasHalf && sizeof(T) == sizeof(float))
+    if (lanes <= kWidth<T> / 2) return outer_rows<T, NF, HalfEdge<T>>(rows);
   return outer_rows<T, NF, MaskedEdge<T>>(rows);
 }
 
-// The tile for `rows` rows of `width` columns.
+// Lanes of the masked vector that ends `width` columns; all of them where it is whole.
+template <class T>
+FASTMAML_INLINE int edge_lanes(int64_t width) {
+  return static_cast<int>((width - 1) % kWidth<T>) + 1;
+}
+
+// The tile for `rows` rows of `width` columns. Whole vectors short of a full tile are a masked one
+// in float64, which has fewer tiles: its speed is not worth the larger library.
 template <class T>
 FASTMAML_INLINE OuterTile<T> outer_tile_for(int rows, int64_t width) {
-  const int whole = static_cast<int>(width / kWidth<T>), rest = static_cast<int>(width % kWidth<T>);
-  if constexpr (kVectorTile == 4) {
-    if (whole == 4) return outer_rows<T, 4, NoEdge<T>>(rows);
-    if (whole == 3 && rest) return outer_edge<T, 3>(rows, rest);
-    if (whole == 3) return outer_rows<T, 3, NoEdge<T>>(rows);
-    if (whole == 2 && rest) return outer_edge<T, 2>(rows, rest);
+  constexpr bool kFew = sizeof(T) == sizeof(double);
+  if (width == kVectorTile * kWidth<T>) return outer_rows<T, kVectorTile, NoEdge<T>>(rows);
+  const int lanes = edge_lanes<T>(width), whole = static_cast<int>((width - lanes) / kWidth<T>);
+  if constexpr (!kFew) {
+    if (lanes == kWidth<T>) {
+      if constexpr (kVectorTile == 4) {
+        if (whole == 2) return outer_rows<T, 3, NoEdge<T>>(rows);
+        if (whole == 1) return outer_rows<T, 2, NoEdge<T>>(rows);
+      }
+      return outer_rows<T, 1, NoEdge<T>>(rows);
+    }
   }
-  if (whole == 2) return outer_rows<T, 2, NoEdge<T>>(rows);
-  if (whole == 1 && rest) return outer_edge<T, 1>(rows, rest);
-  if (whole == 1) return outer_rows<T, 1, NoEdge<T>>(rows);
-  return outer_edge<T, 0>(rows, rest);
+  if constexpr (kVectorTile == 4) {
+    if (whole == 3) return outer_edge<T, 3>(rows, lanes);
+    if (whole == 2) return outer_edge<T, 2>(rows, lanes);
+  }
+  if (whole == 1) return outer_edge<T, 1>(rows, lanes);
+  return outer_edge<T, 0>(rows, lanes);
 }
 
 }  // namespace fastmaml::FASTMAML_ISA

@@ -4,9 +4,8 @@
 //   x_bar[r, i]     += sum over (o, tap) with in(o, tap) = i of  y_bar[r, o] W[tap]^T
 //   W_bar[tap]      += sum over (r, o) of  x[r, in(o, tap)]^T y_bar[r, o],   b_bar += sum y_bar
 //   forward_jvp      y_dot = x_dot * W + x * U + u_b                          one accumulation
-//   backward_jvp     x_bar_dot: y_bar_dot with W, y_bar with U;   W_bar_dot: (x, y_bar_dot),
-//   (x_dot,
-//                    y_bar)                                                   one accumulation each
+//   backward_jvp     x_bar_dot: y_bar_dot with W and y_bar with U;
+//                    W_bar_dot: (x, y_bar_dot) and (x_dot, y_bar)             one accumulation each
 //
 // Images are channels-last, and a weight is kept packed as [groups, taps, I/groups, O/groups]
 // (torch: [O, I/groups, kernel_h, kernel_w]), so that a tap is a matrix product of rows of
@@ -29,8 +28,7 @@ struct ConvTerm {
 };
 
 // images:   c[r, to, :]  = cin + sum_terms sum_taps a[r, from + shift, :] b[tap]
-// weights:  c[tap]       = cin + scale * sum_terms sum_(r, pixel) a[r, from + shift, :]^T b[r, to,
-// :]
+// weights:  c[tap]       = cin + scale * sum_terms sum_(r, pixel) a[r, from + shift]^T b[r, to]
 struct ConvArgs {
   bool weights = false;
   std::shared_ptr<const Stencil> stencil;
@@ -39,14 +37,11 @@ struct ConvArgs {
   Operand c, cin;        // cin absent: 0
   bool cin_row = false;  // images: cin is one row of channels for all pixels
   int scale = 0;         // scalar slot, weights only
-  Gate gate = Gate::open;
-  Operand gate_by;  // laid out as c
   std::vector<ConvTerm> terms;
 
   template <class Visit>
   void visit(Visit&& visit) {
     visit(cin, false);
-    visit(gate_by, false);
     for (ConvTerm& term : terms) visit(term.a, false), visit(term.b, false);
     visit(c, true);
   }
