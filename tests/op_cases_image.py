@@ -150,6 +150,19 @@ def norm2d(variant: str, freeze: str = "", **options: bool) -> OpCase:
     )
 
 
+def pooled(
+    variant: str, pool: object, *, relu: bool = True, freeze: str = "", **options: bool
+) -> OpCase:
+    """Batch norm, ReLU if wanted, and a max-pool, which the engine computes in one sweep."""
+
+    def model() -> nn.Module:
+        made = norm(nn.BatchNorm2d, 3, freeze=freeze, **options)
+        assert isinstance(made, nn.Module)
+        return nn.Sequential(made, *[nn.ReLU()] * relu, nn.MaxPool2d(pool))
+
+    return image("batch_norm", f"pooled, {variant}", model, "", (3, 5, 7))
+
+
 NORMS: list[tuple[str, str, Callable[[], nn.Module], tuple[int, int, int]]] = [
     ("group_norm", "images", lambda: norm(nn.GroupNorm, 3, 9), (9, 2, 3)),
     ("group_norm", "wide", lambda: norm(nn.GroupNorm, 2, 38), (38, 1, 2)),
@@ -194,6 +207,12 @@ IMAGE_CASES = [
         lambda: norm(nn.BatchNorm2d, 2),
         "first.weight first.bias",
     ),
+    pooled("batch", 2),
+    pooled("no relu", (1, 3), relu=False),
+    pooled("tall", (5, 2)),
+    pooled("plain", (2, 3), affine=False),
+    pooled("bias only", 2, freeze="weight"),
+    pooled("running", (3, 2), training=False),
     *(
         image(op, f"{variant}, {name}", make, freeze, shape)
         for op, variant, make, shape in NORMS

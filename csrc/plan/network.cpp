@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "ops/registry.hpp"
+#include "plan/rewrite.hpp"
 
 namespace fastmaml {
 namespace {
@@ -166,6 +167,8 @@ Network build_network(const NetworkSpec& spec) {
 
   drop_unread_permutes(network);
   check_all_read(network);
+  pool_before_relu(network);
+  fuse_pool_into_norm(network);
 
   network.loss_op = find_loss(spec.loss.op);
   if (!network.loss_op) throw UnsupportedModelError(message("no loss named ", spec.loss.op));

@@ -7,7 +7,18 @@ namespace fastmaml {
 namespace {
 
 constexpr size_t kWeight = 0, kBias = 1, kRunningMean = 2, kRunningVar = 3;
-constexpr int kStats = 0, kCotangentMeans = 1, kTangentMeans = 2;  // slots of saved buffers
+constexpr int kStats = 0, kCotangentMeans = 1, kTangentMeans = 2, kTaps = 3;  // saved buffers
+
+PoolSize pool_of(const Node& node) {
+  if (node.attr("kernel_h", 0) == 0) return {};
+  const Shape& in = node.in_shapes[0];
+  return {in[1],
+          in[2],
+          node.shape[1],
+          node.shape[2],
+          static_cast<int64_t>(node.attr("kernel_h", 1)),
+          static_cast<int64_t>(node.attr("kernel_w", 1))};
+}
 
 BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   BatchNormArgs args;
@@ -15,7 +26,9 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   args.batch_stats = node.attr("batch_stats", 1) != 0;
   args.eps = node.attr("eps", 1e-5);
   args.features = node.shape.front();
-  args.rows = emit.rows() * (numel(node.shape) / args.features);
+  args.rows = emit.rows() * (numel(node.in_shapes[0]) / args.features);
+  args.pool = pool_of(node);
+  if (args.pool) args.tap = emit.saved(node, kTaps, emit.rows() * numel(node.shape));
   args.x = emit.x(node, 0);
   if (node.has_param(kWeight)) args.weight = emit.param(node, kWeight);
   args.stats = emit.saved(node, kStats, 2 * args.features);

@@ -18,13 +18,21 @@
 // With the running statistics (batch_stats = 0) mean and rstd are constants: the same formulas,
 // with m1 = m2 = n1 = n2 = 0 in x_bar, y_dot and x_bar_dot (and m1_dot = m2_dot = 0 there). Without
 // affine parameters weight is 1 and bias 0; a frozen one has neither _bar nor _dot.
-// Parameters: weight, bias, running_mean, running_var. Attributes: eps, batch_stats.
+// Parameters: weight, bias, running_mean, running_var. Attributes: eps, batch_stats; where a
+// max-pool was taken in (plan/rewrite.hpp), its kernel_h and kernel_w too. y is then what the pool
+// gives, and the tap of each maximum says which row's y a cotangent of it belongs to.
 #pragma once
 
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
 
 namespace fastmaml {
+
+// A max-pool whose windows touch and do not overlap, over images in rows of pixels.
+struct PoolSize {
+  int64_t in_h = 0, in_w = 0, out_h = 0, out_w = 0, kernel_h = 0, kernel_w = 0;
+  explicit operator bool() const { return kernel_h > 0; }
+};
 
 struct BatchNormArgs {
   PassKind pass = PassKind::forward;
@@ -44,6 +52,8 @@ struct BatchNormArgs {
   Operand stats;                   // [2, F] mean, rstd: out of forward, in of the others
   Operand m;                       // [2, F] m1, m2: out of backward, in of backward_jvp
   Operand n;                       // [2, F] n1, n2: out of forward_jvp, in of backward_jvp
+  PoolSize pool;                   // when given, y, y_bar, y_dot, y_bar_dot are [windows, F]
+  Operand tap;                     // [windows, F] of each maximum: out of forward, in of the others
   Operand cin;                     // in [R, F]: what out starts from; absent means 0
   Operand out;                     // out [R, F]: y, x_bar, y_dot, x_bar_dot; absent: not wanted
   Operand weight_cin, bias_cin;    // in [F]: what the two below start from; absent means 0
@@ -58,6 +68,7 @@ struct BatchNormArgs {
     visit(stats, pass == PassKind::forward);
     visit(m, pass == PassKind::backward);
     visit(n, pass == PassKind::forward_jvp);
+    visit(tap, pass == PassKind::forward);
     for (Operand* o : {&out, &weight_out, &bias_out}) visit(*o, true);
   }
 };

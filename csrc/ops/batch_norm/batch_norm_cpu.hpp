@@ -1,193 +1,309 @@
-// batch_norm on the CPU: a vector of features at a time, all rows of it before the next.
+// batch_norm on the CPU: block of rows by block of rows, a vector of features at a time.
 //
 // A thread takes a range of (task, feature) pairs. Nothing is summed over features, so a feature's
-// numbers do not depend on the range. Rows are few, so a column of vectors stays in the L1 cache
-// between the two sweeps over its rows.
+// numbers do not depend on the range. Sums are added up block by block: memory is read in order,
+// and rounding errors grow with the blocks rather than the rows.
 #pragma once
 
-#include "cpu/context.hpp"
-#include "cpu/lanes.hpp"
 #include "cpu/math.hpp"
-#include "ops/batch_norm/batch_norm.hpp"
+#include "ops/batch_norm/batch_norm_rows_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
 // One task's operands, see BatchNormArgs; null where absent.
-template <class T>
+template <class T, class Rows>
 struct BatchNormTask {
   const BatchNormArgs& args;
-  int64_t R, F;
+  const Rows rows;
+  int64_t F;
   T per_row;  // 1 / R
   const T *x, *weight, *bias, *running_mean, *running_var;
   const T *y_bar, *x_dot, *weight_dot, *bias_dot, *y_bar_dot, *cin, *weight_cin, *bias_cin;
-  T *stats, *m, *n, *out, *weight_out, *bias_out;
+  T *stats, *m, *n, *tap, *out, *weight_out, *bias_out;
   T weight_scale, bias_scale;
 
   BatchNormTask(const BatchNormArgs& a, const Context& context, int64_t task)
-      : args(a), R(a.rows), F(a.features), per_row(1 / static_cast<T>(a.rows)) {
+      : args(a), rows(a), F(a.features), per_row(1 / static_cast<T>(a.rows)) {
     const auto at = [&](const Operand& o) { return address_or_null<T>(context, o, task); };
     x = at(a.x), weight = at(a.weight), bias = at(a.bias);
     running_mean = at(a.running_mean), running_var = at(a.running_var);
     y_bar = at(a.y_bar), x_dot = at(a.x_dot), y_bar_dot = at(a.y_bar_dot), cin = at(a.cin);
     weight_dot = at(a.weight_dot), bias_dot = at(a.bias_dot);
     weight_cin = at(a.weight_cin), bias_cin = at(a.bias_cin);
-    stats = at(a.stats), m = at(a.m), n = at(a.n);
+    stats = at(a.stats), m = at(a.m), n = at(a.n), tap = at(a.tap);
     out = at(a.out), weight_out = at(a.weight_out), bias_out = at(a.bias_out);
     const T* scalars = static_cast<const T*>(context.scalars);
     weight_scale = scalars[a.weight_scale], bias_scale = scalars[a.bias_scale];
   }
 
-  // Mean and summed squared deviations of the rows.
-  struct Moments {
-    Vec<T> mean, squares;
-  };
+  // --- what comes in for a row -------------------------------------------------------------------
 
-  // Block by block of rows that stay in cache between the two sums; blocks are then merged as in
-  // Chan, Golub, LeVeque 1979, so that memory is read once and nothing cancels.
-  Moments moments(int64_t j, Lanes<T> l) const {
-    constexpr int64_t kRows = 128;
-    Moments all{splat<T>(0), splat<T>(0)};
-    for (int64_t begin = 0; begin < R; begin += kRows) {
-      const int64_t end = begin + kRows < R ? begin + kRows : R;
-      Vec<T> total = splat<T>(0), squares = splat<T>(0);
-      for (int64_t r = begin; r < end; ++r) total += l.load(x + r * F + j);
-      const Vec<T> mean = total * splat<T>(1 / static_cast<T>(end - begin));
-      for (int64_t r = begin; r < end; ++r) {
-        const Vec<T> d = l.load(x + r * F + j) - mean;
-        squares += d * d;
-      }
-      if (begin == 0) {
-        all = {mean, squares};
-        continue;
-      }
-      const Vec<T> apart = mean - all.mean;
-      const T share = static_cast<T>(end - begin) / static_cast<T>(end);
-      all.mean += apart * splat<T>(share);
-      all.squares += squares + apart * apart * splat<T>(share * static_cast<T>(begin));
+  // The cotangent in `bars` (y_bar or y_bar_dot) of a row whose place in a window is given.
+  FASTMAML_INLINE Vec<T> incoming(const T* bars, int64_t window, int64_t at, int64_t j,
+                                  Lanes<T> l) const {
+    if constexpr (Rows::kPooled) {
+      const Vec<T> zero = splat<T>(0);
+      if (window < 0) return zero;
+      return select<T>(l.load(tap + window * F + j) == splat<T>(static_cast<T>(at)),
+                       l.load(bars + window * F + j), zero);
+    } else {
+      return l.load(bars + window * F + j);
     }
+  }
+
+  // What the passes after forward know of a vector of features.
+  struct Norm {
+    Vec<T> mean, rstd;
+    FASTMAML_INLINE Vec<T> of(Vec<T> value) const { return (value - mean) * rstd; }
+  };
+  FASTMAML_INLINE Norm norm(int64_t j, Lanes<T> l) const {
+    return {l.load(stats + j), l.load(stats + F + j)};
+  }
+  // A pair of means over rows: those in `means` [2, F], or 0.
+  struct Pair {
+    Vec<T> one, two;
+  };
+  FASTMAML_INLINE Pair pair(const T* means, int64_t j, Lanes<T> l) const {
+    return {l.load_or(means, j, T(0)), means ? l.load(means + F + j) : splat<T>(0)};
+  }
+
+  // --- sums over rows
+  // ------------------------------------------------------------------------------
+
+  // The mean and the summed squared deviations of block b, merged into those of the `seen` rows
+  // before it as in Chan, Golub, LeVeque 1979, so that memory is read once and nothing cancels.
+  FASTMAML_INLINE Pair merge_moments(Pair all, int64_t seen, int64_t b, int64_t j,
+                                     Lanes<T> l) const {
+    Vec<T> total = splat<T>(0), squares = splat<T>(0);
+    rows.each(b, [&](int64_t i, int64_t, int64_t) { total += l.load(x + i * F + j); });
+    const int64_t count = rows.count(b);
+    const Vec<T> mean = total * splat<T>(1 / static_cast<T>(count));
+    rows.each(b, [&](int64_t i, int64_t, int64_t) {
+      const Vec<T> d = l.load(x + i * F + j) - mean;
+      squares += d * d;
+    });
+    if (seen == 0) return {mean, squares};
+    const Vec<T> apart = mean - all.one;
+    const T share = static_cast<T>(count) / static_cast<T>(seen + count);
+    return {all.one + apart * splat<T>(share),
+            all.two + (squares + apart * apart * splat<T>(share * static_cast<T>(seen)))};
+  }
+
+  // The two sums of a pass over block b.
+  FASTMAML_INLINE Pair block_sums(int64_t b, int64_t j, Lanes<T> l) const {
+    const Norm norm = this->norm(j, l);
+    Vec<T> one = splat<T>(0), two = splat<T>(0);
+    if (args.pass == PassKind::backward) {
+      rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
+        const Vec<T> d = incoming(y_bar, window, at, j, l);
+        one += d, two += d * (l.load(x + i * F + j) - norm.mean);
+      });
+    } else if (args.pass == PassKind::forward_jvp) {
+      rows.each(b, [&](int64_t i, int64_t, int64_t) {
+        const Vec<T> d = l.load(x_dot + i * F + j);
+        one += d, two += d * (l.load(x + i * F + j) - norm.mean);
+      });
+    } else {
+      const Pair tangents = pair(n, j, l);
+      rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
+        const Vec<T> d_dot = incoming(y_bar_dot, window, at, j, l);
+        const Vec<T> h = norm.of(l.load(x + i * F + j));
+        one += d_dot;
+        two += d_dot * h + incoming(y_bar, window, at, j, l) * h_dot(i, h, norm, tangents, j, l);
+      });
+    }
+    return {one, two};
+  }
+
+  FASTMAML_INLINE Vec<T> h_dot(int64_t i, Vec<T> h, const Norm& norm, const Pair& tangents,
+                               int64_t j, Lanes<T> l) const {
+    return norm.rstd * (l.load_or(x_dot, i * F + j, T(0)) - tangents.one - h * tangents.two);
+  }
+
+  // Whether the pass sums over rows at all.
+  bool sums() const {
+    if (args.pass == PassKind::forward) return args.batch_stats;
+    return args.pass != PassKind::forward_jvp || n;
+  }
+
+  // --- from the sums to what the pass writes of them
+  // -----------------------------------------------
+
+  FASTMAML_INLINE Pair finish(Pair all, int64_t j, Lanes<T> l) const {
+    switch (args.pass) {
+      case PassKind::forward: {
+        const Vec<T> mean = args.batch_stats ? all.one : l.load(running_mean + j);
+        const Vec<T> var = args.batch_stats ? all.two * per_row : l.load(running_var + j);
+        l.store(stats + j, mean);
+        l.store(stats + F + j, T(1) / sqrt(var + static_cast<T>(args.eps)));
+        return all;
+      }
+      case PassKind::backward:
+        all.two *= l.load(stats + F + j);
+        write_params(all, j, l);
+        return write_means(m, all, j, l);
+      case PassKind::forward_jvp:
+        all.two *= l.load(stats + F + j);
+        return write_means(n, all, j, l);
+      case PassKind::backward_jvp:
+        break;
+    }
+    write_params(all, j, l);
+    const T by = args.batch_stats ? per_row : T(0);
+    return {all.one * by, all.two * by};
+  }
+
+  // The cotangents, or their tangents, of weight and bias.
+  FASTMAML_INLINE void write_params(const Pair& all, int64_t j, Lanes<T> l) const {
+    if (weight_out)
+      l.store(weight_out + j, all.two * weight_scale + l.load_or(weight_cin, j, T(0)));
+    if (bias_out) l.store(bias_out + j, all.one * bias_scale + l.load_or(bias_cin, j, T(0)));
+  }
+  FASTMAML_INLINE Pair write_means(T* means, Pair all, int64_t j, Lanes<T> l) const {
+    all.one *= per_row, all.two *= per_row;
+    if (means) l.store(means + j, all.one), l.store(means + F + j, all.two);
     return all;
   }
 
-  void forward(int64_t j, Lanes<T> l) const {
-    Vec<T> mean, var;
-    if (args.batch_stats) {
-      const Moments all = moments(j, l);
-      mean = all.mean, var = all.squares * per_row;
+  // --- what the pass writes for each row
+  // -----------------------------------------------------------
+
+  FASTMAML_INLINE void write(int64_t b, const Pair& means, int64_t j, Lanes<T> l) const {
+    switch (args.pass) {
+      case PassKind::forward:
+        return write_y(b, j, l);
+      case PassKind::backward:
+        return write_x_bar(b, j, l);
+      case PassKind::forward_jvp:
+        return write_y_dot(b, j, l);
+      case PassKind::backward_jvp:
+        return write_x_bar_dot(b, means, j, l);
+    }
+  }
+
+  FASTMAML_INLINE void write_y(int64_t b, int64_t j, Lanes<T> l) const {
+    const Norm norm = this->norm(j, l);
+    const Vec<T> scale = l.load_or(weight, j, T(1)) * norm.rstd, shift = l.load_or(bias, j, T(0));
+    const auto y = [&](int64_t i) { return (l.load(x + i * F + j) - norm.mean) * scale + shift; };
+    if constexpr (Rows::kPooled) {
+      rows.each_window(b, [&](int64_t window, int64_t row) {
+        Vec<T> best = y(row), chosen = splat<T>(0);
+        rows.each_tap(row, [&](int64_t i, int64_t at) {
+          const Vec<T> value = y(i);
+          // Written so that a NaN is taken, and kept unless another follows, as in torch.
+          const Bits<T> better = (value > best) | (value != value);
+          best = select<T>(better, value, best);
+          chosen = select<T>(better, splat<T>(static_cast<T>(at)), chosen);
+        });
+        l.store(out + window * F + j, best), l.store(tap + window * F + j, chosen);
+      });
     } else {
-      mean = l.load(running_mean + j), var = l.load(running_var + j);
-    }
-    const Vec<T> rstd = T(1) / sqrt(var + static_cast<T>(args.eps));
-    l.store(stats + j, mean), l.store(stats + F + j, rstd);
-    const Vec<T> scale = l.load_or(weight, j, T(1)) * rstd, b = l.load_or(bias, j, T(0));
-    for (int64_t r = 0; r < R; ++r)
-      l.store(out + r * F + j, (l.load(x + r * F + j) - mean) * scale + b);
-  }
-
-  // Writes the cotangents, or their tangents, of weight and bias.
-  FASTMAML_INLINE void write_params(int64_t j, Lanes<T> l, Vec<T> weight_sum,
-                                    Vec<T> bias_sum) const {
-    if (weight_out)
-      l.store(weight_out + j, weight_sum * weight_scale + l.load_or(weight_cin, j, T(0)));
-    if (bias_out) l.store(bias_out + j, bias_sum * bias_scale + l.load_or(bias_cin, j, T(0)));
-  }
-
-  void backward(int64_t j, Lanes<T> l) const {
-    const Vec<T> mean = l.load(stats + j), rstd = l.load(stats + F + j);
-    Vec<T> bars = splat<T>(0), products = splat<T>(0);
-    for (int64_t r = 0; r < R; ++r) {
-      const Vec<T> d = l.load(y_bar + r * F + j);
-      bars += d;
-      products += d * (l.load(x + r * F + j) - mean);
-    }
-    products *= rstd;
-    write_params(j, l, products, bars);
-    Vec<T> m1 = splat<T>(0), m2 = splat<T>(0);
-    if (args.batch_stats) {
-      m1 = bars * per_row, m2 = products * per_row;
-      l.store(m + j, m1), l.store(m + F + j, m2);
-    }
-    if (!out) return;
-    const Vec<T> scale = l.load_or(weight, j, T(1)) * rstd;
-    for (int64_t r = 0; r < R; ++r) {
-      const Vec<T> h = (l.load(x + r * F + j) - mean) * rstd;
-      l.store(out + r * F + j,
-              scale * (l.load(y_bar + r * F + j) - m1 - h * m2) + l.load_or(cin, r * F + j, T(0)));
+      rows.each(b, [&](int64_t i, int64_t, int64_t) { l.store(out + i * F + j, y(i)); });
     }
   }
 
-  void forward_jvp(int64_t j, Lanes<T> l) const {
-    const Vec<T> mean = l.load(stats + j), rstd = l.load(stats + F + j);
-    Vec<T> n1 = splat<T>(0), n2 = splat<T>(0);
-    if (n) {
-      for (int64_t r = 0; r < R; ++r) {
-        const Vec<T> d = l.load(x_dot + r * F + j);
-        n1 += d;
-        n2 += d * (l.load(x + r * F + j) - mean);
-      }
-      n1 = n1 * per_row, n2 = n2 * rstd * per_row;
-      l.store(n + j, n1), l.store(n + F + j, n2);
-    }
+  FASTMAML_INLINE void write_x_bar(int64_t b, int64_t j, Lanes<T> l) const {
+    const Norm norm = this->norm(j, l);
+    const Pair means = pair(m, j, l);
+    const Vec<T> scale = l.load_or(weight, j, T(1)) * norm.rstd;
+    rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
+      const Vec<T> h = norm.of(l.load(x + i * F + j));
+      const Vec<T> centred = incoming(y_bar, window, at, j, l) - means.one - h * means.two;
+      l.store(out + i * F + j, scale * centred + l.load_or(cin, i * F + j, T(0)));
+    });
+  }
+
+  FASTMAML_INLINE void write_y_dot(int64_t b, int64_t j, Lanes<T> l) const {
+    const Norm norm = this->norm(j, l);
+    const Pair tangents = pair(n, j, l);
     const Vec<T> w = l.load_or(weight, j, T(1)), w_dot = l.load_or(weight_dot, j, T(0));
     const Vec<T> b_dot = l.load_or(bias_dot, j, T(0));
-    for (int64_t r = 0; r < R; ++r) {
-      const Vec<T> h = (l.load(x + r * F + j) - mean) * rstd;
-      const Vec<T> h_dot = rstd * (l.load_or(x_dot, r * F + j, T(0)) - n1 - h * n2);
-      l.store(out + r * F + j, w * h_dot + w_dot * h + b_dot);
+    const auto y_dot = [&](int64_t i) {
+      const Vec<T> h = norm.of(l.load(x + i * F + j));
+      return w * h_dot(i, h, norm, tangents, j, l) + w_dot * h + b_dot;
+    };
+    if constexpr (Rows::kPooled) {
+      rows.each_window(b, [&](int64_t window, int64_t row) {
+        const Vec<T> chosen = l.load(tap + window * F + j);
+        Vec<T> value = splat<T>(0);
+        rows.each_tap(row, [&](int64_t i, int64_t at) {
+          value = select<T>(chosen == splat<T>(static_cast<T>(at)), y_dot(i), value);
+        });
+        l.store(out + window * F + j, value);
+      });
+    } else {
+      rows.each(b, [&](int64_t i, int64_t, int64_t) { l.store(out + i * F + j, y_dot(i)); });
     }
   }
 
-  void backward_jvp(int64_t j, Lanes<T> l) const {
-    const Vec<T> zero = splat<T>(0);
-    const Vec<T> mean = l.load(stats + j), rstd = l.load(stats + F + j);
-    const Vec<T> n1 = l.load_or(n, j, T(0)), n2 = n ? l.load(n + F + j) : zero;
-    const Vec<T> m1 = l.load_or(m, j, T(0)), m2 = m ? l.load(m + F + j) : zero;
-    const auto h = [&](int64_t i) { return (l.load(x + i) - mean) * rstd; };
-    const auto h_dot = [&](int64_t i, Vec<T> h) {
-      return rstd * (l.load_or(x_dot, i, T(0)) - n1 - h * n2);
+  FASTMAML_INLINE void write_x_bar_dot(int64_t b, const Pair& dots, int64_t j, Lanes<T> l) const {
+    const Norm norm = this->norm(j, l);
+    const Pair tangents = pair(n, j, l), means = pair(m, j, l);
+    const Vec<T> scale = l.load_or(weight, j, T(1)) * norm.rstd;
+    const Vec<T> scale_dot =
+        l.load_or(weight_dot, j, T(0)) * norm.rstd - scale * norm.rstd * tangents.two;
+    rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
+      const Vec<T> h = norm.of(l.load(x + i * F + j));
+      const Vec<T> centred = incoming(y_bar, window, at, j, l) - means.one - h * means.two;
+      const Vec<T> centred_dot = incoming(y_bar_dot, window, at, j, l) - dots.one -
+                                 h_dot(i, h, norm, tangents, j, l) * means.two - h * dots.two;
+      l.store(out + i * F + j,
+              scale_dot * centred + scale * centred_dot + l.load_or(cin, i * F + j, T(0)));
+    });
+  }
+
+  // --- the pass over the features [begin, end)
+  // -----------------------------------------------------
+
+  void run(int64_t begin, int64_t end, T* held) const {
+    const auto at = [&](int64_t j) { return held + 2 * (j - begin); };
+    const auto get = [&](int64_t j) { return Pair{load(at(j)), load(at(j) + kWidth<T>)}; };
+    const auto put = [&](int64_t j, const Pair& p) {
+      store(at(j), p.one), store(at(j) + kWidth<T>, p.two);
     };
-    Vec<T> bars = zero, products = zero;
-    for (int64_t i = j; i < R * F; i += F) {
-      const Vec<T> d_dot = l.load(y_bar_dot + i), h_i = h(i);
-      bars += d_dot;
-      products += d_dot * h_i + l.load(y_bar + i) * h_dot(i, h_i);
+    if (sums()) {
+      int64_t seen = 0;
+      for (int64_t b = 0; b < rows.blocks; seen += rows.count(b), ++b)
+        for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
+          const Pair before = b ? get(j) : Pair{splat<T>(0), splat<T>(0)};
+          if (args.pass == PassKind::forward) return put(j, merge_moments(before, seen, b, j, l));
+          const Pair here = block_sums(b, j, l);
+          put(j, {before.one + here.one, before.two + here.two});
+        });
     }
-    write_params(j, l, products, bars);
+    if (sums() || args.pass == PassKind::forward)
+      for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
+        put(j, finish(sums() ? get(j) : Pair{splat<T>(0), splat<T>(0)}, j, l));
+      });
     if (!out) return;
-    const Vec<T> m1_dot = args.batch_stats ? bars * per_row : zero;
-    const Vec<T> m2_dot = args.batch_stats ? products * per_row : zero;
-    const Vec<T> w = l.load_or(weight, j, T(1)), scale = w * rstd;
-    const Vec<T> scale_dot = l.load_or(weight_dot, j, T(0)) * rstd - scale * rstd * n2;
-    for (int64_t i = j; i < R * F; i += F) {
-      const Vec<T> h_i = h(i);
-      const Vec<T> centred = l.load(y_bar + i) - m1 - h_i * m2;
-      const Vec<T> centred_dot = l.load(y_bar_dot + i) - m1_dot - h_dot(i, h_i) * m2 - h_i * m2_dot;
-      l.store(out + i, scale_dot * centred + scale * centred_dot + l.load_or(cin, i, T(0)));
-    }
+    for (int64_t b = 0; b < rows.blocks; ++b)
+      for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
+        write(b, args.pass == PassKind::backward_jvp ? get(j) : Pair{}, j, l);
+      });
   }
 };
 
-template <class T>
-void run_kernel(const BatchNormArgs& args, const Context& context) {
+template <class T, class Rows>
+void run_batch_norm(const BatchNormArgs& args, const Context& context) {
+  constexpr int64_t kFeatures = static_cast<int64_t>(kScratchBytes / sizeof(T)) / 2;
   const int64_t F = args.features;
   const Share share(context, context.tasks * F, kWidth<T>);
   for (int64_t i = share.begin; i < share.end;) {
-    const int64_t task = i / F, left = share.end - task * F;
-    const int64_t end = left < F ? left : F;
-    const BatchNormTask<T> t(args, context, task);
-    for_lanes<T>(i - task * F, end, [&](int64_t j, Lanes<T> l) {
-      switch (args.pass) {
-        case PassKind::forward:
-          return t.forward(j, l);
-        case PassKind::backward:
-          return t.backward(j, l);
-        case PassKind::forward_jvp:
-          return t.forward_jvp(j, l);
-        case PassKind::backward_jvp:
-          return t.backward_jvp(j, l);
-      }
-    });
+    const int64_t task = i / F, begin = i - task * F, left = share.end - task * F;
+    int64_t end = left < F ? left : F;
+    if (end > begin + kFeatures) end = begin + kFeatures;
+    BatchNormTask<T, Rows>(args, context, task)
+        .run(begin, end, reinterpret_cast<T*>(context.scratch));
     i = task * F + end;
   }
+}
+
+template <class T>
+void run_kernel(const BatchNormArgs& args, const Context& context) {
+  if (args.pool)
+    run_batch_norm<T, PooledRows>(args, context);
+  else
+    run_batch_norm<T, PlainRows>(args, context);
 }
 
 }  // namespace fastmaml::FASTMAML_ISA

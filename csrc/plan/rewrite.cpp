@@ -1,0 +1,69 @@
+#include "plan/rewrite.hpp"
+
+#include <algorithm>
+
+namespace fastmaml {
+namespace {
+
+// The only reader of a value, or null where it has several or is the network's output.
+Node* only_reader(Network& network, int value) {
+  if (value == network.output) return nullptr;
+  Node* reader = nullptr;
+  for (Node& node : network.nodes)
+    for (int input : node.inputs) {
+      if (input != value) continue;
+      if (reader) return nullptr;
+      reader = &node;
+    }
+  return reader;
+}
+
+bool is_max_pool(const Node* node) { return node && node->op_name == "max_pool2d"; }
+
+bool windows_touch(const Node& pool) {
+  const Shape &in = pool.in_shapes[0], &out = pool.shape;
+  int side = 1;
+  for (const char* suffix : {"h", "w"}) {
+    auto attr = [&](const char* name, double otherwise) {
+      return static_cast<int64_t>(pool.attr(std::string(name) + suffix, otherwise));
+    };
+    const int64_t kernel = attr("kernel_", 1);
+    if (attr("stride_", 1) != kernel || attr("pad_", 0) != 0 || attr("dilation_", 1) != 1)
+      return false;
+    if (out[side] * kernel > in[side]) return false;
+    ++side;
+  }
+  return true;
+}
+
+}  // namespace
+
+void pool_before_relu(Network& network) {
+  for (Node& relu : network.nodes) {
+    if (relu.op_name != "relu") continue;
+    Node* pool = only_reader(network, relu.output);
+    if (!is_max_pool(pool)) continue;
+    std::swap(relu, *pool);
+    Node &first = relu, &second = *pool;
+    std::swap(first.inputs, second.inputs);
+    std::swap(first.output, second.output);
+    second.in_shapes = {first.shape}, second.shape = first.shape;
+    network.value_shapes[first.output] = first.shape;
+  }
+}
+
+void fuse_pool_into_norm(Network& network) {
+  for (Node& norm : network.nodes) {
+    if (norm.op_name != "batch_norm") continue;
+    Node* pool = only_reader(network, norm.output);
+    if (!is_max_pool(pool) || !windows_touch(*pool)) continue;
+    norm.shape = pool->shape, norm.output = pool->output;
+    for (const char* name : {"kernel_h", "kernel_w"}) norm.attrs[name] = pool->attr(name, 1);
+    pool->op = nullptr;
+  }
+  auto gone = [](const Node& node) { return node.op == nullptr; };
+  network.nodes.erase(std::remove_if(network.nodes.begin(), network.nodes.end(), gone),
+                      network.nodes.end());
+}
+
+}  // namespace fastmaml

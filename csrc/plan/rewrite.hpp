@@ -1,0 +1,16 @@
+// Rewrites of a network that leave every number it computes as it was.
+#pragma once
+
+#include "plan/network.hpp"
+
+namespace fastmaml {
+
+// relu -> max-pool becomes max-pool -> relu: the same values and derivatives, ties and zeros
+// included, on a fraction of the numbers.
+void pool_before_relu(Network& network);
+
+// batch_norm -> max-pool becomes one batch_norm, for pools whose windows touch and do not overlap:
+// the largest activations of such networks are then neither written nor read again.
+void fuse_pool_into_norm(Network& network);
+
+}  // namespace fastmaml
