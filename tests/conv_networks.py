@@ -30,7 +30,8 @@ class ConvLayer:
     padding: tuple[int, int] | str
     dilation: int
     bias: bool
-    norm: str  # "none", "batch", "running"
+    norm: str  # "none", "batch", "running", "group", "instance", "layer"
+    joined: bool
     activation: str
     pool: str  # "none", "max", "avg"
     pool_kernel: int
@@ -83,6 +84,18 @@ class ConvWorkload:
         }
 
 
+def norm(kind: str, channels: int) -> nn.Module:
+    """A normalisation of images; that of layers is a group norm of one group."""
+    if kind == "none":
+        return nn.Identity()
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    if kind in ("group", "layer"):
+        groups = 2 if kind == "group" and channels % 2 == 0 and channels > 2 else 1
+        return nn.GroupNorm(groups, channels)
+    return nn.BatchNorm2d(channels)
+
+
 class Block(nn.Module):
     """A convolution, norm, activation and pool; a residual adds a second one of the same shape."""
 
@@ -102,17 +115,23 @@ class Block(nn.Module):
             groups,
             layer.bias,
         )
-        self.norm = nn.Identity() if layer.norm == "none" else nn.BatchNorm2d(outputs)
+        self.norm = norm(layer.norm, outputs)
         if layer.norm == "running":
             assert isinstance(self.norm, nn.BatchNorm2d)
             nn.init.normal_(self.norm.running_mean)
             nn.init.uniform_(self.norm.running_var, 0.5, 2.0)
             self.norm.eval()
+        outputs *= 2 if layer.joined else 1
         self.second = nn.Conv2d(outputs, outputs, 3, padding="same") if layer.residual else None
         self.act = ACTIVATIONS[layer.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm(self.conv(x)))
+        y = self.conv(x)
+        # Of one number torch leaves rounding where 0 belongs, and a ReLU takes its sign.
+        few = y.shape[2] * y.shape[3] < 4 and not isinstance(self.norm, nn.BatchNorm2d)
+        x = self.act(y if few else self.norm(y))
+        if self.layer.joined:
+            x = torch.cat([x, torch.tanh(y)], 1)
         if self.second is not None:
             x = x + torch.tanh(self.second(x))
         layer = self.layer
@@ -171,7 +190,8 @@ def conv_layers(draw: st.DrawFn) -> ConvLayer:
         padding=draw(st.one_of(st.just("same"), st.tuples(st.integers(0, 3), st.integers(0, 3)))),
         dilation=draw(st.sampled_from([1, 1, 1, 2, 3])),
         bias=draw(st.booleans()),
-        norm=draw(st.sampled_from(["none", "batch", "running"])),
+        norm=draw(st.sampled_from(["none", "batch", "running", "group", "instance", "layer"])),
+        joined=draw(st.sampled_from([False, False, True])),
         activation=draw(st.sampled_from(list(ACTIVATIONS))),
         pool=draw(st.sampled_from(["none", "max", "avg"])),
         pool_kernel=pool_kernel,

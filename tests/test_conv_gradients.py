@@ -36,8 +36,8 @@ def truth(model: nn.Module, data: Any, **options: Any) -> Answer:
 
 
 def few_numbers(load: ConvWorkload) -> bool:
-    """Whether batch statistics are taken: of few numbers, rounding may grow to any size."""
-    return any(layer.norm == "batch" for layer in load.layers)
+    """Whether statistics of data are taken: of few numbers, rounding may grow to any size."""
+    return any(layer.norm not in ("none", "running") for layer in load.layers)
 
 
 def reordered(load: ConvWorkload, dtype: torch.dtype, seed: int) -> Answer:
@@ -64,20 +64,26 @@ def agrees(load: ConvWorkload) -> bool:
 
 
 def steady(load: ConvWorkload) -> bool:
-    """Whether no batch statistics are taken of numbers that are all the same.
+    """Whether no statistics are taken of numbers that are all the same.
 
     Behind a ReLU that is 0 everywhere they are. Their normalised value is 0, or in torch's form
     x * scale + shift some 1e-14 of either sign, which decides the next ReLU.
     """
     model, variances = load.model().double(), [math.inf]
 
-    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach()
-        spread = x.var((0, 2, 3), correction=0) / x.square().mean((0, 2, 3)).clamp_min(1e-30)
+        if isinstance(layer, nn.BatchNorm2d):
+            x = x.transpose(0, 1).flatten(1)
+        else:
+            groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else x.shape[1]
+            x = x.reshape(x.shape[0] * groups, -1)
+        spread = x.var(1, correction=0) / x.square().mean(1).clamp_min(1e-30)
         variances.append(float(spread.min()))
 
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.training:
+        takes = isinstance(module, nn.GroupNorm | nn.InstanceNorm2d)
+        if takes or (isinstance(module, nn.BatchNorm2d) and module.training):
             module.register_forward_pre_hook(note)
     with torch.no_grad():
         for x, _ in load.data():
@@ -125,7 +131,9 @@ def test_many_random_networks_agree() -> None:
 def test_float32_is_as_good_as_torchs(load: ConvWorkload) -> None:
     """On networks without kinks, which rounding may step over on one side and not on the other."""
     smooth = all(
-        layer.activation in ("tanh", "silu") and layer.pool != "max" and layer.norm != "batch"
+        layer.activation in ("tanh", "silu")
+        and layer.pool != "max"
+        and layer.norm in ("none", "running")
         for layer in load.layers
     )
     if not smooth:
