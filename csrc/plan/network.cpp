@@ -169,6 +169,7 @@ Network build_network(const NetworkSpec& spec) {
   check_all_read(network);
   pool_before_relu(network);
   fuse_pool_into_norm(network);
+  fuse_relu_into_norm(network);
 
   network.loss_op = find_loss(spec.loss.op);
   if (!network.loss_op) throw UnsupportedModelError(message("no loss named ", spec.loss.op));

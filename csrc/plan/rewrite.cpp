@@ -20,7 +20,11 @@ Node* only_reader(Network& network, int value) {
 
 bool is_max_pool(const Node* node) { return node && node->op_name == "max_pool2d"; }
 
+// A tap is kept in a signed byte.
+constexpr double kMostTaps = 127;
+
 bool windows_touch(const Node& pool) {
+  if (pool.attr("kernel_h", 1) * pool.attr("kernel_w", 1) > kMostTaps) return false;
   const Shape &in = pool.in_shapes[0], &out = pool.shape;
   int side = 1;
   for (const char* suffix : {"h", "w"}) {
@@ -34,6 +38,12 @@ bool windows_touch(const Node& pool) {
     ++side;
   }
   return true;
+}
+
+void drop_gone(Network& network) {
+  auto gone = [](const Node& node) { return node.op == nullptr; };
+  network.nodes.erase(std::remove_if(network.nodes.begin(), network.nodes.end(), gone),
+                      network.nodes.end());
 }
 
 }  // namespace
@@ -61,9 +71,24 @@ void fuse_pool_into_norm(Network& network) {
     for (const char* name : {"kernel_h", "kernel_w"}) norm.attrs[name] = pool->attr(name, 1);
     pool->op = nullptr;
   }
-  auto gone = [](const Node& node) { return node.op == nullptr; };
-  network.nodes.erase(std::remove_if(network.nodes.begin(), network.nodes.end(), gone),
-                      network.nodes.end());
+  drop_gone(network);
+}
+
+void fuse_relu_into_norm(Network& network) {
+  for (Node& norm : network.nodes) {
+    if (norm.op_name != "batch_norm") continue;
+    Node* relu = only_reader(network, norm.output);
+    const bool pooled = norm.attr("kernel_h", 0) != 0;
+    if (relu && relu->op_name == "relu")
+      norm.attrs["below"] = 0;
+    else if (relu && relu->op_name == "leaky_relu" && !pooled)
+      norm.attrs["below"] = relu->attr("negative_slope", 0.01);
+    else
+      continue;
+    norm.output = relu->output;
+    relu->op = nullptr;
+  }
+  drop_gone(network);
 }
 
 }  // namespace fastmaml

@@ -13,4 +13,7 @@ void pool_before_relu(Network& network);
 // the largest activations of such networks are then neither written nor read again.
 void fuse_pool_into_norm(Network& network);
 
+// batch_norm -> relu or leaky_relu becomes one batch_norm (of a pooled one, relu alone).
+void fuse_relu_into_norm(Network& network);
+
 }  // namespace fastmaml

@@ -8,6 +8,7 @@ namespace {
 
 constexpr size_t kWeight = 0, kBias = 1, kRunningMean = 2, kRunningVar = 3;
 constexpr int kStats = 0, kCotangentMeans = 1, kTangentMeans = 2, kTaps = 3;  // saved buffers
+constexpr int64_t kTapsInNumber = 4;  // bytes that the smallest dtype's number holds
 
 PoolSize pool_of(const Node& node) {
   if (node.attr("kernel_h", 0) == 0) return {};
@@ -28,10 +29,18 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   args.features = node.shape.front();
   args.rows = emit.rows() * (numel(node.in_shapes[0]) / args.features);
   args.pool = pool_of(node);
-  if (args.pool) args.tap = emit.saved(node, kTaps, emit.rows() * numel(node.shape));
+  if (args.pool) {
+    const int64_t taps = emit.rows() * numel(node.shape);
+    args.tap = emit.saved(node, kTaps, (taps + kTapsInNumber - 1) / kTapsInNumber);
+  }
   args.x = emit.x(node, 0);
   if (node.has_param(kWeight)) args.weight = emit.param(node, kWeight);
   args.stats = emit.saved(node, kStats, 2 * args.features);
+  args.below = node.attr("below", 1);
+  if (args.below == 0) args.activation = Activation::relu;
+  if (args.below != 0 && args.below != 1) args.activation = Activation::leaky_relu;
+  if (node.has_param(kBias) && (pass == PassKind::forward || args.activation != Activation::none))
+    args.bias = emit.param(node, kBias);
   return args;
 }
 
@@ -84,7 +93,6 @@ void BatchNorm::forward(Emit& emit, const Node& node) const {
                              "`: batch_norm with batch statistics needs more ",
                              "than one row per task, got ", args.rows,
                              "; use more shots or queries, or call .eval() on the layer"));
-  if (node.has_param(kBias)) args.bias = emit.param(node, kBias);
   if (!args.batch_stats) {
     args.running_mean = emit.param(node, kRunningMean);
     args.running_var = emit.param(node, kRunningVar);

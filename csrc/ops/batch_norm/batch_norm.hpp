@@ -18,9 +18,11 @@
 // With the running statistics (batch_stats = 0) mean and rstd are constants: the same formulas,
 // with m1 = m2 = n1 = n2 = 0 in x_bar, y_dot and x_bar_dot (and m1_dot = m2_dot = 0 there). Without
 // affine parameters weight is 1 and bias 0; a frozen one has neither _bar nor _dot.
-// Parameters: weight, bias, running_mean, running_var. Attributes: eps, batch_stats; where a
-// max-pool was taken in (plan/rewrite.hpp), its kernel_h and kernel_w too. y is then what the pool
-// gives, and the tap of each maximum says which row's y a cotangent of it belongs to.
+// Parameters: weight, bias, running_mean, running_var. Attributes: eps, batch_stats; of what was
+// taken in (plan/rewrite.hpp), a max-pool's kernel_h and kernel_w, then a relu's `below`, the slope
+// below 0. y is what the last of them gives. Under a pool, the tap of each maximum says which row a
+// cotangent of y belongs to, and there is none where the relu is flat; under a relu alone, its
+// slope follows from x again.
 #pragma once
 
 #include "ops/op.hpp"
@@ -34,6 +36,9 @@ struct PoolSize {
   explicit operator bool() const { return kernel_h > 0; }
 };
 
+// What follows the norm inside the same instruction.
+enum class Activation : int32_t { none, relu, leaky_relu };
+
 struct BatchNormArgs {
   PassKind pass = PassKind::forward;
   bool batch_stats = true;
@@ -41,7 +46,7 @@ struct BatchNormArgs {
   int64_t rows = 0, features = 0;  // R, F
   Operand x;                       // in [R, F]: always
   Operand weight;                  // in [F]: always, absent means 1
-  Operand bias;                    // in [F]: forward, absent means 0
+  Operand bias;                    // in [F]: forward, or always with an activation; absent means 0
   Operand running_mean;            // in [F]: forward, unless batch_stats
   Operand running_var;             // in [F]: likewise
   Operand y_bar;                   // in [R, F]: backward, backward_jvp
@@ -53,7 +58,9 @@ struct BatchNormArgs {
   Operand m;                       // [2, F] m1, m2: out of backward, in of backward_jvp
   Operand n;                       // [2, F] n1, n2: out of forward_jvp, in of backward_jvp
   PoolSize pool;                   // when given, y, y_bar, y_dot, y_bar_dot are [windows, F]
-  Operand tap;                     // [windows, F] of each maximum: out of forward, in of the others
+  Operand tap;                     // [windows, F] bytes, -1 for none: out of forward, in of others
+  Activation activation = Activation::none;
+  double below = 0;                // its slope below 0
   Operand cin;                     // in [R, F]: what out starts from; absent means 0
   Operand out;                     // out [R, F]: y, x_bar, y_dot, x_bar_dot; absent: not wanted
   Operand weight_cin, bias_cin;    // in [F]: what the two below start from; absent means 0

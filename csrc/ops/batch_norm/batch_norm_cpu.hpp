@@ -19,8 +19,9 @@ struct BatchNormTask {
   T per_row;  // 1 / R
   const T *x, *weight, *bias, *running_mean, *running_var;
   const T *y_bar, *x_dot, *weight_dot, *bias_dot, *y_bar_dot, *cin, *weight_cin, *bias_cin;
-  T *stats, *m, *n, *tap, *out, *weight_out, *bias_out;
-  T weight_scale, bias_scale;
+  T *stats, *m, *n, *out, *weight_out, *bias_out;
+  TapByte* tap;
+  T weight_scale, bias_scale, below;
 
   BatchNormTask(const BatchNormArgs& a, const Context& context, int64_t task)
       : args(a), rows(a), F(a.features), per_row(1 / static_cast<T>(a.rows)) {
@@ -30,7 +31,8 @@ struct BatchNormTask {
     y_bar = at(a.y_bar), x_dot = at(a.x_dot), y_bar_dot = at(a.y_bar_dot), cin = at(a.cin);
     weight_dot = at(a.weight_dot), bias_dot = at(a.bias_dot);
     weight_cin = at(a.weight_cin), bias_cin = at(a.bias_cin);
-    stats = at(a.stats), m = at(a.m), n = at(a.n), tap = at(a.tap);
+    stats = at(a.stats), m = at(a.m), n = at(a.n);
+    tap = reinterpret_cast<TapByte*>(at(a.tap)), below = static_cast<T>(a.below);
     out = at(a.out), weight_out = at(a.weight_out), bias_out = at(a.bias_out);
     const T* scalars = static_cast<const T*>(context.scalars);
     weight_scale = scalars[a.weight_scale], bias_scale = scalars[a.bias_scale];
@@ -38,27 +40,36 @@ struct BatchNormTask {
 
   // --- what comes in for a row -------------------------------------------------------------------
 
-  // The cotangent in `bars` (y_bar or y_bar_dot) of a row whose place in a window is given.
-  FASTMAML_INLINE Vec<T> incoming(const T* bars, int64_t window, int64_t at, int64_t j,
-                                  Lanes<T> l) const {
+  // What the passes after forward know of a vector of features.
+  struct Norm {
+    Vec<T> mean, rstd, scale, shift;
+    FASTMAML_INLINE Vec<T> of(Vec<T> value) const { return (value - mean) * rstd; }
+    FASTMAML_INLINE Vec<T> affine(Vec<T> value) const { return (value - mean) * scale + shift; }
+  };
+  FASTMAML_INLINE Norm norm(int64_t j, Lanes<T> l) const {
+    const Vec<T> rstd = l.load(stats + F + j);
+    return {l.load(stats + j), rstd, l.load_or(weight, j, T(1)) * rstd, l.load_or(bias, j, T(0))};
+  }
+  // The activation of y where `kept` (y itself, or a tangent or cotangent of it) is what it keeps
+  // above 0.
+  FASTMAML_INLINE Vec<T> gated(Bits<T> above, Vec<T> kept) const {
+    return select<T>(above, kept, below == 0 ? splat<T>(0) : kept * below);
+  }
+  // The cotangent in `bars` (y_bar or y_bar_dot) of a row whose x and place in a window are given.
+  FASTMAML_INLINE Vec<T> incoming(const T* bars, Vec<T> value, const Norm& norm, int64_t window,
+                                  int64_t at, int64_t j, Lanes<T> l) const {
     if constexpr (Rows::kPooled) {
       const Vec<T> zero = splat<T>(0);
       if (window < 0) return zero;
-      return select<T>(l.load(tap + window * F + j) == splat<T>(static_cast<T>(at)),
+      return select<T>(load_taps<T>(tap + window * F + j, l) == splat_tap<T>(at),
                        l.load(bars + window * F + j), zero);
+    } else if constexpr (Rows::kGated) {
+      return gated(norm.affine(value) > splat<T>(0), l.load(bars + window * F + j));
     } else {
       return l.load(bars + window * F + j);
     }
   }
 
-  // What the passes after forward know of a vector of features.
-  struct Norm {
-    Vec<T> mean, rstd;
-    FASTMAML_INLINE Vec<T> of(Vec<T> value) const { return (value - mean) * rstd; }
-  };
-  FASTMAML_INLINE Norm norm(int64_t j, Lanes<T> l) const {
-    return {l.load(stats + j), l.load(stats + F + j)};
-  }
   // A pair of means over rows: those in `means` [2, F], or 0.
   struct Pair {
     Vec<T> one, two;
@@ -95,8 +106,9 @@ struct BatchNormTask {
     Vec<T> one = splat<T>(0), two = splat<T>(0);
     if (args.pass == PassKind::backward) {
       rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-        const Vec<T> d = incoming(y_bar, window, at, j, l);
-        one += d, two += d * (l.load(x + i * F + j) - norm.mean);
+        const Vec<T> value = l.load(x + i * F + j);
+        const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
+        one += d, two += d * (value - norm.mean);
       });
     } else if (args.pass == PassKind::forward_jvp) {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
@@ -106,10 +118,11 @@ struct BatchNormTask {
     } else {
       const Pair tangents = pair(n, j, l);
       rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-        const Vec<T> d_dot = incoming(y_bar_dot, window, at, j, l);
-        const Vec<T> h = norm.of(l.load(x + i * F + j));
+        const Vec<T> value = l.load(x + i * F + j), h = norm.of(value);
+        const Vec<T> d_dot = incoming(y_bar_dot, value, norm, window, at, j, l);
+        const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
         one += d_dot;
-        two += d_dot * h + incoming(y_bar, window, at, j, l) * h_dot(i, h, norm, tangents, j, l);
+        two += d_dot * h + d * h_dot(i, h, norm, tangents, j, l);
       });
     }
     return {one, two};
@@ -183,33 +196,43 @@ struct BatchNormTask {
 
   FASTMAML_INLINE void write_y(int64_t b, int64_t j, Lanes<T> l) const {
     const Norm norm = this->norm(j, l);
-    const Vec<T> scale = l.load_or(weight, j, T(1)) * norm.rstd, shift = l.load_or(bias, j, T(0));
-    const auto y = [&](int64_t i) { return (l.load(x + i * F + j) - norm.mean) * scale + shift; };
+    const Vec<T> zero = splat<T>(0);
+    const auto y = [&](int64_t i) { return norm.affine(l.load(x + i * F + j)); };
     if constexpr (Rows::kPooled) {
       rows.each_window(b, [&](int64_t window, int64_t row) {
-        Vec<T> best = y(row), chosen = splat<T>(0);
+        Vec<T> best = y(row);
+        Bits<T> chosen = splat_tap<T>(0);
         rows.each_tap(row, [&](int64_t i, int64_t at) {
           const Vec<T> value = y(i);
           // Written so that a NaN is taken, and kept unless another follows, as in torch.
           const Bits<T> better = (value > best) | (value != value);
           best = select<T>(better, value, best);
-          chosen = select<T>(better, splat<T>(static_cast<T>(at)), chosen);
+          chosen = better ? splat_tap<T>(at) : chosen;
         });
-        l.store(out + window * F + j, best), l.store(tap + window * F + j, chosen);
+        if (args.activation == Activation::relu) {
+          const Bits<T> flat = best <= zero;
+          best = select<T>(flat, zero, best), chosen = flat ? splat_tap<T>(-1) : chosen;
+        }
+        l.store(out + window * F + j, best), store_taps<T>(tap + window * F + j, chosen, l);
       });
     } else {
-      rows.each(b, [&](int64_t i, int64_t, int64_t) { l.store(out + i * F + j, y(i)); });
+      rows.each(b, [&](int64_t i, int64_t, int64_t) {
+        Vec<T> value = y(i);
+        // A NaN stays one.
+        if constexpr (Rows::kGated) value = gated((value > zero) | (value != value), value);
+        l.store(out + i * F + j, value);
+      });
     }
   }
 
   FASTMAML_INLINE void write_x_bar(int64_t b, int64_t j, Lanes<T> l) const {
     const Norm norm = this->norm(j, l);
     const Pair means = pair(m, j, l);
-    const Vec<T> scale = l.load_or(weight, j, T(1)) * norm.rstd;
     rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-      const Vec<T> h = norm.of(l.load(x + i * F + j));
-      const Vec<T> centred = incoming(y_bar, window, at, j, l) - means.one - h * means.two;
-      l.store(out + i * F + j, scale * centred + l.load_or(cin, i * F + j, T(0)));
+      const Vec<T> value = l.load(x + i * F + j), h = norm.of(value);
+      const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
+      l.store(out + i * F + j, norm.scale * (d - means.one - h * means.two) +
+                                   l.load_or(cin, i * F + j, T(0)));
     });
   }
 
@@ -218,37 +241,43 @@ struct BatchNormTask {
     const Pair tangents = pair(n, j, l);
     const Vec<T> w = l.load_or(weight, j, T(1)), w_dot = l.load_or(weight_dot, j, T(0));
     const Vec<T> b_dot = l.load_or(bias_dot, j, T(0));
-    const auto y_dot = [&](int64_t i) {
-      const Vec<T> h = norm.of(l.load(x + i * F + j));
+    const auto y_dot = [&](int64_t i, Vec<T> value) {
+      const Vec<T> h = norm.of(value);
       return w * h_dot(i, h, norm, tangents, j, l) + w_dot * h + b_dot;
     };
     if constexpr (Rows::kPooled) {
       rows.each_window(b, [&](int64_t window, int64_t row) {
-        const Vec<T> chosen = l.load(tap + window * F + j);
-        Vec<T> value = splat<T>(0);
+        const Bits<T> chosen = load_taps<T>(tap + window * F + j, l);
+        Vec<T> dot = splat<T>(0);
         rows.each_tap(row, [&](int64_t i, int64_t at) {
-          value = select<T>(chosen == splat<T>(static_cast<T>(at)), y_dot(i), value);
+          dot = select<T>(chosen == splat_tap<T>(at), y_dot(i, l.load(x + i * F + j)), dot);
         });
-        l.store(out + window * F + j, value);
+        l.store(out + window * F + j, dot);
       });
     } else {
-      rows.each(b, [&](int64_t i, int64_t, int64_t) { l.store(out + i * F + j, y_dot(i)); });
+      rows.each(b, [&](int64_t i, int64_t, int64_t) {
+        const Vec<T> value = l.load(x + i * F + j);
+        Vec<T> dot = y_dot(i, value);
+        if constexpr (Rows::kGated) dot = gated(norm.affine(value) > splat<T>(0), dot);
+        l.store(out + i * F + j, dot);
+      });
     }
   }
 
   FASTMAML_INLINE void write_x_bar_dot(int64_t b, const Pair& dots, int64_t j, Lanes<T> l) const {
     const Norm norm = this->norm(j, l);
     const Pair tangents = pair(n, j, l), means = pair(m, j, l);
-    const Vec<T> scale = l.load_or(weight, j, T(1)) * norm.rstd;
     const Vec<T> scale_dot =
-        l.load_or(weight_dot, j, T(0)) * norm.rstd - scale * norm.rstd * tangents.two;
+        l.load_or(weight_dot, j, T(0)) * norm.rstd - norm.scale * norm.rstd * tangents.two;
     rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-      const Vec<T> h = norm.of(l.load(x + i * F + j));
-      const Vec<T> centred = incoming(y_bar, window, at, j, l) - means.one - h * means.two;
-      const Vec<T> centred_dot = incoming(y_bar_dot, window, at, j, l) - dots.one -
+      const Vec<T> value = l.load(x + i * F + j), h = norm.of(value);
+      const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
+      const Vec<T> d_dot = incoming(y_bar_dot, value, norm, window, at, j, l);
+      const Vec<T> centred = d - means.one - h * means.two;
+      const Vec<T> centred_dot = d_dot - dots.one -
                                  h_dot(i, h, norm, tangents, j, l) * means.two - h * dots.two;
-      l.store(out + i * F + j,
-              scale_dot * centred + scale * centred_dot + l.load_or(cin, i * F + j, T(0)));
+      l.store(out + i * F + j, scale_dot * centred + norm.scale * centred_dot +
+                                   l.load_or(cin, i * F + j, T(0)));
     });
   }
 
@@ -302,6 +331,8 @@ template <class T>
 void run_kernel(const BatchNormArgs& args, const Context& context) {
   if (args.pool)
     run_batch_norm<T, PooledRows>(args, context);
+  else if (args.activation != Activation::none)
+    run_batch_norm<T, GatedRows>(args, context);
   else
     run_batch_norm<T, PlainRows>(args, context);
 }

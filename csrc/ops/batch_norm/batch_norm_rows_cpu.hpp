@@ -11,8 +11,36 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
+// A vector of taps, as bytes in memory and as whole lanes in registers.
+typedef int8_t TapByte;
+template <class T>
+struct TapBytes {
+  typedef TapByte type __attribute__((vector_size(kWidth<T>)));
+};
+template <class T>
+FASTMAML_INLINE Bits<T> splat_tap(int64_t tap) {
+  return Bits<T>{} + static_cast<decltype(Bits<T>{}[0] + 0)>(tap);
+}
+template <class T>
+FASTMAML_INLINE Bits<T> load_taps(const TapByte* p, Lanes<T> l) {
+  typename TapBytes<T>::type bytes{};
+  if (l.n == kWidth<T>)
+    std::memcpy(&bytes, p, sizeof bytes);
+  else
+    std::memcpy(&bytes, p, static_cast<size_t>(l.n));
+  return __builtin_convertvector(bytes, Bits<T>);
+}
+template <class T>
+FASTMAML_INLINE void store_taps(TapByte* p, Bits<T> taps, Lanes<T> l) {
+  const auto bytes = __builtin_convertvector(taps, typename TapBytes<T>::type);
+  if (l.n == kWidth<T>)
+    std::memcpy(p, &bytes, sizeof bytes);
+  else
+    std::memcpy(p, &bytes, static_cast<size_t>(l.n));
+}
+
 struct PlainRows {
-  static constexpr bool kPooled = false;
+  static constexpr bool kPooled = false, kGated = false;
   int64_t rows, block, blocks;
 
   explicit PlainRows(const BatchNormArgs& args) : rows(args.rows) {
@@ -31,8 +59,14 @@ struct PlainRows {
   }
 };
 
+// Rows that an activation follows.
+struct GatedRows : PlainRows {
+  static constexpr bool kGated = true;
+  using PlainRows::PlainRows;
+};
+
 struct PooledRows {
-  static constexpr bool kPooled = true;
+  static constexpr bool kPooled = true, kGated = false;
   PoolSize p;
   int64_t strips, blocks;
 
