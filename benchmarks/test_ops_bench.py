@@ -136,6 +136,7 @@ IMAGE_LAYERS: dict[str, tuple[str, Callable[[int], nn.Module]]] = {  # of so man
     "permute": ("permute", _reshaped),
 }
 CHANNELS, SIDE, IMAGES, IMAGE_COPIES = 32, 14, 5, 4
+STEM_SIDE = 84
 LOSSES = ["mse", "cross_entropy", "bce_with_logits"]
 WIDTH, ROWS, COPIES = 512, 32, 8
 
@@ -203,6 +204,21 @@ def test_conv2d(benchmark: Any, case: ConvCase) -> None:
     layers = {str(i + 1) for i in range(case.depth)}
     found = measure(benchmark, step, lambda t: total_by_pass(t, layers))
     report(benchmark, "GFLOP/s", {name: (t.flops, t.seconds) for name, t in found.items()})
+
+
+def test_stem(benchmark: Any) -> None:
+    """The first layers of a network over images, with the moments of their patches."""
+    torch.manual_seed(0)
+    c = CHANNELS
+    first = nn.Sequential(nn.Conv2d(3, c, 3, padding=1), nn.BatchNorm2d(c), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 1))
+    model = nn.Sequential(*first, nn.MaxPool2d(2), *head)
+    x = torch.randn(TASKS, IMAGES, 3, STEM_SIDE, STEM_SIDE)
+    step = Profiled(model, (x, torch.sin(x[:, :, 0, 0, :1])), "mse")
+    found = measure(benchmark, step, lambda t: total_by_pass(t, {"0", "0 patches"}))
+    pixels = TASKS * IMAGES * STEM_SIDE * STEM_SIDE
+    visits = {name: sum(label.count(" 0.") for label in t.labels) for name, t in found.items()}
+    report(benchmark, "Gpixels/s", {n: (pixels * visits[n], t.seconds) for n, t in found.items()})
 
 
 @pytest.mark.parametrize("name", IMAGE_LAYERS)

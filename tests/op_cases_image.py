@@ -163,6 +163,30 @@ def pooled(
     return image("batch_norm", f"pooled, {variant}", model, "", (3, 5, 7))
 
 
+def stem(
+    variant: str,
+    *sizes: object,
+    pool: object = 2,
+    relu: bool = True,
+    freeze: str = "",
+    shape: tuple[int, int, int] = (2, 9, 7),
+    **options: object,
+) -> OpCase:
+    """Convolution of images that depend on no parameter, batch norm, ReLU if wanted, max-pool."""
+
+    def model() -> nn.Module:
+        features = sizes[0]
+        layers = (
+            nn.Conv2d(shape[0], *sizes, **options),
+            norm(nn.BatchNorm2d, features),
+            *[nn.ReLU()] * relu,
+            nn.MaxPool2d(pool),
+        )
+        return frozen(nn.Sequential(*layers), *freeze.split())
+
+    return image("stem", variant, model, "first.weight first.bias", shape)
+
+
 NORMS: list[tuple[str, str, Callable[[], nn.Module], tuple[int, int, int]]] = [
     ("group_norm", "images", lambda: norm(nn.GroupNorm, 3, 9), (9, 2, 3)),
     ("group_norm", "wide", lambda: norm(nn.GroupNorm, 2, 38), (38, 1, 2)),
@@ -213,6 +237,21 @@ IMAGE_CASES = [
     pooled("plain", (2, 3), affine=False),
     pooled("bias only", 2, freeze="weight"),
     pooled("running", (3, 2), training=False),
+    stem("same", 9, 3, padding=1),
+    stem("inside", 17, (2, 3), relu=False),
+    stem("far outside", 7, 2, padding=1, bias=False, freeze="1.weight"),
+    stem("strided", 10, 3, stride=(1, 2), padding=1, pool=(2, 1)),
+    stem("dilated", 4, 2, dilation=2, pool=(1, 3), freeze="1.weight 1.bias"),
+    stem("seven taps wide", 30, (1, 7), padding="same", pool=(4, 3), freeze="0.bias 1.bias"),
+    stem("one tap", 3, 1, shape=(4, 5, 4)),
+    stem("tall", 4, (5, 1), shape=(1, 6, 3), pool=1),
+    stem("in strips", 24, 3, padding=1, shape=(1, 71, 66)),
+    image(
+        "patches",
+        "several readers",
+        lambda: nn.Sequential(Joins(), nn.Conv2d(6, 3, 1), nn.BatchNorm2d(3), nn.MaxPool2d(2)),
+        "first.weight first.bias op.0.one.weight op.0.one.bias op.0.two.weight op.0.two.bias",
+    ),
     *(
         image(op, f"{variant}, {name}", make, freeze, shape)
         for op, variant, make, shape in NORMS

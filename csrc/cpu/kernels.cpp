@@ -11,9 +11,12 @@
 #include "ops/cross_entropy/cross_entropy_cpu.hpp"
 #include "ops/group_norm/group_norm_cpu.hpp"
 #include "ops/mse/mse_cpu.hpp"
+#include "ops/patches/patches_cpu.hpp"
 #include "ops/permute/permute_cpu.hpp"
 #include "ops/pointwise/pointwise_cpu.hpp"
 #include "ops/pool2d/pool2d_cpu.hpp"
+#include "ops/stem/stem_cpu.hpp"
+#include "ops/taps/taps_cpu.hpp"
 #include "ops/transpose/transpose_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {

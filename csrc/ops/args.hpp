@@ -10,15 +10,18 @@
 #include "ops/cross_entropy/cross_entropy.hpp"
 #include "ops/group_norm/group_norm.hpp"
 #include "ops/mse/mse.hpp"
+#include "ops/patches/patches.hpp"
 #include "ops/permute/permute.hpp"
 #include "ops/pointwise/pointwise.hpp"
 #include "ops/pool2d/pool2d.hpp"
+#include "ops/stem/stem.hpp"
+#include "ops/taps/taps.hpp"
 #include "ops/transpose/transpose.hpp"
 
 namespace fastmaml {
 
 using Args = std::variant<ContractArgs, TransposeArgs, PointwiseArgs, BatchNormArgs, MseArgs,
                           CrossEntropyArgs, BceWithLogitsArgs, ConvArgs, PermuteArgs, PoolArgs,
-                          GroupNormArgs>;
+                          GroupNormArgs, TapArgs, PatchArgs, StemArgs>;
 
 }  // namespace fastmaml

@@ -12,9 +12,11 @@
 #include "ops/group_norm/group_norm.hpp"
 #include "ops/linear/linear.hpp"
 #include "ops/mse/mse.hpp"
+#include "ops/patches/patches.hpp"
 #include "ops/permute/permute.hpp"
 #include "ops/pointwise/pointwise.hpp"
 #include "ops/pool2d/pool2d.hpp"
+#include "ops/stem/stem.hpp"
 
 namespace fastmaml {
 namespace {
@@ -38,10 +40,12 @@ const Table<Op>& ops() {
     t["layer_norm"] = std::make_unique<GroupNorm>(NormOver::last_dims);
     t["leaky_relu"] = std::make_unique<Pointwise>(PointwiseKind::leaky_relu);
     t["max_pool2d"] = std::make_unique<Pool2d>(PoolKind::max);
+    t["patches"] = std::make_unique<Patches>();
     t["permute"] = std::make_unique<Permute>();
     t["relu"] = std::make_unique<Pointwise>(PointwiseKind::relu);
     t["sigmoid"] = std::make_unique<Pointwise>(PointwiseKind::sigmoid);
     t["silu"] = std::make_unique<Pointwise>(PointwiseKind::silu);
+    t["stem"] = std::make_unique<Stem>();
     t["softplus"] = std::make_unique<Pointwise>(PointwiseKind::softplus);
     t["tanh"] = std::make_unique<Pointwise>(PointwiseKind::tanh);
     return t;

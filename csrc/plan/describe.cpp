@@ -8,9 +8,9 @@
 namespace fastmaml {
 namespace {
 
-const char* kKindNames[] = {"contract", "transpose",     "pointwise",       "batch_norm",
-                            "mse",      "cross_entropy", "bce_with_logits", "conv2d",
-                            "permute",  "pool2d",        "group_norm"};
+const char* kKindNames[] = {
+    "contract", "transpose", "pointwise", "batch_norm", "mse",  "cross_entropy", "bce_with_logits",
+    "conv2d",   "permute",   "pool2d",    "group_norm", "taps", "patches",       "stem"};
 static_assert(std::size(kKindNames) == std::variant_size_v<Args>);
 
 void write_section(std::ostream& out, const char* title, const std::vector<Instruction>& section) {

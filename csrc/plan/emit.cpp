@@ -42,7 +42,7 @@ Operand Emit::theta(int tensor) const {
 void Emit::find_packings() {
   packing_.resize(network_.tensors.size());
   for (const Node& node : network_.nodes) {
-    if (node.op_name != "conv2d") continue;
+    if (node.op_name != "conv2d" && node.op_name != "stem") continue;
     const Shape& shape = network_.tensors[node.params[0]].shape;
     const auto groups = static_cast<int64_t>(node.attr("groups", 1));
     const Packing packing{groups, shape[2] * shape[3], shape[1], shape[0] / groups};
@@ -134,6 +134,12 @@ Pass Emit::make_pass(int step, bool query) {
 Operand Emit::y(const Node& node) {
   Operand& y = pass_->y[node.output];
   if (!y) y = buffer(pass_->rows * numel(node.shape));
+  return y;
+}
+
+Operand Emit::y_of_set(const Node& node, int64_t numel) {
+  Operand& y = pass_->y[node.output];
+  if (!y) y = buffer(numel);
   return y;
 }
 

@@ -51,6 +51,8 @@ class Emit {
   int64_t rows() const { return pass_->rows; }
   Operand x(const Node& node, int i) const { return pass_->y[node.inputs[i]]; }
   Operand y(const Node& node);  // made on first use
+  // Of values that the set has once, not once a row.
+  Operand y_of_set(const Node& node, int64_t numel);
   bool active(const Node& node, int i) const { return network_.active[node.inputs[i]]; }
   Operand y_bar(const Node& node) const { return pass_->y_bar[node.output]; }
   Operand x_dot(const Node& node, int i) const { return pass_->y_dot[node.inputs[i]]; }

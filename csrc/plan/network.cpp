@@ -170,6 +170,7 @@ Network build_network(const NetworkSpec& spec) {
   pool_before_relu(network);
   fuse_pool_into_norm(network);
   fuse_relu_into_norm(network);
+  fuse_stem(network);
 
   network.loss_op = find_loss(spec.loss.op);
   if (!network.loss_op) throw UnsupportedModelError(message("no loss named ", spec.loss.op));

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "ops/patches/patches.hpp"
+#include "ops/registry.hpp"
+
 namespace fastmaml {
 namespace {
 
@@ -46,6 +49,18 @@ void drop_gone(Network& network) {
                       network.nodes.end());
 }
 
+// Whether the moments of the convolution's patches are worth more than its output's.
+bool is_stem(const Network& network, const Node& conv, const Node* norm) {
+  if (!norm || norm->op_name != "batch_norm" || norm->attr("kernel_h", 0) == 0) return false;
+  if (norm->attr("batch_stats", 1) == 0 || conv.attr("groups", 1) != 1) return false;
+  if (network.active[conv.inputs[0]] || !network.tensors[conv.params[0]].trainable) return false;
+  const Shape& weight = network.tensors[conv.params[0]].shape;
+  const int64_t patch = weight[1] * weight[2] * weight[3];
+  return patch <= std::min(kMostPatch, 2 * weight[0]) && conv.shape[1] * conv.shape[2] > 1;
+}
+
+int param(const Node& node, size_t i) { return node.has_param(i) ? node.params[i] : -1; }
+
 }  // namespace
 
 void pool_before_relu(Network& network) {
@@ -89,6 +104,28 @@ void fuse_relu_into_norm(Network& network) {
     relu->op = nullptr;
   }
   drop_gone(network);
+}
+
+void fuse_stem(Network& network) {
+  for (Node& conv : network.nodes) {
+    if (conv.op_name != "conv2d") continue;
+    Node* norm = only_reader(network, conv.output);
+    if (!is_stem(network, conv, norm)) continue;
+    conv.attrs["conv_h"] = static_cast<double>(conv.shape[1]);
+    conv.attrs["conv_w"] = static_cast<double>(conv.shape[2]);
+    Node stem = conv;
+    stem.op_name = "stem", stem.op = find_op("stem");
+    stem.params = {param(conv, 0), param(conv, 1), param(*norm, 0), param(*norm, 1)};
+    stem.attrs["pool_h"] = norm->attr("kernel_h", 1),
+    stem.attrs["pool_w"] = norm->attr("kernel_w", 1);
+    stem.attrs["eps"] = norm->attr("eps", 1e-5), stem.attrs["relu"] = norm->attr("below", 1) == 0;
+    stem.inputs.push_back(conv.output), stem.in_shapes.push_back(conv.shape);
+    stem.shape = norm->shape, stem.output = norm->output;
+    *norm = std::move(stem);
+    conv.op_name = "patches", conv.op = find_op("patches");
+    conv.name += " patches", conv.params.clear();
+    network.active[conv.output] = false;
+  }
 }
 
 }  // namespace fastmaml

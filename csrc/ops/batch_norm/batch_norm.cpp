@@ -8,7 +8,6 @@ namespace {
 
 constexpr size_t kWeight = 0, kBias = 1, kRunningMean = 2, kRunningVar = 3;
 constexpr int kStats = 0, kCotangentMeans = 1, kTangentMeans = 2, kTaps = 3;  // saved buffers
-constexpr int64_t kTapsInNumber = 4;  // bytes that the smallest dtype's number holds
 
 PoolSize pool_of(const Node& node) {
   if (node.attr("kernel_h", 0) == 0) return {};
@@ -29,10 +28,7 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   args.features = node.shape.front();
   args.rows = emit.rows() * (numel(node.in_shapes[0]) / args.features);
   args.pool = pool_of(node);
-  if (args.pool) {
-    const int64_t taps = emit.rows() * numel(node.shape);
-    args.tap = emit.saved(node, kTaps, (taps + kTapsInNumber - 1) / kTapsInNumber);
-  }
+  if (args.pool) args.tap = emit.saved(node, kTaps, tap_numel(emit.rows() * numel(node.shape)));
   args.x = emit.x(node, 0);
   if (node.has_param(kWeight)) args.weight = emit.param(node, kWeight);
   args.stats = emit.saved(node, kStats, 2 * args.features);

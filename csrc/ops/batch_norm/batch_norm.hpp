@@ -27,14 +27,9 @@
 
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
+#include "ops/taps/taps.hpp"
 
 namespace fastmaml {
-
-// A max-pool whose windows touch and do not overlap, over images in rows of pixels.
-struct PoolSize {
-  int64_t in_h = 0, in_w = 0, out_h = 0, out_w = 0, kernel_h = 0, kernel_w = 0;
-  explicit operator bool() const { return kernel_h > 0; }
-};
 
 // What follows the norm inside the same instruction.
 enum class Activation : int32_t { none, relu, leaky_relu };
@@ -60,11 +55,11 @@ struct BatchNormArgs {
   PoolSize pool;                   // when given, y, y_bar, y_dot, y_bar_dot are [windows, F]
   Operand tap;                     // [windows, F] bytes, -1 for none: out of forward, in of others
   Activation activation = Activation::none;
-  double below = 0;                // its slope below 0
-  Operand cin;                     // in [R, F]: what out starts from; absent means 0
-  Operand out;                     // out [R, F]: y, x_bar, y_dot, x_bar_dot; absent: not wanted
-  Operand weight_cin, bias_cin;    // in [F]: what the two below start from; absent means 0
-  Operand weight_out, bias_out;    // out [F]: cin + scale * bar (or bar_dot); absent: frozen
+  double below = 0;              // its slope below 0
+  Operand cin;                   // in [R, F]: what out starts from; absent means 0
+  Operand out;                   // out [R, F]: y, x_bar, y_dot, x_bar_dot; absent: not wanted
+  Operand weight_cin, bias_cin;  // in [F]: what the two below start from; absent means 0
+  Operand weight_out, bias_out;  // out [F]: cin + scale * bar (or bar_dot); absent: frozen
   int weight_scale = Scalars::kOne, bias_scale = Scalars::kOne;  // scalar slots
 
   template <class Visit>

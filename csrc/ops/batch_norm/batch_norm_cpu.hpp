@@ -199,21 +199,11 @@ struct BatchNormTask {
     const Vec<T> zero = splat<T>(0);
     const auto y = [&](int64_t i) { return norm.affine(l.load(x + i * F + j)); };
     if constexpr (Rows::kPooled) {
+      const bool relu = args.activation == Activation::relu;
       rows.each_window(b, [&](int64_t window, int64_t row) {
-        Vec<T> best = y(row);
-        Bits<T> chosen = splat_tap<T>(0);
-        rows.each_tap(row, [&](int64_t i, int64_t at) {
-          const Vec<T> value = y(i);
-          // Written so that a NaN is taken, and kept unless another follows, as in torch.
-          const Bits<T> better = (value > best) | (value != value);
-          best = select<T>(better, value, best);
-          chosen = better ? splat_tap<T>(at) : chosen;
-        });
-        if (args.activation == Activation::relu) {
-          const Bits<T> flat = best <= zero;
-          best = select<T>(flat, zero, best), chosen = flat ? splat_tap<T>(-1) : chosen;
-        }
-        l.store(out + window * F + j, best), store_taps<T>(tap + window * F + j, chosen, l);
+        const Strips::Choice<T> choice = rows.template choose<T>(row, relu, y);
+        l.store(out + window * F + j, choice.value);
+        store_taps<T>(tap + window * F + j, choice.tap, l);
       });
     } else {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
@@ -231,8 +221,8 @@ struct BatchNormTask {
     rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
       const Vec<T> value = l.load(x + i * F + j), h = norm.of(value);
       const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
-      l.store(out + i * F + j, norm.scale * (d - means.one - h * means.two) +
-                                   l.load_or(cin, i * F + j, T(0)));
+      l.store(out + i * F + j,
+              norm.scale * (d - means.one - h * means.two) + l.load_or(cin, i * F + j, T(0)));
     });
   }
 
@@ -248,11 +238,9 @@ struct BatchNormTask {
     if constexpr (Rows::kPooled) {
       rows.each_window(b, [&](int64_t window, int64_t row) {
         const Bits<T> chosen = load_taps<T>(tap + window * F + j, l);
-        Vec<T> dot = splat<T>(0);
-        rows.each_tap(row, [&](int64_t i, int64_t at) {
-          dot = select<T>(chosen == splat_tap<T>(at), y_dot(i, l.load(x + i * F + j)), dot);
-        });
-        l.store(out + window * F + j, dot);
+        l.store(out + window * F + j, rows.template follow<T>(row, chosen, [&](int64_t i) {
+          return y_dot(i, l.load(x + i * F + j));
+        }));
       });
     } else {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
@@ -274,10 +262,10 @@ struct BatchNormTask {
       const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
       const Vec<T> d_dot = incoming(y_bar_dot, value, norm, window, at, j, l);
       const Vec<T> centred = d - means.one - h * means.two;
-      const Vec<T> centred_dot = d_dot - dots.one -
-                                 h_dot(i, h, norm, tangents, j, l) * means.two - h * dots.two;
-      l.store(out + i * F + j, scale_dot * centred + norm.scale * centred_dot +
-                                   l.load_or(cin, i * F + j, T(0)));
+      const Vec<T> centred_dot =
+          d_dot - dots.one - h_dot(i, h, norm, tangents, j, l) * means.two - h * dots.two;
+      l.store(out + i * F + j,
+              scale_dot * centred + norm.scale * centred_dot + l.load_or(cin, i * F + j, T(0)));
     });
   }
 

@@ -38,7 +38,7 @@ struct ImageTile {
 #pragma GCC unroll 8
         for (int r = 0; r < MR; ++r) a[r] = p.a[t] + rows.from[r] + tap->shift * p.a_pixel;
         const T* b = p.b[t] + tap->index * p.b_tap;
-        for (int64_t left = p.k; left > 0;) {
+        for (int64_t left = tap->count * p.k; left > 0;) {
           if (room == 0) fold(sum, held, folded, edge), room = kChain;
           const int64_t count = left < room ? left : room;
           for (int64_t l = 0; l < count; ++l, b += p.b_row) {
@@ -181,7 +181,8 @@ void conv_images(const ConvProblem<T>& p, const ConvPanels<T>& panels, const Con
   if (panel_bytes > kPackFromBytes) return conv_images_packed(p, panels, context);
   ImageSum<T> sum = image_sum(p);
   for (const PixelClass& pixels : p.stencil->classes) {
-    sum.taps = pixels.taps.data(), sum.taps_end = sum.taps + pixels.taps.size();
+    const std::vector<Tap>& taps = p.a_pixel == p.k ? pixels.stretches : pixels.taps;
+    sum.taps = taps.data(), sum.taps_end = sum.taps + taps.size();
     image_tiles(p, sum, pixels, panels, 0, panels.cut.parts,
                 row_share(pixels, p.images, panels.tallest(), context));
   }

@@ -74,12 +74,25 @@ std::vector<Line> lines(const Ranges& ranges, int64_t in, bool forward) {
   return lines.take();
 }
 
+std::vector<Tap> stretched(const std::vector<Tap>& taps) {
+  std::vector<Tap> stretches;
+  for (const Tap& tap : taps) {
+    Tap* last = stretches.empty() ? nullptr : &stretches.back();
+    if (last && last->index + last->count == tap.index && last->shift + last->count == tap.shift)
+      ++last->count;
+    else
+      stretches.push_back(tap);
+  }
+  return stretches;
+}
+
 PixelClass cross(const Line& y, const Line& x, int64_t kernel_w, int64_t to_w, int64_t from_w) {
   PixelClass both;
   for (const auto& [ky, dy] : y.taps)
     for (const auto& [kx, dx] : x.taps)
       both.taps.push_back(
           {static_cast<int32_t>(ky * kernel_w + kx), static_cast<int32_t>(dy * from_w + dx)});
+  both.stretches = stretched(both.taps);
   for (const auto& [to_y, from_y] : y.positions)
     for (const auto& [to_x, from_x] : x.positions)
       both.pixels.push_back({static_cast<int32_t>(to_y * to_w + to_x),

@@ -34,12 +34,16 @@ Window window_of(const Node& node);
 struct Tap {
   int32_t index;  // ky * kernel_w + kx
   int32_t shift;  // pixels from `from` to the tap's source
+  // Taps from this one on whose indices and sources are neighbours: one stretch of memory where a
+  // pixel's channels are all that lies between.
+  int32_t count = 1;
 };
 struct PixelPair {
   int32_t to, from;  // `from` is the source of the class's first tap
 };
 struct PixelClass {
-  std::vector<Tap> taps;
+  std::vector<Tap> taps;          // each with count 1
+  std::vector<Tap> stretches;     // the same in as few as can be
   std::vector<PixelPair> pixels;  // in order of `to`
 };
 struct Stencil {
