@@ -55,6 +55,7 @@ struct Settings {
   int inner_steps = 1;       // K
   bool first_order = false;  // drop the Hessian terms
   bool rate_grad = false;    // also write the loss tangents that give the rates' meta-gradient
+  bool recompute = false;    // the sweep makes the activations of each step again
   int factored = -1;         // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
 };
 
@@ -62,6 +63,7 @@ struct Settings {
 struct Call {
   int64_t tasks = 0;
   int threads = 1;
+  int lanes = 0;                     // at most so many tasks at a time; 0: as many as threads
   const void* support_x = nullptr;   // [T, S, row...]
   const void* support_y = nullptr;   // [T, S, ...] targets, or int64 class indices [T, S]
   const void* query_x = nullptr;     // [T, Q, row...]
@@ -94,12 +96,12 @@ class Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
-  size_t workspace_bytes(int64_t tasks, int threads) const;
+  size_t workspace_bytes(int64_t tasks, int threads, int lanes = 0) const;
   void run(const Call& call) const;
   // Runs on one thread (and in the workspace of one), whatever `call.threads` says, and times every
   // instruction, in the program's order: prologue, body, commit. The outputs are those of `run`.
   std::vector<InstructionTime> profile(const Call& call) const;
-  std::string describe(int64_t tasks, int threads) const;
+  std::string describe(int64_t tasks, int threads, int lanes = 0) const;
   double flops(int64_t tasks) const;  // multiply-adds counted as two, contractions only
   Shape output_shape() const;         // of one row of logits
   const Settings& settings() const;

@@ -38,16 +38,18 @@ class Plan:
         inner_steps: int,
         first_order: bool,
         rate_grad: bool,
+        recompute: bool,
         factored: int = -1,
     ) -> None: ...
-    def workspace_bytes(self, tasks: int, threads: int) -> int: ...
-    def describe(self, tasks: int, threads: int) -> str: ...
+    def workspace_bytes(self, tasks: int, threads: int, lanes: int = 0) -> int: ...
+    def describe(self, tasks: int, threads: int, lanes: int = 0) -> str: ...
     def flops(self, tasks: int) -> float: ...
     def output_shape(self) -> list[int]: ...
     def run(
         self,
         tasks: int,
         threads: int,
+        lanes: int,
         support_x: int,
         support_y: int,
         query_x: int,
@@ -65,6 +67,7 @@ class Plan:
         self,
         tasks: int,
         threads: int,
+        lanes: int,
         support_x: int,
         support_y: int,
         query_x: int,

@@ -7,6 +7,7 @@ parameters' ``.grad`` with the exact second-order meta-gradient of a batch of ta
 from importlib.metadata import version
 
 from . import reference
+from .describe import describe, workspace_bytes
 from .errors import (
     BackendError,
     DeviceError,
@@ -19,7 +20,7 @@ from .errors import (
 from .evaluate import evaluate
 from .meta import adapt, meta_loss, meta_step
 from .results import AdaptedTasks, MetaStepResult
-from .verify import describe, verify
+from .verify import verify
 
 __version__ = version("fastmaml")
 
@@ -40,4 +41,5 @@ __all__ = [
     "meta_step",
     "reference",
     "verify",
+    "workspace_bytes",
 ]

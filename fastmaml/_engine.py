@@ -105,6 +105,7 @@ class CompiledPlan:
         inner_steps: K.
         first_order: Whether the Hessian terms are dropped.
         rate_grad: Whether the support losses' tangents are wanted.
+        recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
 
     Raises:
@@ -124,6 +125,7 @@ class CompiledPlan:
         inner_steps: int,
         first_order: bool,
         rate_grad: bool,
+        recompute: bool = False,
         factored: int = -1,
     ) -> None:
         """Write the program."""
@@ -143,6 +145,7 @@ class CompiledPlan:
             inner_steps=inner_steps,
             first_order=first_order,
             rate_grad=rate_grad,
+            recompute=recompute,
             factored=factored,
         )
         self.dtype = dtype
@@ -151,28 +154,38 @@ class CompiledPlan:
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
         self.trainable = [i for i, t in enumerate(network.tensors) if t.trainable]
-        self._bytes: dict[tuple[int, int], int] = {}
+        self._bytes: dict[tuple[int, int, int], int] = {}
 
-    def workspace_bytes(self, tasks: int, threads: int) -> int:
-        """Bytes of workspace that one call over `tasks` tasks with `threads` threads needs."""
-        key = (tasks, threads)
+    def workspace_bytes(self, tasks: int, threads: int, lanes: int = 0) -> int:
+        """Bytes of workspace that a call over `tasks` tasks needs, at most `lanes` at a time."""
+        key = (tasks, threads, lanes)
         size = self._bytes.get(key)
         if size is None:
-            size = self._bytes[key] = self.plan.workspace_bytes(tasks, threads)
+            size = self._bytes[key] = self.plan.workspace_bytes(tasks, threads, lanes)
         return size
 
-    def run(self, tasks: Tasks, theta: Sequence[Tensor], rate: float) -> Outputs:
+    def run(
+        self,
+        tasks: Tasks,
+        theta: Sequence[Tensor],
+        rate: float,
+        threads: int | None = None,
+        lanes: int = 0,
+    ) -> Outputs:
         """Run the program, whatever grad or inference mode the caller is in.
 
         Args:
             tasks: Checked data.
             theta: The network's tensors, contiguous, in its order.
             rate: The inner learning rate of every step.
+            threads: How many; torch's number unless given.
+            lanes: How many tasks at a time at most; 0 for as many as threads.
 
         Returns:
             The `Outputs`, freshly allocated.
         """
-        return self._call(self.plan.run, torch.get_num_threads(), tasks, theta, rate)[0]
+        threads = torch.get_num_threads() if threads is None else threads
+        return self._call(self.plan.run, threads, lanes, tasks, theta, rate)[0]
 
     def profile(
         self, tasks: Tasks, theta: Sequence[Tensor], rate: float
@@ -187,20 +200,21 @@ class CompiledPlan:
         Returns:
             The same `Outputs` as `run`, and every instruction in the program's order.
         """
-        outputs, times = self._call(self.plan.profile, 1, tasks, theta, rate)
+        outputs, times = self._call(self.plan.profile, 1, 0, tasks, theta, rate)
         return outputs, [InstructionTime(t.label, t.seconds, t.flops) for t in times]
 
     def _call(
         self,
         entry: Callable[..., _Answer],
         threads: int,
+        lanes: int,
         tasks: Tasks,
         theta: Sequence[Tensor],
         rate: float,
     ) -> tuple[Outputs, _Answer]:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # .grad must be an ordinary tensor
-                return self._call(entry, threads, tasks, theta, rate)
+                return self._call(entry, threads, lanes, tasks, theta, rate)
         dtype, adapt = self.dtype, self.purpose == "adapt"
         support = _dense(tasks.support_x), _dense(tasks.support_y)
         query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
@@ -215,12 +229,13 @@ class CompiledPlan:
         rows = 0 if adapt else tasks.query_rows
         logits = torch.empty((count, rows, *self.output_shape), dtype=dtype)
         dots = torch.empty((count, self.inner_steps), dtype=dtype) if self.rate_grad else None
-        size = self.workspace_bytes(count, threads)
+        size = self.workspace_bytes(count, threads, lanes)
         workspace = _take_workspace(size)
         try:
             answer = entry(
                 count,
                 threads,
+                lanes,
                 support[0].data_ptr(),
                 support[1].data_ptr(),
                 query[0].data_ptr(),

@@ -17,6 +17,7 @@ from . import _engine, fallback
 from .errors import BackendError, SettingError, UnsupportedModelError
 from .functional import accumulate, model_kind, predictor, trainable
 from .losses import LossArgument
+from .memory import AUTO, Fit, Memory, Recompute, check_memory
 from .plan import lookup
 from .reference import Outcome, fast_weights
 from .results import AdaptedTasks, Backend, MetaStepResult, accuracy
@@ -29,13 +30,13 @@ BackendChoice = Literal["auto", "fused", "reference"]
 
 
 class _Call(NamedTuple):
-    """A call that passed the door. Without a plan it runs in PyTorch."""
+    """A call that passed the door. Without a fit it runs in PyTorch."""
 
     where: str  # what error texts begin with
     model: nn.Module
     tasks: Tasks
     settings: Settings
-    plan: _engine.CompiledPlan | None
+    fit: Fit | None
     theta: list[Tensor]  # the network's tensors
     parameters: dict[str, Tensor]  # the trainable ones among them, in the plan's order
 
@@ -50,6 +51,8 @@ def meta_step(
     inner_steps: int = 1,
     first_order: bool = False,
     backend: BackendChoice = "auto",
+    recompute: Recompute = "auto",
+    max_workspace_bytes: int | None = None,
 ) -> MetaStepResult:
     """Add the meta-gradient of a batch of tasks to ``.grad`` of the model's parameters.
 
@@ -75,6 +78,13 @@ def meta_step(
         first_order: True drops the second derivatives (FOMAML).
         backend: ``"auto"`` takes the fused engine where it can, else PyTorch with one warning per
             model class; ``"fused"`` raises instead; ``"reference"`` always runs PyTorch.
+        recompute: Whether the fused engine keeps the activations of every inner step (False), or
+            only the fast weights and makes the activations again (True): a fifth more work on the
+            support sets for a K-th of the memory. ``"auto"`` keeps them while they fit the limit.
+            The result is bitwise the same.
+        max_workspace_bytes: The most memory that the fused engine may take beside its inputs and
+            outputs. It then works on fewer tasks at a time, or recomputes. None is half of the
+            machine's memory. See `fastmaml.workspace_bytes`.
 
     Returns:
         The `MetaStepResult`: loss, task losses, logits and accuracy on the query sets after
@@ -84,8 +94,8 @@ def meta_step(
         ShapeError: Data that do not fit together or to the model.
         DtypeError: Data, or a ``.grad`` to add to, of another dtype than the model's.
         DeviceError: Data on another device than the model's.
-        SettingError: A setting or class index out of range, nothing to train, or a ``.grad`` that
-            cannot be added to.
+        SettingError: A setting or class index out of range, nothing to train, a ``.grad`` that
+            cannot be added to, or a limit that no plan keeps to.
         UnsupportedModelError: ``backend="fused"`` and a layer that the engine cannot take.
         BackendError: ``backend="fused"`` and no engine for the model's device.
 
@@ -103,7 +113,8 @@ def meta_step(
     """
     where = "meta_step"
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
-    call = _prepare(where, model, support, query, settings, backend, "meta_step")
+    memory = check_memory(where, recompute, max_workspace_bytes)
+    call = _prepare(where, model, support, query, settings, backend, "meta_step", memory)
     outcome = _compute(call, want_grad=True)
     accumulate(where, call.parameters, settings.inner_lr, outcome.grads, outcome.rate_grad)
     return _finish(call, outcome)
@@ -118,6 +129,7 @@ def query_losses(
     inner_lr: float | Tensor = 0.4,
     inner_steps: int = 1,
     backend: BackendChoice = "auto",
+    max_workspace_bytes: int | None = None,
 ) -> MetaStepResult:
     """The numbers of `meta_step` without any gradient: ``.grad`` is left alone.
 
@@ -129,7 +141,8 @@ def query_losses(
     """
     where = "query_losses"
     settings = check_settings(where, loss, inner_lr, inner_steps, True)
-    call = _prepare(where, model, support, query, settings, backend, "evaluate")
+    memory = check_memory(where, "auto", max_workspace_bytes)
+    call = _prepare(where, model, support, query, settings, backend, "evaluate", memory)
     return _finish(call, _compute(call, want_grad=False))
 
 
@@ -143,6 +156,8 @@ def meta_loss(
     inner_steps: int = 1,
     first_order: bool = False,
     backend: BackendChoice = "auto",
+    recompute: Recompute = "auto",
+    max_workspace_bytes: int | None = None,
 ) -> Tensor:
     """The mean query loss after adaptation as a tensor that can be differentiated once.
 
@@ -163,10 +178,10 @@ def meta_loss(
     """
     where = "meta_loss"
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    memory = check_memory(where, recompute, max_workspace_bytes)
     graph = torch.is_grad_enabled()
-    call = _prepare(
-        where, model, support, query, settings, backend, "meta_step" if graph else "evaluate"
-    )
+    purpose: _engine.Purpose = "meta_step" if graph else "evaluate"
+    call = _prepare(where, model, support, query, settings, backend, purpose, memory)
     outcome = _compute(call, want_grad=graph)
     value = outcome.task_losses.mean()
     if not graph:
@@ -188,6 +203,7 @@ def adapt(
     inner_lr: float | Tensor = 0.4,
     inner_steps: int = 1,
     backend: BackendChoice = "auto",
+    max_workspace_bytes: int | None = None,
 ) -> AdaptedTasks:
     """Run the inner loop only: one adapted copy of the trainable parameters per task.
 
@@ -203,12 +219,13 @@ def adapt(
     """
     where = "adapt"
     settings = check_settings(where, loss, inner_lr, inner_steps, True)
-    call = _prepare(where, model, support, None, settings, backend, "adapt")
+    memory = check_memory(where, "auto", max_workspace_bytes)
+    call = _prepare(where, model, support, None, settings, backend, "adapt", memory)
     predict = predictor(model, call.tasks)
-    if call.plan is None:
+    if call.fit is None:
         parameters = fast_weights(model, call.tasks, settings)
         return AdaptedTasks(parameters, "reference", predict)
-    ran = _run(call, call.plan)
+    ran = _run(call, call.fit)
     fast = dict(zip(call.parameters, ran.tensors, strict=True))
     count = call.tasks.tasks
     parameters = {
@@ -227,6 +244,7 @@ def _prepare(
     settings: Settings,
     backend: BackendChoice,
     purpose: _engine.Purpose,
+    memory: Memory = AUTO,
 ) -> _Call:
     """Check everything, and find the plan unless the call must run in PyTorch."""
     if backend not in ("auto", "fused", "reference"):
@@ -235,7 +253,7 @@ def _prepare(
         )
     if backend != "reference":
         try:
-            return _prepare_fused(where, model, support, query, settings, backend, purpose)
+            return _prepare_fused(where, model, support, query, settings, backend, purpose, memory)
         except (UnsupportedModelError, BackendError) as error:
             if backend == "fused":
                 raise
@@ -253,6 +271,7 @@ def _prepare_fused(
     settings: Settings,
     backend: BackendChoice,
     purpose: _engine.Purpose,
+    memory: Memory,
 ) -> _Call:
     """The fused half of `_prepare`: raises when the engine cannot take the call."""
     _engine.require(where)
@@ -276,9 +295,10 @@ def _prepare_fused(
         raise _unsupported(where, str(error)) from None
     theta = traced.tensors(where)
     rate = settings.inner_lr
-    plan = traced.plan(
+    found = traced.plan(
         tasks,
         settings,
+        memory,
         purpose=purpose,
         dtype=dtype,
         rate_grad=purpose == "meta_step" and isinstance(rate, Tensor) and rate.requires_grad,
@@ -287,7 +307,7 @@ def _prepare_fused(
     parameters = {
         name: theta[i] for name, i in zip(traced.trainable_names, traced.trainable, strict=True)
     }
-    return _Call(where, model, tasks, settings, plan, theta, parameters)
+    return _Call(where, model, tasks, settings, found, theta, parameters)
 
 
 def _unsupported(where: str, what: str) -> UnsupportedModelError:
@@ -311,20 +331,21 @@ def _warn(where: str, model: nn.Module, error: Exception) -> None:
     )
 
 
-def _run(call: _Call, plan: _engine.CompiledPlan) -> _engine.Outputs:
+def _run(call: _Call, fit: Fit) -> _engine.Outputs:
     """One run of the engine."""
     theta = [t if t.is_contiguous() else t.detach().contiguous() for t in call.theta]
     rate = call.settings.inner_lr
-    return plan.run(call.tasks, theta, float(rate.detach() if isinstance(rate, Tensor) else rate))
+    alpha = float(rate.detach() if isinstance(rate, Tensor) else rate)
+    return fit.plan.run(call.tasks, theta, alpha, fit.threads, fit.lanes)
 
 
 def _compute(call: _Call, *, want_grad: bool) -> Outcome:
     """Run the call on its backend."""
-    if call.plan is None:
+    if call.fit is None:
         return fallback.compute(
             call.model, call.tasks, call.settings, want_grad=want_grad, where=call.where
         )
-    ran = _run(call, call.plan)
+    ran = _run(call, call.fit)
     grads = dict(zip(call.parameters, ran.tensors, strict=True)) if want_grad else {}
     return Outcome(ran.task_losses, ran.logits, grads, _rate_grad(call, ran) if want_grad else None)
 
@@ -348,7 +369,7 @@ def _finish(call: _Call, outcome: Outcome) -> MetaStepResult:
     """Reduce the task losses and logits to the result."""
     losses, logits = outcome.task_losses, outcome.logits
     share = accuracy(logits, call.tasks.query_y) if call.settings.loss.classifies else None
-    backend: Backend = "reference" if call.plan is None else "fused"
+    backend: Backend = "reference" if call.fit is None else "fused"
     return MetaStepResult(losses.mean(), losses, logits, share, backend)
 
 

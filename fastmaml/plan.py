@@ -22,6 +22,8 @@ from ._engine import CompiledPlan, Purpose, first_bad_class
 from .errors import DeviceError, DtypeError, ShapeError, UnsupportedModelError
 from .functional import model_kind
 from .graph import Network, trace
+from .losses import Loss
+from .memory import Fit, Memory, fit
 from .settings import Settings
 from .tasks import Tasks, check_classes, check_targets
 
@@ -165,6 +167,7 @@ class _Traced:
         self.trainable = [i for i, spec in enumerate(network.tensors) if spec.trainable]
         self.trainable_names = [network.tensors[i].name for i in self.trainable]
         self._plans: dict[Hashable, CompiledPlan] = {}
+        self._fits: dict[Hashable, Fit] = {}
 
     def tensors(self, where: str) -> list[Tensor]:
         """The network's live tensors, in its order.
@@ -205,41 +208,62 @@ class _Traced:
         self,
         tasks: Tasks,
         settings: Settings,
+        memory: Memory,
         *,
         purpose: Purpose,
         dtype: torch.dtype,
         rate_grad: bool,
         where: str,
-    ) -> CompiledPlan:
+    ) -> Fit:
         """The program for this call's shapes and settings; data are checked against the output.
 
         Raises:
             ShapeError: Targets that do not fit the model's output, or too few rows for a layer.
-            SettingError: A class index out of range.
+            SettingError: A class index out of range, or a workspace beyond the limit.
             UnsupportedModelError: The engine cannot take the network.
         """
         loss, steps = settings.loss, settings.inner_steps
-        rows = tasks.support_rows, tasks.query_rows
-        first_order = settings.first_order or purpose != "meta_step" or steps == 0
+        sweeps = purpose == "meta_step" and steps > 0
+        first_order = settings.first_order or not sweeps
         rate_grad = rate_grad and steps > 0
         factored = _engine.FACTORED
+        threads = torch.get_num_threads()
         key = (
             (loss.op, loss.attrs, steps, first_order, rate_grad),
-            (*rows, dtype, purpose, factored),
+            (tasks.support_rows, tasks.query_rows, dtype, purpose, factored),
         )
+        wanted = (key, tasks.tasks, threads, memory)
+        found = self._fits.get(wanted)
+        if found is None:
+
+            def compiled(recompute: bool) -> CompiledPlan:
+                return self._compiled((key, recompute), tasks, loss, where)
+
+            sweeps = rate_grad or not first_order
+            found = fit(where, compiled, tasks.tasks, threads, memory, sweeps=sweeps)
+            if len(self._fits) >= _KEPT:
+                self._fits.clear()
+            self._fits[wanted] = found
+        self._check_targets(tasks, settings, found.plan.output_shape, where)
+        return found
+
+    def _compiled(self, key: Any, tasks: Tasks, loss: Loss, where: str) -> CompiledPlan:
+        """The program of a key of `plan`, made once."""
         plan = self._plans.get(key)
         if plan is None:
+            (_, _, steps, first_order, rate_grad), (*_, dtype, purpose, factored) = key[0]
             try:
                 plan = CompiledPlan(
                     self.network,
                     loss,
                     purpose=purpose,
                     dtype=dtype,
-                    support_rows=rows[0],
-                    query_rows=rows[1],
+                    support_rows=tasks.support_rows,
+                    query_rows=tasks.query_rows,
                     inner_steps=steps,
                     first_order=first_order,
                     rate_grad=rate_grad,
+                    recompute=key[1],
                     factored=factored,
                 )
             except (ShapeError, UnsupportedModelError) as error:
@@ -247,7 +271,6 @@ class _Traced:
             if len(self._plans) >= _KEPT:
                 self._plans.clear()
             self._plans[key] = plan
-        self._check_targets(tasks, settings, plan.output_shape, where)
         return plan
 
     @staticmethod

@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import SettingError
 from .losses import Loss, LossArgument, resolve
 
-__all__ = ["Settings", "check_settings", "check_steps"]
+__all__ = ["Settings", "check_settings", "check_steps", "whole_number"]
 
 _MOST_STEPS = 10_000  # every step is part of the program; more would not fit any machine
 
@@ -86,20 +86,41 @@ def check_steps(where: str, value: Any) -> int:
     >>> check_steps("meta_step", 3)
     3
     """
-    try:
-        if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:
-            raise TypeError
-        steps = operator.index(value)
-    except (TypeError, ValueError):  # whatever an array or tensor of another kind raises
-        raise SettingError(
-            f"{where}: inner_steps must be an integer >= 0, got {value!r}; pass an int."
-        ) from None
+    steps = whole_number(where, "inner_steps", value, least=0)
     if not 0 <= steps <= _MOST_STEPS:
         raise SettingError(
             f"{where}: inner_steps must be between 0 and {_MOST_STEPS}, got {steps}; "
             "0 is the plain query gradient."
         )
     return steps
+
+
+def whole_number(where: str, name: str, value: Any, *, least: int) -> int:
+    """A setting that counts something, as int; whether it is in range is the caller's to say.
+
+    Args:
+        where: The call that error texts begin with.
+        name: The setting.
+        value: An integer of any type that can be an index, numpy's too, but no bool.
+        least: The smallest that makes sense, for the text.
+
+    Returns:
+        The number.
+
+    Raises:
+        SettingError: It is no integer.
+
+    >>> whole_number("meta_step", "inner_steps", 3, least=0)
+    3
+    """
+    try:
+        if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:
+            raise TypeError
+        return operator.index(value)
+    except (TypeError, ValueError):  # whatever an array or tensor of another kind raises
+        raise SettingError(
+            f"{where}: {name} must be an integer >= {least}, got {value!r}; pass an int."
+        ) from None
 
 
 def _rate(where: str, value: Any) -> float | Tensor:

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from . import reference
-from .errors import BackendError, UnsupportedModelError
 from .losses import LossArgument
 from .meta import BackendChoice, _compute, _prepare
 from .results import Backend
 from .settings import check_settings
 from .tasks import Pair
 
-__all__ = ["VerifyReport", "describe", "verify"]
+__all__ = ["VerifyReport", "verify"]
 
 # Relative errors that rounding explains. In float64 the engine must meet the reference itself; in
 # float32 its distance to the float64 truth is measured against torch's own distance, as both may
@@ -99,7 +98,7 @@ def verify(
     allowed = max(_FLOAT32_FACTOR * torch_error, _FLOAT32_FLOOR)
     own64 = call.tasks.support_x.dtype is torch.float64
     return VerifyReport(
-        "reference" if call.plan is None else "fused",
+        "reference" if call.fit is None else "fused",
         error64,
         error,
         torch_error,
@@ -133,37 +132,3 @@ def _relative(a: Tensor, b: Tensor) -> float:
 
 def _flat(outcome: reference.Outcome, like: reference.Outcome) -> Tensor:
     return torch.cat([outcome.grads[name].double().flatten() for name in like.grads])
-
-
-def describe(
-    model: nn.Module,
-    support: Pair,
-    query: Pair,
-    *,
-    loss: LossArgument = "cross_entropy",
-    inner_lr: float | Tensor = 0.4,
-    inner_steps: int = 1,
-    first_order: bool = False,
-) -> str:
-    """The plan of a call as text, without running it.
-
-    Arguments and errors are those of `fastmaml.meta_step`.
-
-    Returns:
-        Threads and lanes, rounds and groups of tasks, bytes of workspace, FLOPs, how each wide
-        weight is kept, and the instructions; or the reason why the call runs in PyTorch.
-
-    >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
-    >>> print(describe(nn.Linear(2, 1), data, data, loss="mse").splitlines()[0])
-    backend fused
-    """
-    where = "describe"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
-    try:
-        call = _prepare(where, model, support, query, settings, "fused", "meta_step")
-    except (UnsupportedModelError, BackendError) as error:
-        _prepare(where, model, support, query, settings, "reference", "meta_step")
-        return f"backend reference\n{error}"
-    assert call.plan is not None
-    text = call.plan.plan.describe(call.tasks.tasks, torch.get_num_threads())
-    return f"backend fused\n{text.rstrip()}"

@@ -29,13 +29,13 @@ NodeSpec make_node(std::string op, std::vector<int> inputs, std::vector<int> par
 
 // Plan::run or Plan::profile.
 template <auto entry>
-auto invoke(const Plan& plan, int64_t tasks, int threads, Address support_x, Address support_y,
-            Address query_x, Address query_y, std::vector<double> rates,
+auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address support_x,
+            Address support_y, Address query_x, Address query_y, std::vector<double> rates,
             const std::vector<Address>& tensors, const std::vector<Address>& outputs,
             Address task_losses, Address logits, Address loss_dots, Address workspace,
             size_t workspace_bytes) {
   Call call;
-  call.tasks = tasks, call.threads = threads;
+  call.tasks = tasks, call.threads = threads, call.lanes = lanes;
   call.support_x = reinterpret_cast<const void*>(support_x);
   call.support_y = reinterpret_cast<const void*>(support_y);
   call.query_x = reinterpret_cast<const void*>(query_x);
@@ -74,10 +74,7 @@ void register_errors() {
   });
 }
 
-}  // namespace
-
-PYBIND11_MODULE(_C, module) {
-  register_errors();
+void register_specs(py::module_& module) {
   py::enum_<Mode>(module, "Mode")
       .value("meta_step", Mode::meta_step)
       .value("evaluate", Mode::evaluate)
@@ -91,11 +88,14 @@ PYBIND11_MODULE(_C, module) {
       .def_readonly("label", &InstructionTime::label)
       .def_readonly("seconds", &InstructionTime::seconds)
       .def_readonly("flops", &InstructionTime::flops);
+}
+
+void register_plan(py::module_& module) {
   py::class_<Plan>(module, "Plan")
       .def(py::init([](Shape row_shape, std::vector<TensorSpec> tensors,
                        std::vector<NodeSpec> nodes, int output, NodeSpec loss, bool float64,
                        Mode mode, int64_t support_rows, int64_t query_rows, int inner_steps,
-                       bool first_order, bool rate_grad, int factored) {
+                       bool first_order, bool rate_grad, bool recompute, int factored) {
              const NetworkSpec network{std::move(row_shape), std::move(tensors), std::move(nodes),
                                        output, std::move(loss)};
              const Settings settings{float64 ? Dtype::f64 : Dtype::f32,
@@ -105,6 +105,7 @@ PYBIND11_MODULE(_C, module) {
                                      inner_steps,
                                      first_order,
                                      rate_grad,
+                                     recompute,
                                      factored};
              const py::gil_scoped_release release;
              return std::make_unique<Plan>(network, settings);
@@ -112,13 +113,23 @@ PYBIND11_MODULE(_C, module) {
            py::arg("row_shape"), py::arg("tensors"), py::arg("nodes"), py::arg("output"),
            py::arg("loss"), py::kw_only(), py::arg("float64"), py::arg("mode"),
            py::arg("support_rows"), py::arg("query_rows"), py::arg("inner_steps"),
-           py::arg("first_order"), py::arg("rate_grad"), py::arg("factored") = -1)
-      .def("workspace_bytes", &Plan::workspace_bytes, py::arg("tasks"), py::arg("threads"))
-      .def("describe", &Plan::describe, py::arg("tasks"), py::arg("threads"))
+           py::arg("first_order"), py::arg("rate_grad"), py::arg("recompute"),
+           py::arg("factored") = -1)
+      .def("workspace_bytes", &Plan::workspace_bytes, py::arg("tasks"), py::arg("threads"),
+           py::arg("lanes") = 0)
+      .def("describe", &Plan::describe, py::arg("tasks"), py::arg("threads"), py::arg("lanes") = 0)
       .def("flops", &Plan::flops, py::arg("tasks"))
       .def("output_shape", &Plan::output_shape)
       .def("run", &invoke<&Plan::run>)
       .def("profile", &invoke<&Plan::profile>);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  register_errors();
+  register_specs(module);
+  register_plan(module);
   module.def("instruction_set", &instruction_set);
   module.def("available_instruction_sets", &available_instruction_sets);
   module.def("force_instruction_set", &force_instruction_set, py::arg("name"));

@@ -208,7 +208,7 @@ Schedule::Schedule(const Program& program) {
   list(program.epilogue, epilogue);
 }
 
-Layout plan_layout(const Program& program, int64_t tasks, int threads) {
+Layout plan_layout(const Program& program, int64_t tasks, int threads, int lanes) {
   Layout layout;
   const int64_t bytes = element_bytes(program);
   const int64_t keep = std::max<int64_t>(1, program.keep.elements * bytes);
@@ -237,6 +237,7 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads) {
       std::min(layout.round, divide_up(wanted, layout.threads * each) * layout.threads * each);
   layout.group = divide_up(layout.round, layout.groups);
   layout.lanes = static_cast<int>(std::min<int64_t>(layout.threads, layout.groups));
+  if (lanes > 0) layout.lanes = std::min(layout.lanes, lanes);
   const double flops_each = program.body_flops * static_cast<double>(layout.group) /
                             static_cast<double>(std::max<size_t>(1, program.body.size()));
   layout.team = flops_each >= kTeamFlops ? layout.threads / layout.lanes : 1;
@@ -267,7 +268,7 @@ const Kernel* kernels_of(Dtype dtype) {
 
 void execute(const Program& program, const Schedule& schedule, const Kernel* kernels,
              const Call& call) {
-  const Layout layout = plan_layout(program, call.tasks, call.threads);
+  const Layout layout = plan_layout(program, call.tasks, call.threads, call.lanes);
   Run run{program, schedule, call, layout, kernels, Barrier(layout.threads)};
   if (program.settings.dtype == Dtype::f32)
     write_scalars<float>(program, call, run.workspace(layout.scalars));

@@ -37,7 +37,8 @@ struct Layout {
          barriers = 0, scratch = 0, total = 0;  // offsets; `transient`, `table`: size for one
 };
 
-Layout plan_layout(const Program& program, int64_t tasks, int threads);
+// `lanes`: at most so many, 0 for as many as threads.
+Layout plan_layout(const Program& program, int64_t tasks, int threads, int lanes);
 // The kernels of the instruction set in force, by Step::kind.
 const Kernel* kernels_of(Dtype dtype);
 void execute(const Program& program, const Schedule& schedule, const Kernel* kernels,

@@ -34,8 +34,8 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
 
 }  // namespace
 
-std::string describe_program(const Program& program, int64_t tasks, int threads) {
-  const Layout layout = plan_layout(program, tasks, threads);
+std::string describe_program(const Program& program, int64_t tasks, int threads, int lanes) {
+  const Layout layout = plan_layout(program, tasks, threads, lanes);
   const int64_t bytes = program.settings.dtype == Dtype::f32 ? 4 : 8;
   std::ostringstream out;
   out << "instruction set " << instruction_set() << ", " << layout.threads << " threads, "

@@ -7,6 +7,6 @@
 
 namespace fastmaml {
 
-std::string describe_program(const Program& program, int64_t tasks, int threads);
+std::string describe_program(const Program& program, int64_t tasks, int threads, int lanes);
 
 }  // namespace fastmaml

@@ -180,7 +180,7 @@ Operand Emit::loss_dot() const {
 // --- parameters ----------------------------------------------------------------------------------
 
 bool Emit::trainable(const Node& node, size_t i) const {
-  return node.has_param(i) && network_.tensors[tensor(node, i)].trainable;
+  return !replays_ && node.has_param(i) && network_.tensors[tensor(node, i)].trainable;
 }
 
 bool Emit::factored(const Node& node, size_t i) const {
@@ -257,6 +257,7 @@ const std::vector<Factor>& Emit::sweep_factors(const Node& node, size_t i) {
 
 void Emit::add_factor(const Node& node, size_t i, const Operand& a, const Operand& b,
                       int64_t rows) {
+  if (replays_) return;
   Factor factor{a, b, rows};
   if (phase_ == Phase::backward && !pass_->query)
     factor.scale = Scalars::neg_rate(pass_->step);

@@ -64,7 +64,7 @@ class Emit {
   Operand saved(const Node& node, int slot, int64_t numel);
   Operand scratch(int64_t numel);
 
-  bool trainable(const Node& node, size_t i) const;
+  bool trainable(const Node& node, size_t i) const;  // whether a cotangent is wanted
   bool factored(const Node& node, size_t i) const;
   Operand param(const Node& node, size_t i);        // current version: theta or phi[k]
   Operand param_t(const Node& node, size_t i);      // the same, transposed (2-d)
@@ -93,10 +93,11 @@ class Emit {
   void commit(Args args);
   void epilogue(Args args);
   Pass make_pass(int step, bool query);
-  void begin_update();         // phi[k + 1] starts to be written
-  void end_update();           // phi[k + 1] is the current version
-  void begin_query();          // v starts
-  void begin_sweep(int step);  // back to phi[k]; u = sigma v
+  void begin_update();                     // phi[k + 1] starts to be written
+  void end_update();                       // phi[k + 1] is the current version
+  void begin_query();                      // v starts
+  void begin_sweep(int step);              // back to phi[k]; u = sigma v
+  void replay(bool on) { replays_ = on; }  // passes run again for their values alone
   void end_sweep();
   void write_commit();        // sums over tasks into the gradients
   void write_fast_weights();  // phi[K] to the outputs of Mode::adapt
@@ -141,6 +142,7 @@ class Emit {
   std::vector<bool> next_written_, v_written_;
   // By tensor. A pass must not see its own factors (a weight may be used twice): they wait.
   std::vector<std::vector<Factor>> update_factors_, sweep_factors_, waiting_;
+  bool replays_ = false;
   Pass* pass_ = nullptr;
   Phase phase_ = Phase::forward;
   std::string label_;

@@ -43,6 +43,48 @@ std::vector<Range> live_ranges(Program& program, size_t buffers) {
   return ranges;
 }
 
+// What an instruction that works number by number may write its output over: operands laid out as
+// the output, of which each number is read before the output's own is written and by nothing else.
+struct Elementwise {
+  Operand* out = nullptr;
+  std::vector<Operand*> in;
+};
+
+Elementwise elementwise(Instruction& instruction) {
+  if (auto* a = std::get_if<PointwiseArgs>(&instruction.args))
+    return {&a->out, {&a->y_bar_dot, &a->y_bar, &a->x_dot, &a->z}};
+  auto* a = std::get_if<BatchNormArgs>(&instruction.args);
+  if (!a) return {};
+  const bool forwards = a->pass == PassKind::forward || a->pass == PassKind::forward_jvp;
+  if (forwards && a->pool) return {};
+  if (a->pool) return {&a->out, {&a->x_dot, &a->x}};
+  return {&a->out, {&a->y_bar_dot, &a->x_dot, &a->y_bar, &a->x}};
+}
+
+// Lets outputs take the place of inputs that are read for the last time: to[id] is the buffer whose
+// memory id has, and that buffer's range becomes the union of both.
+std::vector<int> merge_in_place(Program& program, std::vector<Range>& ranges,
+                                const std::vector<int64_t>& numels,
+                                const std::vector<bool>& shared) {
+  std::vector<int> to(ranges.size());
+  std::iota(to.begin(), to.end(), 0);
+  for (int i = 0; i < static_cast<int>(program.body.size()); ++i) {
+    const Elementwise e = elementwise(program.body[i]);
+    if (!e.out || e.out->buffer < 0 || e.out->shift != 0) continue;
+    const int out = e.out->buffer;
+    if (ranges[out].first != i || ranges[out].committed || shared[out]) continue;
+    for (const Operand* operand : e.in) {
+      if (operand->buffer < 0 || operand->shift != 0) continue;
+      const int in = to[operand->buffer];
+      if (numels[in] != numels[out] || ranges[in].last != i || ranges[in].committed || shared[in])
+        continue;
+      to[out] = in, ranges[in].last = ranges[out].last;
+      break;
+    }
+  }
+  return to;
+}
+
 // First fit, largest buffers first: the offset below which no placed neighbour in time lies.
 int64_t place_transient(std::vector<Range>& ranges, const std::vector<int64_t>& numels,
                         std::vector<int> order) {
@@ -74,6 +116,7 @@ int64_t place_transient(std::vector<Range>& ranges, const std::vector<int64_t>& 
 void place_buffers(Program& program, const std::vector<int64_t>& numels,
                    const std::vector<bool>& shared) {
   std::vector<Range> ranges = live_ranges(program, numels.size());
+  const std::vector<int> merged = merge_in_place(program, ranges, numels, shared);
   std::vector<int> transient;
   for (size_t id = 0; id < numels.size(); ++id) {
     Range& range = ranges[id];
@@ -82,15 +125,15 @@ void place_buffers(Program& program, const std::vector<int64_t>& numels,
       range.space = shared[id] ? kShared : kKeep;
       range.offset = arena->elements;
       arena->elements += padded(numels[id]);
-    } else if (range.first >= 0) {
+    } else if (range.first >= 0 && merged[id] == static_cast<int>(id)) {
       transient.push_back(static_cast<int>(id));
     }
   }
   program.transient.elements = place_transient(ranges, numels, std::move(transient));
   auto resolve = [&](Operand& o) {
     if (o.buffer < 0) return;
-    o.space = ranges[o.buffer].space;
-    o.offset = ranges[o.buffer].offset;
+    const Range& range = ranges[merged[o.buffer]];
+    o.space = range.space, o.offset = range.offset;
   };
   for (auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
     for (Instruction& instruction : *section) visit_operands(instruction, resolve);

@@ -39,7 +39,7 @@ void check_call(const Program& program, const Call& call) {
   require(!s.rate_grad || call.loss_dots, "loss_dots is null");
   require(reinterpret_cast<uintptr_t>(call.workspace) % 64 == 0,
           "the workspace must be aligned to 64 bytes");
-  const size_t bytes = plan_layout(program, call.tasks, call.threads).total;
+  const size_t bytes = plan_layout(program, call.tasks, call.threads, call.lanes).total;
   require(call.workspace && call.workspace_bytes >= bytes, "the workspace must have ", bytes,
           " bytes, got ", call.workspace_bytes);
 }
@@ -51,8 +51,8 @@ Plan::Plan(const NetworkSpec& network, const Settings& settings)
 
 Plan::~Plan() = default;
 
-size_t Plan::workspace_bytes(int64_t tasks, int threads) const {
-  return plan_layout(*compiled_, tasks, threads).total;
+size_t Plan::workspace_bytes(int64_t tasks, int threads, int lanes) const {
+  return plan_layout(*compiled_, tasks, threads, lanes).total;
 }
 
 void Plan::run(const Call& call) const {
@@ -67,8 +67,8 @@ std::vector<InstructionTime> Plan::profile(const Call& call) const {
   return execute_timed(*compiled_, compiled_->schedule, alone);
 }
 
-std::string Plan::describe(int64_t tasks, int threads) const {
-  return describe_program(*compiled_, tasks, threads);
+std::string Plan::describe(int64_t tasks, int threads, int lanes) const {
+  return describe_program(*compiled_, tasks, threads, lanes);
 }
 
 double Plan::flops(int64_t tasks) const {

@@ -106,9 +106,7 @@ class Writer {
     std::vector<Pass> support;
     support.reserve(s.inner_steps);
     for (int k = 0; k < s.inner_steps; ++k) {
-      support.push_back(emit_.make_pass(k, false));
-      for (size_t v = 0; v < network_.active.size(); ++v)
-        if (!network_.active[v]) support[k].y[v] = support[0].y[v];
+      support.push_back(support_pass(k, support));
       emit_.begin_update();
       forward(support.back());
       backward(support.back());
@@ -121,7 +119,11 @@ class Writer {
       write_query(query);
       if (s.mode == Mode::meta_step) {
         if (!s.first_order || s.rate_grad)
-          for (int k = s.inner_steps - 1; k >= 0; --k) sweep(support[k]);
+          for (int k = s.inner_steps - 1; k >= 0; --k) {
+            emit_.begin_sweep(k);
+            if (s.recompute) make_again(support[k], support);
+            sweep(support[k]);
+          }
         emit_.end_sweep();
         emit_.write_commit();
       }
@@ -130,25 +132,52 @@ class Writer {
   }
 
  private:
+  // Values that depend on no trainable tensor are those of the first step.
+  Pass support_pass(int k, const std::vector<Pass>& earlier) {
+    Pass pass = emit_.make_pass(k, false);
+    for (size_t v = 0; v < network_.active.size() && !earlier.empty(); ++v)
+      if (!network_.active[v]) pass.y[v] = earlier[0].y[v];
+    return pass;
+  }
+
+  // The values of an inner step once more, in new buffers: the old ones end where the step did.
+  void make_again(Pass& pass, const std::vector<Pass>& support) {
+    Pass again = support_pass(pass.step, support);
+    emit_.replay(true);
+    forward(again, true);
+    loss_backward(again);  // the loss's tangent reads it
+    if (!program_.settings.first_order) layers_backward(again);
+    emit_.replay(false);
+    pass = std::move(again);
+  }
+
   std::string where(const std::string& name, const Pass& pass, const char* phase) const {
     return message(pass.query ? std::string("query") : message("step ", pass.step), " ", name, ".",
                    phase);
   }
 
-  void forward(Pass& pass) {
+  void forward(Pass& pass, bool again = false) {
     emit_.enter(pass, Phase::forward);
     for (const Node& node : network_.nodes) {
       // What depends on no trainable tensor is the same in every inner step.
-      if (!pass.query && pass.step > 0 && !network_.active[node.output]) continue;
+      if (!pass.query && (pass.step > 0 || again) && !network_.active[node.output]) continue;
       emit_.label(where(node.name, pass, "forward"));
       node.op->forward(emit_, node);
     }
   }
 
   void backward(Pass& pass) {
+    loss_backward(pass);
+    layers_backward(pass);
+  }
+
+  void loss_backward(Pass& pass) {
     emit_.enter(pass, Phase::backward);
     emit_.label(where(network_.loss.name, pass, "backward"));
     network_.loss_op->backward(emit_, network_.loss);
+  }
+
+  void layers_backward(Pass& pass) {
     for (size_t i = network_.nodes.size(); i-- > 0;) {
       const Node& node = network_.nodes[i];
       if (!network_.active[node.output]) continue;
@@ -167,7 +196,6 @@ class Writer {
   }
 
   void sweep(Pass& pass) {
-    emit_.begin_sweep(pass.step);
     emit_.enter(pass, Phase::forward_jvp);
     for (const Node& node : network_.nodes) {
       if (!network_.active[node.output]) continue;
@@ -194,6 +222,12 @@ class Writer {
   const Network& network_;
   Emit emit_;
 };
+
+const char* decision_on_activations(const Settings& s) {
+  const bool sweeps = s.mode == Mode::meta_step && (!s.first_order || s.rate_grad);
+  if (!sweeps || s.inner_steps == 0) return "of one inner step at a time";
+  return s.recompute ? "recomputed for each inner step of the sweep" : "kept of all inner steps";
+}
 
 double total_flops(const std::vector<Instruction>& section) {
   double total = 0;
@@ -229,6 +263,7 @@ Program write_program(const NetworkSpec& spec, const Settings& settings) {
   program.input_numel = numel(program.network.value_shapes[0]);
   program.output_numel = numel(program.network.value_shapes[program.network.output]);
   program.target_numel = spec.loss.op == "cross_entropy" ? 1 : program.output_numel;
+  program.decisions.push_back(message("activations: ", decision_on_activations(settings)));
   const std::vector<bool> factored = choose_factored(program);
   Writer(program, factored).write();
   program.body_flops = total_flops(program.body) + total_flops(program.commit);

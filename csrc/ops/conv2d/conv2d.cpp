@@ -106,10 +106,11 @@ void Conv2d::forward(Emit& emit, const Node& node) const {
 
 void Conv2d::backward(Emit& emit, const Node& node) const {
   const Operand d = emit.y_bar(node);
-  if (emit.active(node, 0))
-    add_towards_in(emit, node, emit.x_bar(node, 0), {{d, emit.param_t(node, kWeight)}});
+  // The weight first: x may be read for the last time, and x_bar take its place.
   if (emit.trainable(node, kWeight)) add_weight_bar(emit, node, {{emit.x(node, 0), d}});
   add_bias_bar(emit, node, d);
+  if (emit.active(node, 0))
+    add_towards_in(emit, node, emit.x_bar(node, 0), {{d, emit.param_t(node, kWeight)}});
 }
 
 void Conv2d::forward_jvp(Emit& emit, const Node& node) const {
@@ -124,17 +125,17 @@ void Conv2d::forward_jvp(Emit& emit, const Node& node) const {
 
 void Conv2d::backward_jvp(Emit& emit, const Node& node) const {
   const Operand d = emit.y_bar(node), d_dot = emit.y_bar_dot(node);
-  if (emit.active(node, 0)) {
-    std::vector<ConvTerm> terms{{d_dot, emit.param_t(node, kWeight)}};
-    if (emit.trainable(node, kWeight)) terms.push_back({d, emit.param_dot_t(node, kWeight)});
-    add_towards_in(emit, node, emit.x_bar_dot(node, 0), std::move(terms));
-  }
   if (emit.trainable(node, kWeight)) {
     std::vector<ConvTerm> terms{{emit.x(node, 0), d_dot}};
     if (emit.active(node, 0)) terms.push_back({emit.x_dot(node, 0), d});
     add_weight_bar(emit, node, std::move(terms));
   }
   add_bias_bar(emit, node, d_dot);
+  if (emit.active(node, 0)) {
+    std::vector<ConvTerm> terms{{d_dot, emit.param_t(node, kWeight)}};
+    if (emit.trainable(node, kWeight)) terms.push_back({d, emit.param_dot_t(node, kWeight)});
+    add_towards_in(emit, node, emit.x_bar_dot(node, 0), std::move(terms));
+  }
 }
 
 }  // namespace fastmaml

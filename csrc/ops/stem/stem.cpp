@@ -185,7 +185,7 @@ void add_with_sinks(Emit& emit, const Node& node, StemArgs args) {
     const Sink sink = emit.param_bar(node, kNormBias);
     args.b_out = sink.out, args.b_cin = sink.cin, args.b_scale = sink.scale;
   }
-  emit.add(args);
+  if (args.w_out || args.g_out || args.b_out) emit.add(args);
   if (!emit.trainable(node, kBias)) return;
   const Sink sink = emit.param_bar(node, kBias);
   if (sink.cin == sink.out) return;

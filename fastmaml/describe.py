@@ -1,0 +1,85 @@
+"""What a call will do, and the memory it will take, without running it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .errors import BackendError, UnsupportedModelError
+from .losses import LossArgument
+from .memory import Recompute, check_memory
+from .meta import _prepare
+from .settings import check_settings
+from .tasks import Pair
+
+__all__ = ["describe", "workspace_bytes"]
+
+
+def describe(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | torch.Tensor = 0.4,
+    inner_steps: int = 1,
+    first_order: bool = False,
+    recompute: Recompute = "auto",
+    max_workspace_bytes: int | None = None,
+) -> str:
+    """The plan of a call as text, without running it.
+
+    Arguments and errors are those of `fastmaml.meta_step`.
+
+    Returns:
+        Threads and lanes, rounds and groups of tasks, bytes of workspace, FLOPs, whether
+        activations are kept, how each wide weight is, and the instructions; or the reason why the
+        call runs in PyTorch.
+
+    >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
+    >>> print(describe(nn.Linear(2, 1), data, data, loss="mse").splitlines()[0])
+    backend fused
+    """
+    where = "describe"
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    memory = check_memory(where, recompute, max_workspace_bytes)
+    try:
+        call = _prepare(where, model, support, query, settings, "fused", "meta_step", memory)
+    except (UnsupportedModelError, BackendError) as error:
+        _prepare(where, model, support, query, settings, "reference", "meta_step")
+        return f"backend reference\n{error}"
+    assert call.fit is not None
+    plan, threads, lanes = call.fit
+    return f"backend fused\n{plan.plan.describe(call.tasks.tasks, threads, lanes).rstrip()}"
+
+
+def workspace_bytes(
+    model: nn.Module,
+    support: Pair,
+    query: Pair,
+    *,
+    loss: LossArgument = "cross_entropy",
+    inner_lr: float | torch.Tensor = 0.4,
+    inner_steps: int = 1,
+    first_order: bool = False,
+    recompute: Recompute = "auto",
+    max_workspace_bytes: int | None = None,
+) -> int:
+    """The memory that a `fastmaml.meta_step` takes beside its inputs and outputs, before the call.
+
+    Arguments and errors are those of `fastmaml.meta_step` with ``backend="fused"``.
+
+    Returns:
+        Bytes, with as many threads as torch has now. The workspace is kept for later calls.
+
+    >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
+    >>> workspace_bytes(nn.Linear(2, 1), data, data, loss="mse") > 0
+    True
+    """
+    where = "workspace_bytes"
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    memory = check_memory(where, recompute, max_workspace_bytes)
+    call = _prepare(where, model, support, query, settings, "fused", "meta_step", memory)
+    assert call.fit is not None
+    plan, threads, lanes = call.fit
+    return plan.workspace_bytes(call.tasks.tasks, threads, lanes)

@@ -1,0 +1,131 @@
+"""How much memory a call of the engine may take, and the plan that keeps to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from ._engine import CompiledPlan
+from .errors import SettingError
+from .settings import whole_number
+
+__all__ = ["AUTO", "Fit", "Memory", "Recompute", "check_memory", "fit"]
+
+Recompute = bool | Literal["auto"]
+
+
+class Memory(NamedTuple):
+    """What the caller asked for.
+
+    Attributes:
+        recompute: Whether the sweep makes the activations of inner steps again instead of keeping
+            them; None decides by bytes.
+        limit: Most bytes of workspace, or None.
+    """
+
+    recompute: bool | None
+    limit: int | None
+
+
+AUTO = Memory(None, None)
+
+
+class Fit(NamedTuple):
+    """A plan and how many threads and tasks at a time it may run with."""
+
+    plan: CompiledPlan
+    threads: int
+    lanes: int  # 0: as many as threads
+
+
+def check_memory(where: str, recompute: Recompute, limit: Any) -> Memory:
+    """Check the memory settings of a call.
+
+    Args:
+        where: The call that error texts begin with.
+        recompute: True, False or "auto".
+        limit: A number of bytes, at least 1, or None.
+
+    Returns:
+        The `Memory`.
+
+    Raises:
+        SettingError: Anything else.
+
+    >>> check_memory("meta_step", "auto", 1 << 26).limit
+    67108864
+    """
+    if recompute == "auto" and limit is None:
+        return AUTO
+    if recompute not in ("auto", True, False) or isinstance(recompute, int) != (
+        type(recompute) is bool
+    ):
+        raise SettingError(f'{where}: recompute must be True, False or "auto", got {recompute!r}.')
+    if limit is not None:
+        limit = whole_number(where, "max_workspace_bytes", limit, least=1)
+        if limit < 1:
+            raise SettingError(f"{where}: max_workspace_bytes must be at least 1, got {limit}.")
+    return Memory(None if recompute == "auto" else bool(recompute), limit)
+
+
+def fit(
+    where: str,
+    compiled: Callable[[bool], CompiledPlan],
+    tasks: int,
+    threads: int,
+    memory: Memory,
+    *,
+    sweeps: bool,
+) -> Fit:
+    """The fastest plan within the limit: kept activations first, tasks at a time before threads.
+
+    Args:
+        where: The call that error texts begin with.
+        compiled: Makes the plan, without and with recomputation.
+        tasks: T.
+        threads: Of torch.
+        memory: What was asked for. Without a limit it is half of the machine's memory, beyond
+            which the smallest plan is taken.
+        sweeps: Whether the call goes back through its inner steps at all.
+
+    Returns:
+        The `Fit`.
+
+    Raises:
+        SettingError: No plan keeps to the limit that was asked for.
+    """
+    limit = memory.limit if memory.limit is not None else _half_of_memory()
+    ways = (False, True) if memory.recompute is None else (memory.recompute,)
+    smallest: tuple[int, Fit] | None = None
+    for lanes in _fewer(threads):
+        for recompute in ways if sweeps else (False,):
+            candidate = Fit(compiled(recompute), threads, lanes)
+            size = candidate.plan.workspace_bytes(tasks, threads, lanes)
+            if limit is None or size <= limit:
+                return candidate
+            if smallest is None or size < smallest[0]:
+                smallest = size, candidate
+    assert smallest is not None
+    if memory.limit is None:
+        return smallest[1]
+    more = "" if len(ways) > 1 or ways[0] or not sweeps else ', pass recompute="auto"'
+    raise SettingError(
+        f"{where}: max_workspace_bytes must be at least {smallest[0]} for this call, got "
+        f"{memory.limit}; raise it{more} or give fewer rows a task."
+    )
+
+
+def _fewer(threads: int) -> Iterator[int]:
+    """Tasks at a time: as many as threads, then half of that, down to one."""
+    yield 0
+    while threads > 1:
+        threads //= 2
+        yield threads
+
+
+def _half_of_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return None
