@@ -9,6 +9,9 @@ Seeds keep small networks clear of that; millions of pre-activations cross some 
 Two rules follow. Float32 errors are compared with each other only between forms that passed in
 float64. And a workload's `float32_limit` is a few times the error of torch's plain loop, not of
 fastmaml: rounding that crosses many more kinks than torch's own is a fault, and is refused.
+On ResNet-12 that says little: moving the parameters of its float64 run by 2^-22 of themselves moves
+the exact meta-gradient by 1 to 17% (seeds 0 to 2), and torch's loop in float32 is 2 to 11% off. Its
+proof is the float64 check; in float32 the loss, which no kink moves far, must be right as well.
 
 A form whose float64 run says that a step of the workload would take minutes is not run on it.
 """
@@ -26,6 +29,8 @@ from benchmarks.rivals.pytorch import PytorchLoop
 from benchmarks.workloads import Problem, Workload, make_problem
 
 FLOAT64_LIMIT = 1e-9
+# The loss is continuous at every kink, whatever its workload's limit for gradients.
+LOSS_LIMIT = 1e-2
 # A step that takes longer than this and than all rounds of its workload may is not run in float32.
 SLOWEST_STEP_SECONDS = 120.0
 
@@ -128,10 +133,11 @@ def _measure(
     )
     loss_error = abs(outcome.loss - truth.loss) / abs(truth.loss)
     # "not <=" also refuses NaN.
-    if not (error <= limit and loss_error <= limit):
+    if not (error <= limit and loss_error <= min(limit, LOSS_LIMIT)):
         raise RefusedError(
             f"{contestant.name} in {problem.dtype}: relative error must be at most {limit:.0e}, "
-            f"got {error:.1e} in the meta-gradient and {loss_error:.1e} in the loss"
+            f"in the loss {min(limit, LOSS_LIMIT):.0e}, got {error:.1e} in the meta-gradient and "
+            f"{loss_error:.1e} in the loss"
         )
     return rival, error, seconds
 
