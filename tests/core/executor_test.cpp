@@ -34,6 +34,21 @@ void check_bits() {
 TEST(threads_do_not_change_bits_of_floats) { check_bits<float>(); }
 TEST(threads_do_not_change_bits_of_doubles) { check_bits<double>(); }
 
+TEST(less_memory_does_not_change_bits) {
+  for (const NetworkCase& item : network_cases()) {
+    const Settings settings = settings_of(item, Mode::meta_step, 3);
+    const Problem<float> problem(item.network, settings, 6, 3);
+    const auto expected = problem.run();
+    Problem<float> again = problem;
+    again.settings.recompute = true;
+    CHECK(again.run(1, 0xff) == expected, item.name, ", recomputed");
+    for (int lanes : {1, 2}) {
+      again.lanes = lanes;
+      CHECK(again.run(4, 0xff) == expected, item.name, ", recomputed, ", lanes, " lanes");
+    }
+  }
+}
+
 // 0xff bytes are NaN: whatever is read before it was written shows.
 TEST(nothing_is_read_before_it_was_written) {
   for (const NetworkCase& item : network_cases())

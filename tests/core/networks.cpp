@@ -123,6 +123,17 @@ NetworkSpec images(const std::string& pool) {
   return b.finish(b.linear(b.reshape(wide, {19 * 6}), 3), "cross_entropy");
 }
 
+// A first block that becomes a stem, and a second that stays a pooled norm.
+NetworkSpec stem(int64_t channels, int64_t stride) {
+  Builder b({channels, 11, 9});
+  const int h = b.batch_norm(b.conv2d(0, 18, 3, stride, 1), true);
+  const int first = b.pool2d("max_pool2d", b.pointwise("relu", h), 2, 2, 0);
+  const int g = b.batch_norm(b.conv2d(first, 5, 2, 1, 1), true);
+  const int second = b.pool2d("max_pool2d", b.pointwise("relu", g), 2, 2, 0);
+  return b.finish(b.linear(b.reshape(b.adaptive_avg_pool2d(second, 1, 1), {5}), 3),
+                  "cross_entropy");
+}
+
 }  // namespace
 
 std::vector<NetworkCase> network_cases() {
@@ -137,6 +148,8 @@ std::vector<NetworkCase> network_cases() {
   cases.push_back({"residual", residual()});
   cases.push_back({"images, max_pool2d", images("max_pool2d"), -1, false});
   cases.push_back({"images, avg_pool2d", images("avg_pool2d")});
+  cases.push_back({"stem", stem(3, 1), -1, false});
+  cases.push_back({"stem, strided", stem(2, 2), -1, false});
   for (int factored : {0, 1})
     for (double sum : {0.0, 1.0})
       for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"})
@@ -181,7 +194,7 @@ template <class T>
 typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int fill,
                                             std::vector<InstructionTime>* times) const {
   const Settings& s = plan.settings();
-  const Workspace workspace(plan.workspace_bytes(tasks, threads), fill);
+  const Workspace workspace(plan.workspace_bytes(tasks, threads, lanes), fill);
   const bool adapt = s.mode == Mode::adapt, classes = network.loss.op == "cross_entropy";
   Result result;
   result.losses.resize(adapt ? 0 : tasks);
@@ -191,7 +204,7 @@ typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int f
     if (tensor.trainable && s.mode != Mode::evaluate)
       result.outputs.emplace_back(numel(tensor.shape) * (adapt ? tasks : 1));
   Call call;
-  call.tasks = tasks, call.threads = threads;
+  call.tasks = tasks, call.threads = threads, call.lanes = lanes;
   call.support_x = support_x.data(), call.query_x = query_x.data();
   call.support_y = classes ? static_cast<const void*>(support_classes.data()) : support_y.data();
   call.query_y = classes ? static_cast<const void*>(query_classes.data()) : query_y.data();

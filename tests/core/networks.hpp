@@ -71,6 +71,7 @@ struct Problem {
   NetworkSpec network;
   Settings settings;
   int64_t tasks;
+  int lanes = 0;  // of `run`
   std::vector<T> support_x, query_x, support_y, query_y;
   std::vector<int64_t> support_classes, query_classes;
   std::vector<std::vector<T>> theta;
