@@ -7,8 +7,10 @@ kink, or two numbers under a max-pool within rounding of each other, float32 may
 branch, and its gradient jumps though no formula is wrong; several inner steps amplify the jump.
 Seeds keep small networks clear of that; millions of pre-activations cross some kink with any seed.
 Two rules follow. Float32 errors are compared with each other only between forms that passed in
-float64. And a workload's `float32_limit` is a few times the error of torch's plain loop, not of
-fastmaml: rounding that crosses many more kinks than torch's own is a fault, and is refused.
+float64. And a workload's `float32_limit`, chosen by the error of torch's plain loop where kinks are
+quiet, binds fastmaml: rounding that crosses many more kinks than torch's own is a fault, and is
+refused. The rivals, whose float32 is not ours to judge, get `RIVAL_ALLOWANCE` times as much, lest
+the fastest of them be missing for a kink that its order of sums happened to cross.
 On ResNet-12 that says little: moving the parameters of its float64 run by 2^-22 of themselves moves
 the exact meta-gradient by 1 to 17% (seeds 0 to 2), and torch's loop in float32 is 2 to 11% off. Its
 proof is the float64 check; in float32 the loss, which no kink moves far, must be right as well.
@@ -25,12 +27,16 @@ import numpy as np
 import torch.nn.functional as F
 
 from benchmarks.rivals.base import Outcome, Rival, UnavailableError
+from benchmarks.rivals.ours import Fastmaml
 from benchmarks.rivals.pytorch import PytorchLoop
 from benchmarks.workloads import Problem, Workload, make_problem
 
 FLOAT64_LIMIT = 1e-9
 # The loss is continuous at every kink, whatever its workload's limit for gradients.
 LOSS_LIMIT = 1e-2
+# What a rival's float32 meta-gradient may be off, in workload limits. The widest seen of forms
+# right to 1e-14 in float64 is 6.9 (JAX, 20-way Omniglot, five inner steps).
+RIVAL_ALLOWANCE = 10.0
 # A step that takes longer than this and than all rounds of its workload may is not run in float32.
 SLOWEST_STEP_SECONDS = 120.0
 
@@ -85,7 +91,10 @@ class Checker:
         expected = seconds * workload.tasks / workload.check_tasks
         if expected > max(SLOWEST_STEP_SECONDS, workload.seconds):
             raise TooSlowError(f"a step would take about {expected:.0f} s")
-        ready, error32, _ = _measure(contestant, self._problem, self._truth, workload.float32_limit)
+        allowance = 1.0 if contestant is Fastmaml else RIVAL_ALLOWANCE
+        ready, error32, _ = _measure(
+            contestant, self._problem, self._truth, allowance * workload.float32_limit
+        )
         return ready, Errors(error64, error32)
 
 

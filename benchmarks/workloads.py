@@ -52,7 +52,7 @@ class Workload(ABC):
             kinks, torch's loop and fastmaml alike.
         float64_tasks: Tasks of the float64 check; 0 is all of them (wide float64 runs of slow
             rivals cost minutes).
-        float32_limit: Largest relative error of float32, see `benchmarks.check`.
+        float32_limit: Largest relative error of fastmaml in float32, see `benchmarks.check`.
         seconds: Time of the interleaved rounds, unless the run names another.
     """
 

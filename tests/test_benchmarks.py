@@ -21,7 +21,7 @@ from benchmarks.rivals.jax_forms import DIRECT_FORMS, IM2COL_FORMS
 from benchmarks.rivals.jax_networks import Direct, Im2col, rows_to_jax, to_jax, to_torch
 from benchmarks.rivals.pytorch import PytorchLoop, TorchFunc
 from benchmarks.timing import Spread
-from benchmarks.workloads import WORKLOADS, ImageWorkload, MlpWorkload, make_problem
+from benchmarks.workloads import WORKLOADS, ImageWorkload, MlpWorkload, Problem, make_problem
 from fastmaml import models
 
 TINY = MlpWorkload(
@@ -190,6 +190,35 @@ def test_every_contestant_gets_the_same_problem() -> None:
 def test_wrong_rivals_are_refused(wrong: type[Rival]) -> None:
     with pytest.raises(RefusedError, match=f"{wrong.name} in float64"):
         Checker(TINY).admit(wrong)
+
+
+def test_only_rivals_are_allowed_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shift(rival: type[Rival], limits: float) -> None:
+        prepare, read = rival.prepare, rival.read
+        off = 0.0
+
+        def prepared(self: Rival, problem: Problem) -> None:
+            nonlocal off
+            off = limits * TINY.float32_limit if problem.dtype == "float32" else 0.0
+            prepare(self, problem)
+
+        def shifted(self: Rival, result: object) -> Outcome:
+            outcome = read(self, result)
+            return Outcome(outcome.loss, outcome.gradient * (1 + off))
+
+        monkeypatch.setattr(rival, "prepare", prepared)
+        monkeypatch.setattr(rival, "read", shifted)
+
+    checker = Checker(TINY)
+    shift(TorchFunc, 3.0)
+    _, errors = checker.admit(TorchFunc)
+    assert errors.float32 == pytest.approx(3 * TINY.float32_limit, rel=1e-2)
+    shift(PytorchLoop, 30.0)
+    with pytest.raises(RefusedError, match="pytorch-loop in float32"):
+        checker.admit(PytorchLoop)
+    shift(CONTESTANTS[OURS], 3.0)
+    with pytest.raises(RefusedError, match="fastmaml in float32"):
+        checker.admit(CONTESTANTS[OURS])
 
 
 def test_refused_and_absent_rivals_are_not_timed() -> None:
