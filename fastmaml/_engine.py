@@ -267,6 +267,7 @@ def _take_workspace(size: int) -> Tensor:
         workspace = _WORKSPACES.pop()
         if workspace.numel() >= size:
             return workspace
+        del workspace  # before the larger one is made
     except IndexError:
         pass
     return torch.empty(size, dtype=torch.uint8)

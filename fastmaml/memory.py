@@ -56,17 +56,16 @@ def check_memory(where: str, recompute: Recompute, limit: Any) -> Memory:
     >>> check_memory("meta_step", "auto", 1 << 26).limit
     67108864
     """
-    if recompute == "auto" and limit is None:
+    automatic = isinstance(recompute, str) and recompute == "auto"
+    if automatic and limit is None:
         return AUTO
-    if recompute not in ("auto", True, False) or isinstance(recompute, int) != (
-        type(recompute) is bool
-    ):
+    if not automatic and type(recompute) is not bool:
         raise SettingError(f'{where}: recompute must be True, False or "auto", got {recompute!r}.')
     if limit is not None:
         limit = whole_number(where, "max_workspace_bytes", limit, least=1)
         if limit < 1:
             raise SettingError(f"{where}: max_workspace_bytes must be at least 1, got {limit}.")
-    return Memory(None if recompute == "auto" else bool(recompute), limit)
+    return Memory(None if automatic else bool(recompute), limit)
 
 
 def fit(
@@ -112,7 +111,8 @@ def fit(
     more = "" if len(ways) > 1 or ways[0] or not sweeps else ', pass recompute="auto"'
     raise SettingError(
         f"{where}: max_workspace_bytes must be at least {smallest[0]} for this call, got "
-        f"{memory.limit}; raise it{more} or give fewer rows a task."
+        f"{memory.limit}; raise it{more} or give fewer tasks, "
+        "rows a task or threads."
     )
 
 

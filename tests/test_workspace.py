@@ -136,7 +136,7 @@ def test_a_limit_that_nothing_keeps_to_is_an_error() -> None:
             call(model, *pairs, max_workspace_bytes=1000)
         found = re.fullmatch(
             rf"{call.__name__}: max_workspace_bytes must be at least (\d+) for this call, got "
-            r"1000; raise it or give fewer rows a task\.",
+            r"1000; raise it or give fewer tasks, rows a task or threads\.",
             str(caught.value),
         )
         assert found is not None
@@ -153,6 +153,7 @@ def test_a_limit_that_nothing_keeps_to_is_an_error() -> None:
     ("settings", "text"),
     [
         ({"recompute": "yes"}, "recompute must be True, False or \"auto\", got 'yes'"),
+        ({"recompute": 1.0}, 'recompute must be True, False or "auto", got 1.0'),
         ({"recompute": 1}, 'recompute must be True, False or "auto", got 1'),
         ({"recompute": None}, 'recompute must be True, False or "auto", got None'),
         ({"max_workspace_bytes": 0}, "max_workspace_bytes must be at least 1, got 0"),

@@ -49,9 +49,11 @@ void drop_gone(Network& network) {
                       network.nodes.end());
 }
 
-// Whether the moments of the convolution's patches are worth more than its output's.
+// Whether the moments of the convolution's patches are worth more than its output's. A reshape that
+// moves no number is not a node of its own: the shapes tell.
 bool is_stem(const Network& network, const Node& conv, const Node* norm) {
   if (!norm || norm->op_name != "batch_norm" || norm->attr("kernel_h", 0) == 0) return false;
+  if (norm->in_shapes[0] != conv.shape) return false;
   if (norm->attr("batch_stats", 1) == 0 || conv.attr("groups", 1) != 1) return false;
   if (network.active[conv.inputs[0]] || !network.tensors[conv.params[0]].trainable) return false;
   const Shape& weight = network.tensors[conv.params[0]].shape;
@@ -82,6 +84,7 @@ void fuse_pool_into_norm(Network& network) {
     if (norm.op_name != "batch_norm") continue;
     Node* pool = only_reader(network, norm.output);
     if (!is_max_pool(pool) || !windows_touch(*pool)) continue;
+    if (pool->in_shapes[0] != norm.shape) continue;
     norm.shape = pool->shape, norm.output = pool->output;
     for (const char* name : {"kernel_h", "kernel_w"}) norm.attrs[name] = pool->attr(name, 1);
     pool->op = nullptr;

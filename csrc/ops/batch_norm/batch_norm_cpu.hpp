@@ -50,10 +50,15 @@ struct BatchNormTask {
     const Vec<T> rstd = l.load(stats + F + j);
     return {l.load(stats + j), rstd, l.load_or(weight, j, T(1)) * rstd, l.load_or(bias, j, T(0))};
   }
+  // Where y passes unscaled. torch's ReLU lets the cotangent of a NaN through, its leaky ReLU
+  // scales it.
+  FASTMAML_INLINE Bits<T> above(Vec<T> y) const {
+    return below == 0 ? ~(y <= splat<T>(0)) : (y > splat<T>(0));
+  }
   // The activation of y where `kept` (y itself, or a tangent or cotangent of it) is what it keeps
   // above 0.
-  FASTMAML_INLINE Vec<T> gated(Bits<T> above, Vec<T> kept) const {
-    return select<T>(above, kept, below == 0 ? splat<T>(0) : kept * below);
+  FASTMAML_INLINE Vec<T> gated(Bits<T> open, Vec<T> kept) const {
+    return select<T>(open, kept, below == 0 ? splat<T>(0) : kept * below);
   }
   // The cotangent in `bars` (y_bar or y_bar_dot) of a row whose x and place in a window are given.
   FASTMAML_INLINE Vec<T> incoming(const T* bars, Vec<T> value, const Norm& norm, int64_t window,
@@ -64,7 +69,7 @@ struct BatchNormTask {
       return select<T>(load_taps<T>(tap + window * F + j, l) == splat_tap<T>(at),
                        l.load(bars + window * F + j), zero);
     } else if constexpr (Rows::kGated) {
-      return gated(norm.affine(value) > splat<T>(0), l.load(bars + window * F + j));
+      return gated(above(norm.affine(value)), l.load(bars + window * F + j));
     } else {
       return l.load(bars + window * F + j);
     }
@@ -196,7 +201,6 @@ struct BatchNormTask {
 
   FASTMAML_INLINE void write_y(int64_t b, int64_t j, Lanes<T> l) const {
     const Norm norm = this->norm(j, l);
-    const Vec<T> zero = splat<T>(0);
     const auto y = [&](int64_t i) { return norm.affine(l.load(x + i * F + j)); };
     if constexpr (Rows::kPooled) {
       const bool relu = args.activation == Activation::relu;
@@ -208,8 +212,7 @@ struct BatchNormTask {
     } else {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
         Vec<T> value = y(i);
-        // A NaN stays one.
-        if constexpr (Rows::kGated) value = gated((value > zero) | (value != value), value);
+        if constexpr (Rows::kGated) value = gated(above(value), value);
         l.store(out + i * F + j, value);
       });
     }
@@ -246,7 +249,7 @@ struct BatchNormTask {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
         const Vec<T> value = l.load(x + i * F + j);
         Vec<T> dot = y_dot(i, value);
-        if constexpr (Rows::kGated) dot = gated(norm.affine(value) > splat<T>(0), dot);
+        if constexpr (Rows::kGated) dot = gated(above(norm.affine(value)), dot);
         l.store(out + i * F + j, dot);
       });
     }

@@ -2,10 +2,10 @@
 // tiles on and above the diagonal.
 //
 // A block's sums are of the plan's dtype, sums of blocks are double: a block is short enough that
-// its roundings, which have either sign, vanish among the many blocks. Channels are taken relative
-// to their mean in the first image, so that what is squared is no larger than it must be.
+// its roundings, which have either sign, vanish among the many blocks.
 #pragma once
 
+#include "ops/patches/patches_centre_cpu.hpp"
 #include "ops/patches/patches_shift_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
@@ -14,23 +14,41 @@ namespace fastmaml::FASTMAML_ISA {
 constexpr int64_t kPatchBlock = 32;
 constexpr int kPatchRows = 6, kPatchVectors = kVectorBytes == 64 ? 4 : 2;
 
-// What one thread sums: sum x[q], and sum x[p] x[q] in the rows of tiles [first, last).
+// What one thread sums: sum y[q] of an image, sum x[q] of all, and sum x[p] x[q] of its
+// pairs.
 template <class T>
 struct PatchSums {
   static constexpr int W = kWidth<T>;
-  int64_t patch, ld;  // ld: numbers between rows, with room for a whole tile past the last
-  int64_t first, last;
-  double *sums, *products;
+  int64_t patch, ld;    // ld: numbers between rows, with room for a whole tile past the last
+  int64_t first, last;  // rows of this thread's tiles
+  double *sums, *totals, *products;
   T *rows, *centre;
+  Recentre offset;
 
-  PatchSums(int64_t size, const Context& context) : patch(size) {
+  PatchSums(int64_t size, const PatchArgs& args, const Context& context)
+      : patch(size),
+        offset{size, args.channels, static_cast<double>(args.stencil->to_pixels), {}, {}} {
     ld = (patch + kPatchRows + W - 1) / W * W;
-    sums = reinterpret_cast<double*>(context.scratch), products = sums + ld;
+    sums = reinterpret_cast<double*>(context.scratch), totals = sums + ld;
+    products = totals + ld;
     rows = reinterpret_cast<T*>(products + ld * ld), centre = rows + kPatchBlock * ld;
-    for (int64_t i = 0; i < ld * (1 + ld); ++i) sums[i] = 0;
+    for (int64_t i = 0; i < ld * (2 + ld); ++i) sums[i] = 0;
     for (int64_t i = 0; i < ld * (kPatchBlock + 1); ++i) rows[i] = 0;
     const Share share(context, (patch + kPatchRows - 1) / kPatchRows);
-    first = share.begin, last = share.end;
+    first = share.begin * kPatchRows;
+    last = share.end * kPatchRows < patch ? share.end * kPatchRows : patch;
+  }
+
+  // Before an image's patches: all are taken relative to its channels' means.
+  void begin(const PatchArgs& args, const T* image, bool is_first) {
+    write_centre(image, args.stencil->from_pixels, args.channels, patch, centre);
+    offset.next(centre, is_first);
+    for (int64_t i = 0; i < ld; ++i) sums[i] = 0;
+  }
+  // After them.
+  void end() const {
+    offset.add_sums(sums, totals);
+    for (int64_t p = first; p < last; ++p) offset.add_products(p, sums, products + p * ld);
   }
 
   // Adds the first `count` rows.
@@ -40,8 +58,7 @@ struct PatchSums {
       for (int64_t i = 0; i < count; ++i) total += load(rows + i * ld + c);
       for (int i = 0; i < W; ++i) sums[c + i] += static_cast<double>(total[i]);
     }
-    for (int64_t tile = first; tile < last; ++tile) {
-      const int64_t r = tile * kPatchRows;
+    for (int64_t r = first; r < last; r += kPatchRows) {
       for (int64_t c = r / W * W; c < patch;) {
         const int64_t left = (patch - c + W - 1) / W;
         if (left >= kPatchVectors)
@@ -86,13 +103,11 @@ struct PatchSums {
 
   // mean and cov from the sums over `count` patches; each thread writes the pairs of its tiles.
   void write(double count, double* mean, double* cov) const {
-    const int64_t begin = first * kPatchRows;
-    const int64_t end = last * kPatchRows < patch ? last * kPatchRows : patch;
-    for (int64_t p = begin; p < end; ++p) {
-      mean[p] = sums[p] / count + static_cast<double>(centre[p]);
+    for (int64_t p = first; p < last; ++p) {
+      mean[p] = totals[p] / count + offset.origin[p];
       for (int64_t q = p; q < patch; ++q)
         cov[p * patch + q] = cov[q * patch + p] =
-            products[p * ld + q] / count - sums[p] / count * (sums[q] / count);
+            products[p * ld + q] / count - totals[p] / count * (totals[q] / count);
     }
   }
 };
@@ -103,17 +118,6 @@ FASTMAML_INLINE void copy_centred(const T* from, const T* centre, int64_t count,
   int64_t i = 0;
   for (; i + kWidth<T> <= count; i += kWidth<T>) store(to + i, load(from + i) - load(centre + i));
   for (; i < count; ++i) to[i] = from[i] - centre[i];
-}
-
-// The mean of each channel of an image, over and over until `count` numbers are written.
-template <class T>
-void write_centre(const T* image, int64_t pixels, int64_t channels, int64_t count, T* centre) {
-  for (int64_t c = 0; c < channels; ++c) {
-    double total = 0;
-    for (int64_t i = 0; i < pixels; ++i) total += static_cast<double>(image[i * channels + c]);
-    const T mean = static_cast<T>(total / static_cast<double>(pixels));
-    for (int64_t p = c; p < count; p += channels) centre[p] = mean;
-  }
 }
 
 // The patches of one image, class by class.
@@ -155,14 +159,14 @@ void run_kernel(const PatchArgs& args, const Context& context) {
     const T* x = address<T>(context, args.x, task);
     auto* mean = reinterpret_cast<double*>(address<T>(context, args.out, task));
     if (by_shift) {
-      shifted.clear();
-      write_centre(x, stencil.from_pixels, args.channels, shifted.row, shifted.centre);
-      for (int64_t r = 0; r < args.images; ++r) shifted.add(x + r * image);
-      shifted.write(places, mean, mean + patch);
+      shifted.sum(x, args.images, mean, mean + patch);
     } else {
-      const PatchSums<T> sums(patch, context);
-      write_centre(x, stencil.from_pixels, args.channels, patch, sums.centre);
-      for (int64_t r = 0; r < args.images; ++r) add_patches(args, x + r * image, sums);
+      PatchSums<T> sums(patch, args, context);
+      for (int64_t r = 0; r < args.images; ++r) {
+        sums.begin(args, x + r * image, r == 0);
+        add_patches(args, x + r * image, sums);
+        sums.end();
+      }
       sums.write(places, mean, mean + patch);
     }
   }

@@ -9,7 +9,7 @@
 
 #include "cpu/context.hpp"
 #include "cpu/simd.hpp"
-#include "ops/patches/patches.hpp"
+#include "ops/patches/patches_centre_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
@@ -64,9 +64,28 @@ struct ShiftSums {
   T* padded(int64_t y) const { return rows + y % window.y.kernel * row; }
   double* table_of(int64_t cy, int64_t cx) const { return tables + (cy * xs.size() + cx) * table; }
 
-  void clear() const {
+  // The moments of some images.
+  void sum(const T* x, int64_t images, double* mean, double* cov) const {
+    const int64_t patch = window.taps() * channels, places = window.y.out * window.x.out;
+    Recentre offset{patch, channels, static_cast<double>(places), {}, {}};
+    double sums[kMostPatch];
     for (int64_t i = 0; i < ys.size() * xs.size() * table; ++i) tables[i] = 0;
     for (int64_t i = 0; i < window.y.kernel * row; ++i) rows[i] = 0;
+    for (int64_t i = 0; i < patch * (1 + patch); ++i) mean[i] = 0;
+    const int64_t pixels = window.y.in * window.x.in;
+    for (int64_t r = 0; r < images; ++r) {
+      const T* image = x + r * pixels * channels;
+      for (int64_t k = 0; k < ys.size() * xs.size(); ++k)
+        for (int64_t i = 0; i < reach; ++i) tables[k * table + i] = 0;
+      write_centre(image, pixels, channels, row, centre);
+      offset.next(centre, r == 0);
+      add(image);
+      for (int64_t p = 0; p < patch; ++p)
+        sums[p] = over_places(p / channels, margin + p % channels);
+      offset.add_sums(sums, mean);
+      for (int64_t p = 0; p < patch; ++p) offset.add_products(p, sums, cov + p * patch);
+    }
+    write(static_cast<double>(images * places), offset.origin, mean, cov);
   }
 
   // Row y of the padded image, relative to the centre.
@@ -173,20 +192,21 @@ struct ShiftSums {
     return total;
   }
 
-  void write(double count, double* mean, double* cov) const {
-    const int64_t taps = window.taps(), patch = taps * channels, kw = window.x.kernel;
-    // Means relative to the centre until the covariances are written.
-    for (int64_t p = 0; p < patch; ++p)
-      mean[p] = over_places(p / channels, margin + p % channels) / count;
+  // mean and cov from the sums that are left in them, relative to `origin`, and the tables'
+  // products.
+  void write(double count, const double* origin, double* mean, double* cov) const {
+    const int64_t patch = window.taps() * channels, kw = window.x.kernel;
+    for (int64_t p = 0; p < patch; ++p) mean[p] /= count;
     for (int64_t p = 0; p < patch; ++p)
       for (int64_t q = p; q < patch; ++q) {
         const int64_t from = p / channels, to = q / channels;
         const int64_t down = to / kw - from / kw, right = to % kw - from % kw;
         const int64_t at =
             reach * (1 + down * channels + p % channels) + margin + right * channels + q % channels;
-        cov[p * patch + q] = cov[q * patch + p] = over_places(from, at) / count - mean[p] * mean[q];
+        cov[p * patch + q] = cov[q * patch + p] =
+            (cov[p * patch + q] + over_places(from, at)) / count - mean[p] * mean[q];
       }
-    for (int64_t p = 0; p < patch; ++p) mean[p] += static_cast<double>(centre[p % channels]);
+    for (int64_t p = 0; p < patch; ++p) mean[p] += origin[p];
   }
 };
 

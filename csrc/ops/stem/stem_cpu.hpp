@@ -30,6 +30,9 @@ struct WideAccess {
     const auto rounded = __builtin_convertvector(v, narrow);
     std::memcpy(p, &rounded, bytes());
   }
+  static FASTMAML_INLINE Wide rounded(Wide v) {
+    return __builtin_convertvector(__builtin_convertvector(v, narrow), Wide);
+  }
 };
 
 // A column for each of a vector of features: w, u, G and what the covariance makes of them.
@@ -100,11 +103,12 @@ struct StemTask {
     s.s_dot = s.g * s.rstd_dot + io.load_or(g_dot, j, 0) * s.rstd;
   }
 
-  // The folded weight `value`, whose outputs' mean is `bias`.
+  // The folded weight `value`, whose outputs' mean is `bias`: of the weight as it is stored, or a
+  // mean far from 0 would multiply its roundings.
   template <class Value>
   FASTMAML_INLINE void write_folded(Wide bias, int64_t j, WideAccess<T> io, Value&& value) const {
     for (int64_t p = 0; p < P; ++p) {
-      const Wide v = value(p);
+      const Wide v = io.rounded(value(p));
       io.store(w_out + p * F + j, v);
       bias -= v * mean[p];
     }
