@@ -77,6 +77,11 @@ struct Call {
   void* loss_dots = nullptr;         // out [T, K] tangents of the support losses (rate_grad)
   void* workspace = nullptr;         // 64-byte aligned
   size_t workspace_bytes = 0;
+  // On a CUDA device, where every pointer above is one of that device:
+  int device = -1;               // its ordinal; -1: the CPU
+  void* stream = nullptr;        // cudaStream_t
+  const void* tables = nullptr;  // a copy there of Plan::device_tables()
+  int team = 0;                  // blocks that share a task, at most; 0: as many as pay
 };
 
 // What one instruction of the program took in a profiled call.
@@ -98,6 +103,10 @@ class Plan {
 
   size_t workspace_bytes(int64_t tasks, int threads, int lanes = 0) const;
   void run(const Call& call) const;
+  // The same for a CUDA device, and the bytes that a call there needs a copy of. Both throw
+  // BackendError where the build has no CUDA.
+  size_t device_workspace_bytes(int64_t tasks, int lanes = 0) const;
+  const std::vector<char>& device_tables() const;
   // Runs on one thread (and in the workspace of one), whatever `call.threads` says, and times every
   // instruction, in the program's order: prologue, body, commit. The outputs are those of `run`.
   std::vector<InstructionTime> profile(const Call& call) const;
@@ -115,6 +124,8 @@ std::string instruction_set();
 // Forces one for tests; throws SettingError when the machine or the build lacks it.
 void force_instruction_set(const std::string& name);
 std::vector<std::string> available_instruction_sets();
+// Why no CUDA device can be used by this build, or "".
+std::string device_absence();
 // Index of the first of `count` values outside [0, limit), or -1: the door's check of class
 // indices.
 int64_t first_outside(const int64_t* values, int64_t count, int64_t limit);

@@ -29,6 +29,12 @@ __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flop
 Purpose = Literal["meta_step", "evaluate", "adapt"]
 _Answer = TypeVar("_Answer")
 
+DEVICE_CODE = False
+"""Whether data on the CPU run through the device's code. Tests set it, with another `_C`."""
+
+TEAM = 0
+"""Most blocks that share a task on a device; 0: as many as pay. Tests force it."""
+
 FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
 
@@ -155,6 +161,7 @@ class CompiledPlan:
         self.output_shape = tuple(self.plan.output_shape())
         self.trainable = [i for i, t in enumerate(network.tensors) if t.trainable]
         self._bytes: dict[tuple[int, int, int], int] = {}
+        self._tables: Tensor | None = None
 
     def workspace_bytes(self, tasks: int, threads: int, lanes: int = 0) -> int:
         """Bytes of workspace that a call over `tasks` tasks needs, at most `lanes` at a time."""
@@ -203,6 +210,14 @@ class CompiledPlan:
         outputs, times = self._call(self.plan.profile, 1, 0, tasks, theta, rate)
         return outputs, [InstructionTime(t.label, t.seconds, t.flops) for t in times]
 
+    def _place(self) -> _C.Place:
+        """Where a call runs."""
+        if not DEVICE_CODE:
+            return _C.Place()
+        if self._tables is None:
+            self._tables = torch.frombuffer(bytearray(self.plan.device_tables()), dtype=torch.uint8)
+        return _C.Place(device=0, tables=self._tables.data_ptr(), team=TEAM)
+
     def _call(
         self,
         entry: Callable[..., _Answer],
@@ -229,7 +244,12 @@ class CompiledPlan:
         rows = 0 if adapt else tasks.query_rows
         logits = torch.empty((count, rows, *self.output_shape), dtype=dtype)
         dots = torch.empty((count, self.inner_steps), dtype=dtype) if self.rate_grad else None
-        size = self.workspace_bytes(count, threads, lanes)
+        place = self._place()
+        size = (
+            self.plan.device_workspace_bytes(count, lanes)
+            if DEVICE_CODE
+            else self.workspace_bytes(count, threads, lanes)
+        )
         workspace = _take_workspace(size)
         try:
             answer = entry(
@@ -248,6 +268,7 @@ class CompiledPlan:
                 0 if dots is None else dots.data_ptr(),
                 workspace.data_ptr(),
                 size,
+                place,
             )
         finally:
             if len(_WORKSPACES) < _KEPT_WORKSPACES:

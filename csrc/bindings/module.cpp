@@ -1,10 +1,14 @@
-// The Python module fastmaml._C: a plan and its run. It knows pointers and sizes, no mathematics;
-// fastmaml/_engine.py is its only user.
+// The Python module fastmaml._C (and, for tests, the one that runs device code on the host): a plan
+// and its run. It knows pointers and sizes, no mathematics; fastmaml/_engine.py is its only user.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "core/error.hpp"
 #include "fastmaml.hpp"
+
+#ifndef FASTMAML_MODULE
+#define FASTMAML_MODULE _C
+#endif
 
 namespace py = pybind11;
 using namespace fastmaml;
@@ -27,13 +31,20 @@ NodeSpec make_node(std::string op, std::vector<int> inputs, std::vector<int> par
           std::move(attrs), std::move(shape),  std::move(name)};
 }
 
+// Where a call runs.
+struct Place {
+  int device = -1;
+  Address stream = 0, tables = 0;
+  int team = 0;
+};
+
 // Plan::run or Plan::profile.
 template <auto entry>
 auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address support_x,
             Address support_y, Address query_x, Address query_y, std::vector<double> rates,
             const std::vector<Address>& tensors, const std::vector<Address>& outputs,
             Address task_losses, Address logits, Address loss_dots, Address workspace,
-            size_t workspace_bytes) {
+            size_t workspace_bytes, const Place& place) {
   Call call;
   call.tasks = tasks, call.threads = threads, call.lanes = lanes;
   call.support_x = reinterpret_cast<const void*>(support_x);
@@ -48,6 +59,9 @@ auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address sup
   call.loss_dots = reinterpret_cast<void*>(loss_dots);
   call.workspace = reinterpret_cast<void*>(workspace);
   call.workspace_bytes = workspace_bytes;
+  call.device = place.device, call.team = place.team;
+  call.stream = reinterpret_cast<void*>(place.stream);
+  call.tables = reinterpret_cast<const void*>(place.tables);
   const py::gil_scoped_release release;
   return (plan.*entry)(call);
 }
@@ -56,7 +70,7 @@ auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address sup
 void register_errors() {
   // Never destroyed: at exit the interpreter is gone before static objects are.
   static const py::object& errors = *new py::object(py::module_::import("fastmaml.errors"));
-  py::register_exception_translator([](std::exception_ptr pointer) {
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
     auto raise = [](const char* name, const std::exception& error) {
       PyErr_SetString(errors.attr(name).ptr(), error.what());
     };
@@ -68,6 +82,8 @@ void register_errors() {
       raise("SettingError", error);
     } catch (const UnsupportedModelError& error) {
       raise("UnsupportedModelError", error);
+    } catch (const BackendError& error) {
+      raise("BackendError", error);
     } catch (const InternalError& error) {
       raise("InternalError", error);
     }
@@ -75,23 +91,29 @@ void register_errors() {
 }
 
 void register_specs(py::module_& module) {
-  py::enum_<Mode>(module, "Mode")
+  py::enum_<Mode>(module, "Mode", py::module_local())
       .value("meta_step", Mode::meta_step)
       .value("evaluate", Mode::evaluate)
       .value("adapt", Mode::adapt);
-  py::class_<TensorSpec>(module, "TensorSpec")
+  py::class_<TensorSpec>(module, "TensorSpec", py::module_local())
       .def(py::init([](std::string name, Shape shape, bool trainable) {
         return TensorSpec{std::move(name), std::move(shape), trainable};
       }));
-  py::class_<NodeSpec>(module, "NodeSpec").def(py::init(&make_node));
-  py::class_<InstructionTime>(module, "InstructionTime")
+  py::class_<NodeSpec>(module, "NodeSpec", py::module_local()).def(py::init(&make_node));
+  py::class_<Place>(module, "Place", py::module_local())
+      .def(py::init([](int device, Address stream, Address tables, int team) {
+             return Place{device, stream, tables, team};
+           }),
+           py::arg("device") = -1, py::arg("stream") = 0, py::arg("tables") = 0,
+           py::arg("team") = 0);
+  py::class_<InstructionTime>(module, "InstructionTime", py::module_local())
       .def_readonly("label", &InstructionTime::label)
       .def_readonly("seconds", &InstructionTime::seconds)
       .def_readonly("flops", &InstructionTime::flops);
 }
 
 void register_plan(py::module_& module) {
-  py::class_<Plan>(module, "Plan")
+  py::class_<Plan>(module, "Plan", py::module_local())
       .def(py::init([](Shape row_shape, std::vector<TensorSpec> tensors,
                        std::vector<NodeSpec> nodes, int output, NodeSpec loss, bool float64,
                        Mode mode, int64_t support_rows, int64_t query_rows, int inner_steps,
@@ -117,6 +139,13 @@ void register_plan(py::module_& module) {
            py::arg("factored") = -1)
       .def("workspace_bytes", &Plan::workspace_bytes, py::arg("tasks"), py::arg("threads"),
            py::arg("lanes") = 0)
+      .def("device_workspace_bytes", &Plan::device_workspace_bytes, py::arg("tasks"),
+           py::arg("lanes") = 0)
+      .def("device_tables",
+           [](const Plan& plan) {
+             const std::vector<char>& bytes = plan.device_tables();
+             return py::bytes(bytes.data(), bytes.size());
+           })
       .def("describe", &Plan::describe, py::arg("tasks"), py::arg("threads"), py::arg("lanes") = 0)
       .def("flops", &Plan::flops, py::arg("tasks"))
       .def("output_shape", &Plan::output_shape)
@@ -126,10 +155,18 @@ void register_plan(py::module_& module) {
 
 }  // namespace
 
-PYBIND11_MODULE(_C, module) {
+#ifdef FASTMAML_SIMT_MODULE
+void register_simt(py::module_& parent);
+#endif
+
+PYBIND11_MODULE(FASTMAML_MODULE, module) {
   register_errors();
   register_specs(module);
   register_plan(module);
+#ifdef FASTMAML_SIMT_MODULE
+  register_simt(module);
+#endif
+  module.def("device_absence", &device_absence);
   module.def("instruction_set", &instruction_set);
   module.def("available_instruction_sets", &available_instruction_sets);
   module.def("force_instruction_set", &force_instruction_set, py::arg("name"));

@@ -17,6 +17,9 @@ struct SettingError : std::invalid_argument {
 struct UnsupportedModelError : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
+struct BackendError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 struct InternalError : std::logic_error {
   using std::logic_error::logic_error;
 };

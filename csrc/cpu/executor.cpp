@@ -8,6 +8,7 @@
 #include "core/thread_pool.hpp"
 #include "cpu/context.hpp"
 #include "cpu/kernels.hpp"
+#include "plan/scalars.hpp"
 
 namespace fastmaml {
 namespace {
@@ -31,11 +32,6 @@ constexpr size_t kLine = 64;
 size_t lined(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int spaces(const Program& program) {
-  return kTensors + static_cast<int>(program.network.tensors.size()) +
-         program.network.trainable_count;
-}
 
 int64_t element_bytes(const Program& program) {
   return program.settings.dtype == Dtype::f32 ? 4 : 8;
@@ -65,7 +61,7 @@ struct Tables {
   int64_t* first;
   int count;
 
-  Tables(const Run& run, int rank, int lane) : count(spaces(run.program)) {
+  Tables(const Run& run, int rank, int lane) : count(spaces_of(run.program)) {
     const Call& call = run.call;
     const Layout& layout = run.layout;
     base = reinterpret_cast<char**>(run.workspace(layout.tables, layout.table, rank));
@@ -80,17 +76,8 @@ struct Tables {
     set(kKeep, run.workspace(layout.keep), layout.round);
     set(kShared, run.workspace(layout.shared), 1);
     set(kScalars, run.workspace(layout.scalars), 1);
-    set(kSupportX, call.support_x, 1);
-    set(kSupportY, call.support_y, 1);
-    set(kQueryX, call.query_x, 1);
-    set(kQueryY, call.query_y, 1);
-    set(kLogits, call.logits, 1);
-    set(kLosses, call.task_losses, 1);
-    set(kLossDots, call.loss_dots, 1);
-    int space = kTensors;
-    for (const void* tensor : call.tensors) set(space++, tensor, 1);
-    for (void* output : run.program.settings.mode == Mode::adapt ? call.fast : call.grads)
-      set(space++, output, 1);
+    for_each_space(run.program, call,
+                   [&](int space, const void* pointer) { set(space, pointer, 1); });
   }
 
   // Points at the tasks that begin at `in_round` of the round that begins at `start`.
@@ -179,20 +166,6 @@ class Worker {
   Context context_;
 };
 
-template <class T>
-void write_scalars(const Program& program, const Call& call, void* to) {
-  T* scalars = static_cast<T*>(to);
-  scalars[Scalars::kOne] = T(1);
-  scalars[Scalars::kSeed] = T(1) / static_cast<T>(call.tasks);
-  for (int k = 0; k < program.settings.inner_steps; ++k) {
-    const T rate = static_cast<T>(call.rates[k]);
-    const bool still = rate == T(0) && program.settings.rate_grad;
-    scalars[Scalars::neg_rate(k)] = -rate;
-    scalars[Scalars::sigma(k)] = still ? T(1) : -rate;
-    scalars[Scalars::sweep(k)] = still ? T(0) : T(1);
-  }
-}
-
 }  // namespace
 
 Schedule::Schedule(const Program& program) {
@@ -253,7 +226,7 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads, int lanes
   layout.keep = take(static_cast<size_t>(program.keep.elements * bytes * layout.round));
   layout.transient = lined(static_cast<size_t>(program.transient.elements * bytes * layout.group));
   layout.transients = take(layout.transient * static_cast<size_t>(layout.lanes));
-  layout.table = lined(static_cast<size_t>(spaces(program)) * 3 * 8);
+  layout.table = lined(static_cast<size_t>(spaces_of(program)) * 3 * 8);
   layout.tables = take(layout.table * static_cast<size_t>(layout.threads));
   layout.barriers = take(kLine * static_cast<size_t>(layout.lanes));
   layout.scratch = take(kScratchBytes * static_cast<size_t>(layout.threads));

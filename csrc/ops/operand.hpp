@@ -35,8 +35,8 @@ struct Operand {
   int64_t stride = 0;   // between tasks
   int64_t shift = 0;    // inside one task's part
 
-  explicit operator bool() const { return space >= 0 || buffer >= 0; }
-  Operand at(int64_t elements) const {
+  constexpr explicit operator bool() const { return space >= 0 || buffer >= 0; }
+  constexpr Operand at(int64_t elements) const {
     Operand moved = *this;
     moved.shift += elements;
     return moved;

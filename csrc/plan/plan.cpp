@@ -1,7 +1,11 @@
 // Plan: the door of the core. Checks a call against the plan, then hands it to the executor.
+#include <memory>
+#include <mutex>
+
 #include "core/error.hpp"
 #include "cpu/executor.hpp"
 #include "cpu/profile.hpp"
+#include "cuda/executor.hpp"
 #include "fastmaml.hpp"
 #include "plan/describe.hpp"
 #include "plan/program.hpp"
@@ -10,12 +14,19 @@ namespace fastmaml {
 
 struct Compiled : Program {
   explicit Compiled(Program&& program) : Program(std::move(program)), schedule(*this) {}
+  // Made on first use: most plans never see a device.
+  const DevicePlan& for_device() const {
+    std::call_once(device_once, [this] { device = std::make_unique<const DevicePlan>(*this); });
+    return *device;
+  }
   Schedule schedule;
+  mutable std::once_flag device_once;
+  mutable std::unique_ptr<const DevicePlan> device;
 };
 
 namespace {
 
-void check_call(const Program& program, const Call& call) {
+void check_call(const Program& program, const Call& call, size_t bytes) {
   const Settings& s = program.settings;
   auto require = [](bool holds, auto... parts) {
     if (!holds) throw InternalError(message("run: ", parts...));
@@ -39,7 +50,7 @@ void check_call(const Program& program, const Call& call) {
   require(!s.rate_grad || call.loss_dots, "loss_dots is null");
   require(reinterpret_cast<uintptr_t>(call.workspace) % 64 == 0,
           "the workspace must be aligned to 64 bytes");
-  const size_t bytes = plan_layout(program, call.tasks, call.threads, call.lanes).total;
+  require(call.device < 0 || call.tables, "tables is null");
   require(call.workspace && call.workspace_bytes >= bytes, "the workspace must have ", bytes,
           " bytes, got ", call.workspace_bytes);
 }
@@ -55,15 +66,25 @@ size_t Plan::workspace_bytes(int64_t tasks, int threads, int lanes) const {
   return plan_layout(*compiled_, tasks, threads, lanes).total;
 }
 
+size_t Plan::device_workspace_bytes(int64_t tasks, int lanes) const {
+  return compiled_->for_device().workspace_bytes(tasks, lanes);
+}
+
+const std::vector<char>& Plan::device_tables() const { return compiled_->for_device().tables(); }
+
 void Plan::run(const Call& call) const {
-  check_call(*compiled_, call);
+  if (call.device >= 0) {
+    check_call(*compiled_, call, device_workspace_bytes(call.tasks, call.lanes));
+    return compiled_->for_device().run(call);
+  }
+  check_call(*compiled_, call, workspace_bytes(call.tasks, call.threads, call.lanes));
   execute(*compiled_, compiled_->schedule, kernels_of(compiled_->settings.dtype), call);
 }
 
 std::vector<InstructionTime> Plan::profile(const Call& call) const {
   Call alone = call;
   alone.threads = 1;
-  check_call(*compiled_, alone);
+  check_call(*compiled_, alone, workspace_bytes(alone.tasks, 1, alone.lanes));
   return execute_timed(*compiled_, compiled_->schedule, alone);
 }
 

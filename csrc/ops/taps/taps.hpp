@@ -16,7 +16,7 @@ namespace fastmaml {
 
 struct PoolSize {
   int64_t in_h = 0, in_w = 0, out_h = 0, out_w = 0, kernel_h = 0, kernel_w = 0;
-  explicit operator bool() const { return kernel_h > 0; }
+  constexpr explicit operator bool() const { return kernel_h > 0; }
 };
 
 // Numbers of a buffer that holds so many taps: bytes, in numbers of the smaller dtype.

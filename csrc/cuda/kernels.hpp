@@ -1,0 +1,34 @@
+// The device kernels as host code sees them.
+#pragma once
+
+#include <cstdint>
+#include <variant>
+
+#include "cuda/call.hpp"
+#include "fastmaml.hpp"
+#include "ops/args.hpp"
+
+namespace fastmaml {
+
+// One instruction for all tasks of a round: arguments (const char* args, DeviceCall, bool shared).
+struct DeviceKernel {
+  const void* function = nullptr;
+  int64_t shared_bytes = 0;
+  int64_t (*units)(const void* args) = nullptr;  // how many blocks a task can occupy
+};
+
+struct DeviceKernelTable {
+  DeviceKernel of[std::variant_size_v<Args>];  // by the index of the alternative in Args
+};
+const DeviceKernelTable& device_kernels(Dtype dtype);
+
+// Writes 8-byte words to device memory: (uint64_t* to, Words). Words travel as an argument, so that
+// a graph's launch can carry new ones without a copy from the host.
+struct Words {
+  static constexpr int kMost = 256;
+  uint64_t of[kMost];
+  int64_t count;
+};
+const void* write_words_kernel();
+
+}  // namespace fastmaml

@@ -1,0 +1,36 @@
+#include "cuda/lower.hpp"
+
+namespace fastmaml {
+
+DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
+  DeviceContractArgs to;
+  to.c = args.c, to.cin = args.cin, to.gate_by = args.gate_by;
+  to.c_row = args.c_row, to.cin_row = args.cin_row, to.m = args.m, to.n = args.n;
+  to.scale = args.scale, to.gate = args.gate;
+  to.terms = tables.add(args.terms);
+  to.count = static_cast<int32_t>(args.terms.size());
+  int64_t depth = 0;
+  for (const ContractTerm& term : args.terms) depth += term.k;
+  to.lanes = args.m > 1 ? 0 : depth < kSharedDepth ? 1 : kRowLanes;
+  return to;
+}
+
+DeviceProgram::DeviceProgram(const Program& program) {
+  const auto section = [&](const std::vector<Instruction>& from, bool shared,
+                           std::vector<DeviceInstruction>& to) {
+    for (const Instruction& instruction : from)
+      std::visit(
+          [&](const auto& args) {
+            const auto& lowered = lower(args, tables);
+            to.push_back(
+                {static_cast<int32_t>(instruction.args.index()), shared, tables.add(&lowered, 1)});
+          },
+          instruction.args);
+  };
+  section(program.prologue, true, prologue);
+  section(program.body, false, body);
+  section(program.commit, true, commit);
+  section(program.epilogue, true, epilogue);
+}
+
+}  // namespace fastmaml

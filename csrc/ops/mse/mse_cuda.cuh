@@ -1,0 +1,38 @@
+// mse on the device. One block sums a task's loss; cotangents are a thread a number.
+#pragma once
+
+#include "cuda/reduce.cuh"
+#include "ops/mse/mse.hpp"
+
+namespace fastmaml::device {
+
+template <class T>
+FASTMAML_DEVICE void run_pass(const MseArgs& args, const Block& block, int64_t task) {
+  const T* x = address_or_null<T>(block, args.x, task);
+  const T* t = address_or_null<T>(block, args.t, task);
+  const T* x_dot = address_or_null<T>(block, args.x_dot, task);
+  const T* cin = address_or_null<T>(block, args.cin, task);
+  T* out = address<T>(block, args.out, task);
+  const T weight = static_cast<T>(args.weight), bar = block.scalar<T>(args.seed) * weight * 2;
+  if (args.pass == PassKind::backward || args.pass == PassKind::backward_jvp) {
+    for (int64_t i = block.first_thread(); i < args.n; i += block.all_threads()) {
+      const T d = args.pass == PassKind::backward ? x[i] - t[i] : x_dot[i];
+      out[i] = d * bar + load_or(cin, i, T(0));
+    }
+    return;
+  }
+  if (block.rank > 0) return;
+  const bool tangent = args.pass == PassKind::forward_jvp;
+  T total = 0;
+  for (int64_t i = threadIdx.x; i < args.n; i += kThreads) {
+    const T error = x[i] - t[i];
+    total += error * (tangent ? x_dot[i] : error);
+  }
+  Carve carve(block);
+  total = block_sum(total, carve.take<T>(kWarps));
+  if (threadIdx.x == 0) *out = total * weight * (tangent ? T(2) : T(1));
+}
+
+inline int64_t units(const MseArgs& args) { return (args.n + kThreads - 1) / kThreads; }
+
+}  // namespace fastmaml::device

@@ -1,0 +1,2 @@
+// The device code, compiled for the host.
+#include "cuda/kernels.cu"
