@@ -92,6 +92,10 @@ struct InstructionTime {
   double flops = 0;    // multiply-adds counted as two; 0 unless it is a contraction
 };
 
+// What ran a call: threads of the CPU; on a device one launch for each instruction, the same
+// replayed as one graph, or one kernel that runs the whole program.
+enum class Executor { cpu, launches, graph, resident };
+
 struct Compiled;
 
 class Plan {
@@ -102,7 +106,7 @@ class Plan {
   Plan& operator=(const Plan&) = delete;
 
   size_t workspace_bytes(int64_t tasks, int threads, int lanes = 0) const;
-  void run(const Call& call) const;
+  Executor run(const Call& call) const;
   // The same for a CUDA device, and the bytes that a call there needs a copy of. Both throw
   // BackendError where the build has no CUDA.
   size_t device_workspace_bytes(int64_t tasks, int lanes = 0) const;

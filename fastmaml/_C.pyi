@@ -70,7 +70,7 @@ class Plan:
         workspace: int,
         workspace_bytes: int,
         place: Place,
-    ) -> None: ...
+    ) -> str: ...
     def profile(
         self,
         tasks: int,

@@ -38,6 +38,21 @@ struct Place {
   int team = 0;
 };
 
+// For results.
+const char* name_of(Executor executor) {
+  switch (executor) {
+    case Executor::cpu:
+      return "cpu";
+    case Executor::launches:
+      return "cuda launches";
+    case Executor::graph:
+      return "cuda graph";
+    case Executor::resident:
+      break;
+  }
+  return "cuda resident";
+}
+
 // Plan::run or Plan::profile.
 template <auto entry>
 auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address support_x,
@@ -63,7 +78,10 @@ auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address sup
   call.stream = reinterpret_cast<void*>(place.stream);
   call.tables = reinterpret_cast<const void*>(place.tables);
   const py::gil_scoped_release release;
-  return (plan.*entry)(call);
+  if constexpr (std::is_same_v<decltype((plan.*entry)(call)), Executor>)
+    return name_of((plan.*entry)(call));
+  else
+    return (plan.*entry)(call);
 }
 
 // The Python classes live in fastmaml/errors.py; this carries the texts across.

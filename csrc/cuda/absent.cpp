@@ -14,6 +14,6 @@ DevicePlan::DevicePlan(const Program&) { throw BackendError(device_absence()); }
 DevicePlan::~DevicePlan() = default;
 size_t DevicePlan::workspace_bytes(int64_t, int) const { return 0; }
 const std::vector<char>& DevicePlan::tables() const { throw BackendError(device_absence()); }
-void DevicePlan::run(const Call&) const { throw BackendError(device_absence()); }
+Executor DevicePlan::run(const Call&) const { throw BackendError(device_absence()); }
 
 }  // namespace fastmaml

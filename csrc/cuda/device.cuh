@@ -52,6 +52,8 @@ FASTMAML_DEVICE T* address(const Block& block, const Operand& o, int64_t task) {
     at += block.local ? o.offset : o.offset * block.call.capacity + task * o.stride;
   } else if (o.space == kShared) {
     base = block.shared, at += o.offset;
+  } else if (o.space == kScalars) {
+    base = const_cast<char*>(static_cast<const char*>(block.call.scalars));
   } else {
     base = block.call.base[o.space];
     at += o.space == kKeep ? o.offset * block.call.capacity + task * o.stride
@@ -74,7 +76,11 @@ FASTMAML_DEVICE T load_or(const T* p, int64_t i, T otherwise) {
 // between them are guarded.
 class Carve {
  public:
-  FASTMAML_DEVICE explicit Carve(const Block& block) : at_(block.memory) {}
+  FASTMAML_DEVICE explicit Carve(const Block& block) : at_(block.memory) {
+#if defined(FASTMAML_SIMT)
+    simt::begin_carve();
+#endif
+  }
   template <class T>
   FASTMAML_DEVICE T* take(int64_t count) {
     T* taken = reinterpret_cast<T*>(at_);
@@ -94,6 +100,16 @@ class Carve {
 #endif
   char* at_;
 };
+
+// The block's dynamic shared memory.
+FASTMAML_DEVICE char* dynamic_shared() {
+#if defined(FASTMAML_SIMT)
+  return simt::shared_memory();
+#else
+  extern __shared__ __align__(16) char memory[];
+  return memory;
+#endif
+}
 
 // --- asynchronous copies into shared memory ------------------------------------------------------
 

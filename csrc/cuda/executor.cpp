@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 
 #include "core/error.hpp"
+#include "cuda/graph.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/launcher.hpp"
 #include "cuda/lower.hpp"
@@ -49,18 +51,26 @@ DeviceLayout layout_of(const Program& program, int64_t tasks, int lanes) {
   return layout;
 }
 
+void add_pokes(std::vector<Poke>& pokes, char* to, const std::vector<uint64_t>& words) {
+  for (size_t at = 0; at < words.size(); at += Words::kMost) {
+    Poke poke{};
+    poke.to = reinterpret_cast<uint64_t*>(to) + at;
+    poke.words.count = static_cast<int64_t>(std::min<size_t>(Words::kMost, words.size() - at));
+    std::memcpy(poke.words.of, words.data() + at, static_cast<size_t>(poke.words.count) * 8);
+    pokes.push_back(poke);
+  }
+}
+
 std::vector<uint64_t> base_words(const Program& program, const Call& call,
                                  const DeviceLayout& layout) {
   char* const workspace = static_cast<char*>(call.workspace);
   std::vector<uint64_t> words(static_cast<size_t>(spaces_of(program)));
-  for_each_space(program, call, [&](int space, const void* pointer) {
+  const auto set = [&](int space, const void* pointer) {
     words[static_cast<size_t>(space)] = reinterpret_cast<uint64_t>(pointer);
-  });
-  const auto place = [&](int space, size_t offset) {
-    words[static_cast<size_t>(space)] = reinterpret_cast<uint64_t>(workspace + offset);
   };
-  place(kTransient, layout.transient), place(kKeep, layout.keep);
-  place(kShared, layout.shared), place(kScalars, layout.scalars);
+  for_each_space(program, call, set);
+  set(kTransient, workspace + layout.transient), set(kKeep, workspace + layout.keep);
+  set(kShared, workspace + layout.shared), set(kScalars, workspace + layout.scalars);
   return words;
 }
 
@@ -73,12 +83,22 @@ std::vector<uint64_t> scalar_words(const Program& program, const Call& call) {
   return words;
 }
 
+bool is_capturing(void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status),
+             "asking whether the stream is being captured");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 }  // namespace
 
 struct DevicePlan::State {
   const Program& program;
   DeviceProgram lowered;
   const DeviceKernelTable& kernels;
+
+  std::mutex mutex;
+  Replays replays;
 
   explicit State(const Program& p)
       : program(p), lowered(p), kernels(device_kernels(p.settings.dtype)) {}
@@ -97,18 +117,7 @@ class Sequence {
     device_.scalars = workspace + layout.scalars;
     device_.tables = static_cast<const char*>(call.tables);
     device_.capacity = layout.round;
-    const int64_t wanted = kBlocksEach * multiprocessors(call.device);
-    most_blocks_ = wanted;
-  }
-
-  void words(size_t offset, const std::vector<uint64_t>& words) {
-    for (size_t at = 0; at < words.size(); at += Words::kMost) {
-      Words part;
-      part.count = static_cast<int64_t>(std::min<size_t>(Words::kMost, words.size() - at));
-      std::memcpy(part.of, words.data() + at, static_cast<size_t>(part.count) * 8);
-      auto* to = reinterpret_cast<uint64_t*>(static_cast<char*>(call_.workspace) + offset) + at;
-      launcher_.launch(write_words_kernel(), {1, 1}, 0, to, part);
-    }
+    most_blocks_ = kBlocksEach * multiprocessors(call.device);
   }
 
   void run() {
@@ -152,6 +161,43 @@ class Sequence {
 
 }  // namespace
 
+namespace {
+
+// The call in one launch, or false where the program or the call is too large for it.
+bool run_resident(const Program& program, const DeviceProgram& lowered, const Call& call,
+                  const std::vector<Poke>& pokes) {
+  // One block sums over the tasks at the end; beyond so many, many blocks do it sooner.
+  constexpr int64_t kMostTasks = 512;
+  const Dtype dtype = program.settings.dtype;
+  const int64_t bytes = dtype == Dtype::f32 ? 4 : 8;
+  ResidentCall run;
+  if (!lowered.resident || call.tasks > kMostTasks || call.team > 0 || pokes.size() != 2 ||
+      pokes[1].words.count > ResidentCall::kMostScalars)
+    return false;
+  run.transient_bytes = program.transient.elements * bytes;
+  run.shared_bytes = program.shared.elements * bytes;
+  const int64_t wanted = run.transient_bytes + run.shared_bytes + instruction_bytes(dtype);
+  int most = 0;
+  check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, call.device),
+             "asking for the shared memory");
+  if (wanted > most) return false;
+  static_assert(ResidentCall::kMostSpaces == Words::kMost);
+  std::memcpy(run.base, pokes[0].words.of, sizeof run.base);
+  std::memcpy(run.scalars, pokes[1].words.of, sizeof run.scalars);
+  run.tables = static_cast<const char*>(call.tables), run.tasks = call.tasks;
+  run.prologue = lowered.resident_prologue, run.body = lowered.resident_body;
+  run.last = lowered.resident_last;
+  const void* kernel = resident_kernel(dtype);
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(wanted)),
+             "asking for more shared memory");
+  StreamLauncher(call.stream)
+      .launch(kernel, {static_cast<unsigned>(call.tasks), 1}, wanted, run);
+  return true;
+}
+
+}  // namespace
+
 std::string device_absence() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
@@ -168,14 +214,32 @@ size_t DevicePlan::workspace_bytes(int64_t tasks, int lanes) const {
 
 const std::vector<char>& DevicePlan::tables() const { return state_->lowered.tables.bytes(); }
 
-void DevicePlan::run(const Call& call) const {
+Executor DevicePlan::run(const Call& call) const {
   const DeviceGuard guard(call.device);
-  const DeviceLayout layout = layout_of(state_->program, call.tasks, call.lanes);
-  StreamLauncher launcher(call.stream);
-  Sequence sequence(state_->lowered, state_->kernels, call, layout, launcher);
-  sequence.words(layout.base, base_words(state_->program, call, layout));
-  sequence.words(layout.scalars, scalar_words(state_->program, call));
-  sequence.run();
+  State& state = *state_;
+  const DeviceLayout layout = layout_of(state.program, call.tasks, call.lanes);
+  std::vector<Poke> pokes;
+  char* const workspace = static_cast<char*>(call.workspace);
+  add_pokes(pokes, workspace + layout.base, base_words(state.program, call, layout));
+  add_pokes(pokes, workspace + layout.scalars, scalar_words(state.program, call));
+  const auto launch_all = [&](Launcher& launcher) {
+    Sequence(state.lowered, state.kernels, call, layout, launcher).run();
+  };
+  // A caller's capture gets the launches themselves: a graph of ours could not be changed later.
+  if (is_capturing(call.stream)) {
+    StreamLauncher launcher(call.stream);
+    for (const Poke& poke : pokes)
+      launcher.launch(write_words_kernel(), {1, 1}, 0, poke.to, poke.words);
+    launch_all(launcher);
+    return Executor::launches;
+  }
+  if (layout.round == call.tasks && run_resident(state.program, state.lowered, call, pokes))
+    return Executor::resident;
+  const Replay::Key key{call.device, call.tasks,     call.lanes,
+                        call.team,   call.workspace, call.tables};
+  const std::lock_guard<std::mutex> lock(state.mutex);
+  state.replays.find(key, pokes, launch_all).launch(pokes, call.stream);
+  return Executor::graph;
 }
 
 }  // namespace fastmaml

@@ -24,7 +24,7 @@ class DevicePlan {
 
   size_t workspace_bytes(int64_t tasks, int lanes) const;
   const std::vector<char>& tables() const;
-  void run(const Call& call) const;
+  Executor run(const Call& call) const;
 
  private:
   struct State;

@@ -17,18 +17,11 @@
 #include "simt/kernel.hpp"
 #endif
 
+#include "cuda/resident.cuh"
+
 namespace fastmaml {
 namespace device {
 namespace {
-
-FASTMAML_DEVICE char* dynamic_shared() {
-#if defined(FASTMAML_SIMT)
-  return simt::shared_memory();
-#else
-  extern __shared__ __align__(16) char memory[];
-  return memory;
-#endif
-}
 
 // Grid: team x tasks. Instructions whose outputs all tasks share have one team.
 template <class T, class A>
@@ -75,6 +68,16 @@ const DeviceKernelTable& device_kernels(Dtype dtype) {
   static const DeviceKernelTable f32 = device::make_table<float>(all);
   static const DeviceKernelTable f64 = device::make_table<double>(all);
   return dtype == Dtype::f32 ? f32 : f64;
+}
+
+const void* resident_kernel(Dtype dtype) {
+  static const void* const f32 = device::known(&device::resident<float>);
+  static const void* const f64 = device::known(&device::resident<double>);
+  return dtype == Dtype::f32 ? f32 : f64;
+}
+
+int64_t instruction_bytes(Dtype dtype) {
+  return dtype == Dtype::f32 ? kInstructionBytes<float> : kInstructionBytes<double>;
 }
 
 const void* write_words_kernel() {

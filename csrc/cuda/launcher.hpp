@@ -19,6 +19,16 @@ struct LaunchSize {
   unsigned x = 1, y = 1;  // blocks
 };
 
+inline cudaKernelNodeParams node_params(const void* kernel, LaunchSize size, size_t shared_bytes,
+                                        void** arguments) {
+  cudaKernelNodeParams params{};
+  params.func = const_cast<void*>(kernel);
+  params.gridDim = dim3(size.x, size.y), params.blockDim = dim3(kThreads);
+  params.sharedMemBytes = static_cast<unsigned>(shared_bytes);
+  params.kernelParams = arguments;
+  return params;
+}
+
 class Launcher {
  public:
   virtual ~Launcher() = default;

@@ -15,7 +15,43 @@ DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
   return to;
 }
 
+namespace {
+
+// Whether what an instruction writes lies in the arena that all tasks share.
+bool writes_shared(const Instruction& instruction) {
+  bool shared = false;
+  std::visit(
+      [&](const auto& args) {
+        auto copy = args;  // visits are for whoever may change the operands
+        copy.visit([&](Operand& o, bool written) {
+          if (written && o.space == kShared) shared = true;
+        });
+      },
+      instruction.args);
+  return shared;
+}
+
+}  // namespace
+
+void DeviceProgram::list_for_resident(const Program& program) {
+  resident = program.epilogue.empty();
+  for (const auto* section : {&prologue, &body, &commit})
+    for (const DeviceInstruction& instruction : *section)
+      resident = resident && instruction.kind < kResidentKinds;
+  if (!resident) return;
+  std::vector<DeviceInstruction> own, last;
+  for (size_t i = 0; i < prologue.size(); ++i)
+    (writes_shared(program.prologue[i]) ? own : last).push_back(prologue[i]);
+  last.insert(last.end(), commit.begin(), commit.end());
+  const auto list = [&](const std::vector<DeviceInstruction>& instructions) {
+    return DeviceList{tables.add(instructions), static_cast<int64_t>(instructions.size())};
+  };
+  resident_prologue = list(own), resident_body = list(body), resident_last = list(last);
+}
+
 DeviceProgram::DeviceProgram(const Program& program) {
+  constexpr uint32_t kCounter[4] = {};
+  tables.add(kCounter, 4);
   const auto section = [&](const std::vector<Instruction>& from, bool shared,
                            std::vector<DeviceInstruction>& to) {
     for (const Instruction& instruction : from)
@@ -31,6 +67,7 @@ DeviceProgram::DeviceProgram(const Program& program) {
   section(program.body, false, body);
   section(program.commit, true, commit);
   section(program.epilogue, true, epilogue);
+  list_for_resident(program);
 }
 
 }  // namespace fastmaml

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "cuda/resident.hpp"
 #include "ops/contract/contract_device.hpp"
 #include "plan/program.hpp"
 
@@ -59,10 +60,21 @@ struct DeviceInstruction {
   int64_t args = 0;     // where its DeviceArgs stand
 };
 
+// The first alternatives of Args: contractions, transposes, pointwise ops, batch norm and losses,
+// which multilayer perceptrons are made of. More would only weigh the resident kernel down.
+constexpr int kResidentKinds = 7;
+
 struct DeviceProgram {
-  Tables tables;
+  Tables tables;  // begins with a counter that is 0 between calls, see cuda/resident.cuh
   std::vector<DeviceInstruction> prologue, body, commit, epilogue;
+  // The same as the resident kernel runs it, where it can run it at all.
+  bool resident = false;
+  DeviceList resident_prologue, resident_body, resident_last;
+
   explicit DeviceProgram(const Program& program);
+
+ private:
+  void list_for_resident(const Program& program);
 };
 
 }  // namespace fastmaml

@@ -49,9 +49,10 @@ class Tile {
   static constexpr int kRows = TM / kTileSide, kColumns = kTileColumns / kTileSide;
   static constexpr int kWide = 16 / static_cast<int>(sizeof(T));  // numbers of a wide copy
 
+  // `plain`: some factors lie in shared memory, which asynchronous copies cannot read.
   FASTMAML_DEVICE Tile(const Problem& problem, const TileMemory<T, TM>& memory, int64_t row,
-                       int64_t column)
-      : problem_(problem), memory_(memory), row_(row), column_(column) {}
+                       int64_t column, bool plain)
+      : problem_(problem), memory_(memory), row_(row), column_(column), plain_(plain) {}
 
   // store(i, j, sum) for each output that exists.
   template <class Store>
@@ -189,6 +190,11 @@ class Tile {
   // so it is the scalar table's, which every call has.
   template <int Count>
   FASTMAML_DEVICE void copy(T* to, const T* from) const {
+    if (plain_) {
+#pragma unroll
+      for (int i = 0; i < Count; ++i) to[i] = from ? from[i] : T(0);
+      return;
+    }
     copy_async<Count* static_cast<int>(sizeof(T))>(to, from ? from : problem_.anywhere(),
                                                    from != nullptr);
   }
@@ -196,6 +202,7 @@ class Tile {
   const Problem& problem_;
   const TileMemory<T, TM>& memory_;
   const int64_t row_, column_;
+  const bool plain_;
 };
 
 // The tiles of a problem that are this block's, of TM rows each.
@@ -205,7 +212,7 @@ FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, Store
   const int64_t across = (problem.n + kTileColumns - 1) / kTileColumns;
   const int64_t tiles = across * ((problem.m + TM - 1) / TM);
   for (int64_t tile = block.rank; tile < tiles; tile += block.size)
-    Tile<T, TM, Problem>(problem, memory, tile / across * TM, tile % across * kTileColumns)
+    Tile<T, TM, Problem>(problem, memory, tile / across * TM, tile % across * kTileColumns, block.local)
         .run(store);
 }
 

@@ -72,13 +72,14 @@ size_t Plan::device_workspace_bytes(int64_t tasks, int lanes) const {
 
 const std::vector<char>& Plan::device_tables() const { return compiled_->for_device().tables(); }
 
-void Plan::run(const Call& call) const {
+Executor Plan::run(const Call& call) const {
   if (call.device >= 0) {
     check_call(*compiled_, call, device_workspace_bytes(call.tasks, call.lanes));
     return compiled_->for_device().run(call);
   }
   check_call(*compiled_, call, workspace_bytes(call.tasks, call.threads, call.lanes));
   execute(*compiled_, compiled_->schedule, kernels_of(compiled_->settings.dtype), call);
+  return Executor::cpu;
 }
 
 std::vector<InstructionTime> Plan::profile(const Call& call) const {

@@ -41,7 +41,9 @@ T shuffle(unsigned mask, T value, int from, Where where) {
 
 // The block's dynamic shared memory, filled with NaN bytes before each block.
 char* shared_memory();
-// Bytes that no array owns: whoever writes there is reported when the block ends.
+// Arrays are about to be cut out of it, and the bytes that none of them owns: whoever writes there
+// is reported.
+void begin_carve();
 void guard(char* from, int64_t bytes);
 
 // Copies land when they are waited for; until then the target holds NaN bytes.

@@ -72,14 +72,28 @@ class Grid {
   Order order_ = Order::ascending;
   std::mt19937_64 random_{0};
   std::vector<char> shared_;
-  std::vector<Guard> guards_;
+
+  // Arrays are cut anew: what was cut before the last barrier is no more.
+  void begin_carve() {
+    if (carved_ == epoch_) return;
+    check_guards();
+    guards_.clear();
+    carved_ = epoch_;
+  }
+  // The first thread that cuts an array marks its end for all.
+  void guard(char* from, int64_t bytes) {
+    for (const Guard& known : guards_)
+      if (known.from == from && known.bytes == bytes) return;
+    std::memset(from, kPoison, static_cast<size_t>(bytes));
+    guards_.push_back({from, bytes});
+  }
 
  private:
   void run_block(Index at, const std::function<void()>& body);
   void take_turns();
   bool release();
   [[noreturn]] void stuck();
-  void check_guards() const;
+  void check_guards();
   void fail(const std::string& text) {
     if (failure_.empty()) failure_ = text;
   }
@@ -94,6 +108,8 @@ class Grid {
 
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<Warp> warps_;
+  std::vector<Guard> guards_;
+  uint64_t epoch_ = 0, carved_ = 0;  // barriers so far; when arrays were last cut
   int threads_ = 0;
   size_t shared_bytes_ = 0;
   std::string failure_;
@@ -123,6 +139,7 @@ void Grid::run(Index grid, Index block, size_t shared_bytes, const std::function
 void Grid::run_block(Index at, const std::function<void()>& body) {
   std::memset(shared_.data(), kPoison, shared_bytes_ + kSlack);
   guards_.clear(), failure_.clear();
+  ++epoch_;
   for (Warp& warp : warps_) warp.arrived[0] = warp.arrived[1] = 0;
   for (int i = 0; i < threads_; ++i) {
     Lane& lane = *lanes_[i];
@@ -170,6 +187,7 @@ bool Grid::release() {
            place(here));
     lanes_[i]->state = State::ready;
   }
+  ++epoch_;
   return true;
 }
 
@@ -221,15 +239,15 @@ void Grid::meet(unsigned mask, const void* value, size_t bytes, Where where) {
   }
 }
 
-void Grid::check_guards() const {
+void Grid::check_guards() {
   for (const Guard& guard : guards_)
     for (int64_t i = 0; i < guard.bytes; ++i)
       if (static_cast<unsigned char>(guard.from[i]) != kPoison)
-        throw std::runtime_error("simt: a block wrote past the end of a shared array, at byte " +
-                                 std::to_string(guard.from + i - shared_.data()));
+        return fail("a block wrote past the end of a shared array, at byte " +
+                    std::to_string(guard.from + i - shared_.data()));
   for (size_t i = 0; i < kSlack; ++i)
     if (guards_.empty() && static_cast<unsigned char>(shared_[shared_bytes_ + i]) != kPoison)
-      throw std::runtime_error("simt: a block wrote past the end of its shared memory");
+      return fail("a block wrote past the end of its shared memory");
 }
 
 }  // namespace
@@ -243,10 +261,8 @@ void warp_meet(unsigned mask, const void* value, size_t bytes, Where where) {
 void warp_read(int lane, void* value, size_t bytes) { grid().read(lane, value, bytes); }
 char* shared_memory() { return grid().shared_.data(); }
 
-void guard(char* from, int64_t bytes) {
-  // Every thread carves the same arrays; the first says so for all.
-  if (self().thread.x == 0) grid().guards_.push_back({from, bytes});
-}
+void begin_carve() { grid().begin_carve(); }
+void guard(char* from, int64_t bytes) { grid().guard(from, bytes); }
 
 void copy_async(void* to, const void* from, int bytes, bool valid, Where) {
   std::memset(to, kPoison, static_cast<size_t>(bytes));

@@ -15,6 +15,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__
+#define __grid_constant__
 
 // Read like the real ones, and are no macros: the runtime has members of the same names.
 namespace simt {

@@ -1,0 +1,117 @@
+// One plan's launches as a graph, built once and replayed with new pointers and scalars.
+//
+// All a launch knows of the call stands in the workspace, written there by the graph's first
+// kernels; so only their arguments change from call to call, and only where they differ.
+#pragma once
+
+#include <cstring>
+#include <list>
+#include <utility>
+#include <vector>
+
+#include "cuda/kernels.hpp"
+#include "cuda/launcher.hpp"
+
+namespace fastmaml {
+
+// Words that a call needs at a place on the device.
+struct Poke {
+  uint64_t* to;
+  Words words;
+};
+
+class GraphLauncher final : public Launcher {
+ public:
+  explicit GraphLauncher(cudaGraph_t graph) : graph_(graph) {}
+  cudaGraphNode_t last() const { return last_; }
+
+ protected:
+  void add(const void* kernel, LaunchSize size, size_t shared_bytes, void** arguments) override {
+    const cudaKernelNodeParams params = node_params(kernel, size, shared_bytes, arguments);
+    cudaGraphNode_t node;
+    check_cuda(cudaGraphAddKernelNode(&node, graph_, last_ ? &last_ : nullptr, last_ ? 1 : 0,
+                                      &params),
+               "adding a launch to a graph");
+    last_ = node;
+  }
+
+ private:
+  cudaGraph_t graph_;
+  cudaGraphNode_t last_ = nullptr;
+};
+
+// A graph ready to be launched.
+class Replay {
+ public:
+  // What its launches have been fixed to.
+  struct Key {
+    int device;
+    int64_t tasks;
+    int lanes, team;
+    const void *workspace, *tables;
+    bool operator==(const Key&) const = default;
+  };
+
+  // `launch_all(launcher)` adds everything that comes after the pokes.
+  template <class LaunchAll>
+  Replay(const Key& key, std::vector<Poke> pokes, LaunchAll&& launch_all)
+      : key_(key), pokes_(std::move(pokes)) {
+    check_cuda(cudaGraphCreate(&graph_, 0), "making a graph");
+    GraphLauncher launcher(graph_);
+    for (const Poke& poke : pokes_) {
+      launcher.launch(write_words_kernel(), {1, 1}, 0, poke.to, poke.words);
+      nodes_.push_back(launcher.last());
+    }
+    launch_all(launcher);
+    check_cuda(cudaGraphInstantiate(&exec_, graph_, 0), "instantiating a graph");
+  }
+  ~Replay() {
+    if (exec_) cudaGraphExecDestroy(exec_);
+    if (graph_) cudaGraphDestroy(graph_);
+  }
+  Replay(const Replay&) = delete;
+  Replay& operator=(const Replay&) = delete;
+
+  const Key& key() const { return key_; }
+
+  void launch(const std::vector<Poke>& pokes, void* stream) {
+    for (size_t i = 0; i < pokes.size(); ++i) {
+      if (std::memcmp(&pokes_[i], &pokes[i], sizeof(Poke)) == 0) continue;
+      pokes_[i] = pokes[i];
+      void* arguments[] = {&pokes_[i].to, &pokes_[i].words};
+      const cudaKernelNodeParams params = node_params(write_words_kernel(), {1, 1}, 0, arguments);
+      check_cuda(cudaGraphExecKernelNodeSetParams(exec_, nodes_[i], &params),
+                 "giving a graph new pointers");
+    }
+    check_cuda(cudaGraphLaunch(exec_, static_cast<cudaStream_t>(stream)), "launching a graph");
+  }
+
+ private:
+  const Key key_;
+  std::vector<Poke> pokes_;
+  std::vector<cudaGraphNode_t> nodes_;
+  cudaGraph_t graph_ = nullptr;
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+// The graphs of one plan, the last used first. Not for several threads at once.
+class Replays {
+ public:
+  template <class LaunchAll>
+  Replay& find(const Replay::Key& key, const std::vector<Poke>& pokes, LaunchAll&& launch_all) {
+    for (auto it = replays_.begin(); it != replays_.end(); ++it)
+      if (it->key() == key) {
+        replays_.splice(replays_.begin(), replays_, it);
+        return replays_.front();
+      }
+    replays_.emplace_front(key, pokes, launch_all);
+    if (replays_.size() > kMost) replays_.pop_back();
+    return replays_.front();
+  }
+
+ private:
+  static constexpr size_t kMost = 8;  // a graph of a few hundred launches takes some 100 KiB
+  std::list<Replay> replays_;
+};
+
+}  // namespace fastmaml

@@ -1,0 +1,34 @@
+// The resident kernel as host code sees it: one launch that runs a whole program, a block a task.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/call.hpp"
+#include "fastmaml.hpp"
+
+namespace fastmaml {
+
+// Instructions that stand one after another in the program's tables.
+struct DeviceList {
+  int64_t at = 0, count = 0;
+};
+
+// All that the launch is given, by value: kernels take up to 4 KiB of arguments.
+struct ResidentCall {
+  static constexpr int kMostSpaces = 256, kMostScalars = 128;
+  uint64_t base[kMostSpaces];  // see ops/operand.hpp; the arenas of a block's own are not used
+  uint64_t scalars[kMostScalars];
+  const char* tables;
+  int64_t tasks;
+  DeviceList prologue;  // by every block, into its own shared memory
+  DeviceList body;      // by a block for its task
+  DeviceList last;      // by the block that ends last: outputs cleared, then sums over tasks
+  int64_t transient_bytes, shared_bytes;
+};
+static_assert(sizeof(ResidentCall) <= 4096);
+
+const void* resident_kernel(Dtype dtype);
+// Of the instruction that runs, whatever the program.
+int64_t instruction_bytes(Dtype dtype);
+
+}  // namespace fastmaml
