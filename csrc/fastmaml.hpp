@@ -81,6 +81,7 @@ struct Call {
   int device = -1;               // its ordinal; -1: the CPU
   void* stream = nullptr;        // cudaStream_t
   const void* tables = nullptr;  // a copy there of Plan::device_tables()
+  const void* scalars = nullptr;  // the plan's scalars (ops/operand.hpp) instead of `rates`
   int team = 0;                  // blocks that share a task, at most; 0: as many as pay
 };
 

@@ -70,6 +70,7 @@ class Plan:
         workspace: int,
         workspace_bytes: int,
         place: Place,
+        scalars: int,
     ) -> str: ...
     def profile(
         self,
@@ -89,6 +90,7 @@ class Plan:
         workspace: int,
         workspace_bytes: int,
         place: Place,
+        scalars: int,
     ) -> list[InstructionTime]: ...
 
 def device_absence() -> str: ...

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from . import _device
 from .errors import BackendError
 from .graph import Network
 from .losses import Loss
@@ -26,11 +27,10 @@ except ImportError as error:  # a source tree that was not built, or a platform 
 
 __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flops", "require"]
 
+_CPU = torch.device("cpu")
+
 Purpose = Literal["meta_step", "evaluate", "adapt"]
 _Answer = TypeVar("_Answer")
-
-DEVICE_CODE = False
-"""Whether data on the CPU run through the device's code. Tests set it, with another `_C`."""
 
 TEAM = 0
 """Most blocks that share a task on a device; 0: as many as pay. Tests force it."""
@@ -44,13 +44,24 @@ def available() -> bool:
     return _C is not None
 
 
-def require(where: str) -> None:
-    """Raise unless the engine is there.
+def require(where: str, device: torch.device | None = None) -> None:
+    """Raise unless the engine is there, and can run on the device.
+
+    Args:
+        where: The call that error texts begin with.
+        device: Of the model's parameters; None asks for the engine alone.
 
     Raises:
         BackendError: It is not; the text says why and what to do.
     """
-    if _C is None:
+    if device is not None and device.type != "cpu":
+        absence = _C.device_absence() if device.type == "cuda" else f"it knows no {device.type}"
+        if absence:
+            raise BackendError(
+                f'{where}: backend "fused" cannot run on {device}: {absence}; call model.cpu(), '
+                'or use backend="reference".'
+            )
+    elif _C is None:
         raise BackendError(
             f'{where}: backend "fused" needs the compiled engine fastmaml._C, got: {_REASON}; '
             'install fastmaml with "pip install .", or use backend="reference".'
@@ -63,7 +74,7 @@ def info() -> dict[str, str]:
     return {
         "instruction_set": sets,
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
-        "cuda": "not built",
+        "cuda": "not built" if _C is None else _C.device_absence() or "ready",
     }
 
 
@@ -88,6 +99,7 @@ class Outputs(NamedTuple):
     logits: Tensor  # [T, Q, ...]
     tensors: list[Tensor]  # meta-gradients [shape] or fast weights [T, shape], trainable order
     loss_dots: Tensor | None  # [T, K]
+    executor: str  # "cpu", or "cuda graph", "cuda launches", "cuda resident"
 
 
 class InstructionTime(NamedTuple):
@@ -160,22 +172,29 @@ class CompiledPlan:
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
         self.trainable = [i for i, t in enumerate(network.tensors) if t.trainable]
-        self._bytes: dict[tuple[int, int, int], int] = {}
-        self._tables: Tensor | None = None
+        self._bytes: dict[tuple[int, int, int, bool], int] = {}
+        self._tables: dict[tuple[torch.device, int], Tensor] = {}  # by device and stream
 
-    def workspace_bytes(self, tasks: int, threads: int, lanes: int = 0) -> int:
+    def workspace_bytes(
+        self, tasks: int, threads: int, lanes: int = 0, device: torch.device = _CPU
+    ) -> int:
         """Bytes of workspace that a call over `tasks` tasks needs, at most `lanes` at a time."""
-        key = (tasks, threads, lanes)
+        on_device = _device.on_device(device)
+        key = (tasks, threads, lanes, on_device)
         size = self._bytes.get(key)
         if size is None:
-            size = self._bytes[key] = self.plan.workspace_bytes(tasks, threads, lanes)
+            size = self._bytes[key] = (
+                self.plan.device_workspace_bytes(tasks, lanes)
+                if on_device
+                else self.plan.workspace_bytes(tasks, threads, lanes)
+            )
         return size
 
     def run(
         self,
         tasks: Tasks,
         theta: Sequence[Tensor],
-        rate: float,
+        rate: float | Tensor,
         threads: int | None = None,
         lanes: int = 0,
     ) -> Outputs:
@@ -184,7 +203,8 @@ class CompiledPlan:
         Args:
             tasks: Checked data.
             theta: The network's tensors, contiguous, in its order.
-            rate: The inner learning rate of every step.
+            rate: The inner learning rate of every step: a number, or a 0-dim tensor, which is
+                not looked at where it lies on the data's device.
             threads: How many; torch's number unless given.
             lanes: How many tasks at a time at most; 0 for as many as threads.
 
@@ -192,7 +212,8 @@ class CompiledPlan:
             The `Outputs`, freshly allocated.
         """
         threads = torch.get_num_threads() if threads is None else threads
-        return self._call(self.plan.run, threads, lanes, tasks, theta, rate)[0]
+        outputs, executor = self._call(self.plan.run, threads, lanes, tasks, theta, rate)
+        return outputs._replace(executor=executor)
 
     def profile(
         self, tasks: Tasks, theta: Sequence[Tensor], rate: float
@@ -210,13 +231,31 @@ class CompiledPlan:
         outputs, times = self._call(self.plan.profile, 1, 0, tasks, theta, rate)
         return outputs, [InstructionTime(t.label, t.seconds, t.flops) for t in times]
 
-    def _place(self) -> _C.Place:
+    def _place(self, device: torch.device) -> _C.Place:
         """Where a call runs."""
-        if not DEVICE_CODE:
+        if not _device.on_device(device):
             return _C.Place()
-        if self._tables is None:
-            self._tables = torch.frombuffer(bytearray(self.plan.device_tables()), dtype=torch.uint8)
-        return _C.Place(device=0, tables=self._tables.data_ptr(), team=TEAM)
+        stream = _device.current_stream(device)
+        tables = self._device_tables(device, stream).data_ptr()
+        return _C.Place(device=device.index or 0, stream=stream, tables=tables, team=TEAM)
+
+    def _device_tables(self, device: torch.device, stream: int) -> Tensor:
+        """The program's tables on a device. Each stream has its own: they hold a counter."""
+        found = self._tables.get((device, stream))
+        if found is not None:
+            return found
+        if _device.is_capturing(device):
+            # Captured launches do not use the counter, and cannot wait for a copy from the host.
+            for (other, _), tables in self._tables.items():
+                if other == device:
+                    return tables
+            raise BackendError(
+                "a call that is captured in a CUDA graph must have run once before; "
+                "call it once on a side stream first, as torch.cuda.graph asks for."
+            )
+        host = torch.frombuffer(bytearray(self.plan.device_tables()), dtype=torch.uint8)
+        tables = self._tables[device, stream] = host.to(device)
+        return tables
 
     def _call(
         self,
@@ -225,7 +264,7 @@ class CompiledPlan:
         lanes: int,
         tasks: Tasks,
         theta: Sequence[Tensor],
-        rate: float,
+        rate: float | Tensor,
     ) -> tuple[Outputs, _Answer]:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # .grad must be an ordinary tensor
@@ -234,23 +273,25 @@ class CompiledPlan:
         support = _dense(tasks.support_x), _dense(tasks.support_y)
         query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
         count = tasks.tasks
+        device = tasks.support_x.device
+
+        def new(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
         if self.purpose == "evaluate":
             outputs: list[Tensor] = []
         elif adapt:
-            outputs = [torch.empty((count, *theta[i].shape), dtype=dtype) for i in self.trainable]
+            outputs = [new(count, *theta[i].shape) for i in self.trainable]
         else:
             outputs = [torch.empty_like(theta[i]) for i in self.trainable]
-        losses = torch.empty(count, dtype=dtype)
+        losses = new(count)
         rows = 0 if adapt else tasks.query_rows
-        logits = torch.empty((count, rows, *self.output_shape), dtype=dtype)
-        dots = torch.empty((count, self.inner_steps), dtype=dtype) if self.rate_grad else None
-        place = self._place()
-        size = (
-            self.plan.device_workspace_bytes(count, lanes)
-            if DEVICE_CODE
-            else self.workspace_bytes(count, threads, lanes)
-        )
-        workspace = _take_workspace(size)
+        logits = new(count, rows, *self.output_shape)
+        dots = new(count, self.inner_steps) if self.rate_grad else None
+        size = self.workspace_bytes(count, threads, lanes, device)
+        rates, scalars = self._rates(rate, count, device)
+        place = self._place(device)
+        workspace = _take_workspace(size, device)
         try:
             answer = entry(
                 count,
@@ -260,7 +301,7 @@ class CompiledPlan:
                 support[1].data_ptr(),
                 query[0].data_ptr(),
                 query[1].data_ptr(),
-                [rate] * self.inner_steps,
+                rates,
                 [t.data_ptr() for t in theta],
                 [t.data_ptr() for t in outputs],
                 losses.data_ptr(),
@@ -269,11 +310,21 @@ class CompiledPlan:
                 workspace.data_ptr(),
                 size,
                 place,
+                0 if scalars is None else scalars.data_ptr(),
             )
         finally:
-            if len(_WORKSPACES) < _KEPT_WORKSPACES:
+            if workspace.device.type == "cpu" and len(_WORKSPACES) < _KEPT_WORKSPACES:
                 _WORKSPACES.append(workspace)
-        return Outputs(losses, logits, outputs, dots), answer
+        return Outputs(losses, logits, outputs, dots, ""), answer
+
+    def _rates(
+        self, rate: float | Tensor, tasks: int, device: torch.device
+    ) -> tuple[list[float], Tensor | None]:
+        """The rates as numbers, or, where they lie on the device, its scalars."""
+        if not isinstance(rate, Tensor) or not _device.on_device(device) or rate.device != device:
+            return [float(rate)] * self.inner_steps, None
+        scalars = _device.scalars(rate, self.inner_steps, tasks, self.dtype, self.rate_grad)
+        return [0.0] * self.inner_steps, scalars
 
 
 # Workspaces between calls, for all plans: a list's pop and append are atomic, so that threads never
@@ -282,8 +333,13 @@ _WORKSPACES: list[Tensor] = []
 _KEPT_WORKSPACES = 2
 
 
-def _take_workspace(size: int) -> Tensor:
-    """A workspace of at least `size` bytes that nobody else uses."""
+def _take_workspace(size: int, device: torch.device) -> Tensor:
+    """A workspace of at least `size` bytes that nobody else uses.
+
+    On a device torch's caching allocator keeps it: what a stream frees, the same stream gets again.
+    """
+    if device.type != "cpu":
+        return torch.empty(size, dtype=torch.uint8, device=device)
     try:
         workspace = _WORKSPACES.pop()
         if workspace.numel() >= size:

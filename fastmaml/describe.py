@@ -82,4 +82,5 @@ def workspace_bytes(
     call = _prepare(where, model, support, query, settings, "fused", "meta_step", memory)
     assert call.fit is not None
     plan, threads, lanes = call.fit
-    return plan.workspace_bytes(call.tasks.tasks, threads, lanes)
+    device = call.tasks.support_x.device
+    return plan.workspace_bytes(call.tasks.tasks, threads, lanes, device)

@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
+import torch
+
+from . import _device
 from ._engine import CompiledPlan
 from .errors import SettingError
 from .settings import whole_number
@@ -36,7 +39,7 @@ class Fit(NamedTuple):
 
     plan: CompiledPlan
     threads: int
-    lanes: int  # 0: as many as threads
+    lanes: int  # 0: as many as threads, or all on a device
 
 
 def check_memory(where: str, recompute: Recompute, limit: Any) -> Memory:
@@ -74,6 +77,7 @@ def fit(
     tasks: int,
     threads: int,
     memory: Memory,
+    device: torch.device,
     *,
     sweeps: bool,
 ) -> Fit:
@@ -84,8 +88,9 @@ def fit(
         compiled: Makes the plan, without and with recomputation.
         tasks: T.
         threads: Of torch.
-        memory: What was asked for. Without a limit it is half of the machine's memory, beyond
-            which the smallest plan is taken.
+        memory: What was asked for. Without a limit it is half of the memory of the machine or
+            device, beyond which the smallest plan is taken.
+        device: That the call runs on.
         sweeps: Whether the call goes back through its inner steps at all.
 
     Returns:
@@ -94,13 +99,14 @@ def fit(
     Raises:
         SettingError: No plan keeps to the limit that was asked for.
     """
-    limit = memory.limit if memory.limit is not None else _half_of_memory()
+    limit = memory.limit if memory.limit is not None else _half_of_memory(device)
+    most = tasks if _device.on_device(device) else threads
     ways = (False, True) if memory.recompute is None else (memory.recompute,)
     smallest: tuple[int, Fit] | None = None
-    for lanes in _fewer(threads):
+    for lanes in _fewer(most):
         for recompute in ways if sweeps else (False,):
             candidate = Fit(compiled(recompute), threads, lanes)
-            size = candidate.plan.workspace_bytes(tasks, threads, lanes)
+            size = candidate.plan.workspace_bytes(tasks, threads, lanes, device)
             if limit is None or size <= limit:
                 return candidate
             if smallest is None or size < smallest[0]:
@@ -116,15 +122,18 @@ def fit(
     )
 
 
-def _fewer(threads: int) -> Iterator[int]:
-    """Tasks at a time: as many as threads, then half of that, down to one."""
+def _fewer(most: int) -> Iterator[int]:
+    """Tasks at a time: as many as threads (all on a device), then half of that, down to one."""
     yield 0
-    while threads > 1:
-        threads //= 2
-        yield threads
+    while most > 1:
+        most //= 2
+        yield most
 
 
-def _half_of_memory() -> int | None:
+def _half_of_memory(device: torch.device) -> int | None:
+    total = _device.total_memory(device)
+    if total is not None:
+        return total // 2
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, OSError, ValueError):

@@ -280,11 +280,7 @@ def _prepare_fused(
     plans = lookup(model)
     dtype, device = plans.kind(where, model)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
-    if device.type != "cpu":
-        raise BackendError(
-            f'{where}: backend "fused" must run on the CPU in this build, got a model on {device}; '
-            'call model.cpu(), or use backend="reference".'
-        )
+    _engine.require(where, device)
     if settings.loss.op is None:
         raise _unsupported(where, f"loss `{settings.loss.name}`")
     if settings.loss.classifies and tasks.support_y.is_floating_point():
@@ -335,8 +331,8 @@ def _run(call: _Call, fit: Fit) -> _engine.Outputs:
     """One run of the engine."""
     theta = [t if t.is_contiguous() else t.detach().contiguous() for t in call.theta]
     rate = call.settings.inner_lr
-    alpha = float(rate.detach() if isinstance(rate, Tensor) else rate)
-    return fit.plan.run(call.tasks, theta, alpha, fit.threads, fit.lanes)
+    rate = rate.detach() if isinstance(rate, Tensor) else rate
+    return fit.plan.run(call.tasks, theta, rate, fit.threads, fit.lanes)
 
 
 def _compute(call: _Call, *, want_grad: bool) -> Outcome:
@@ -347,7 +343,8 @@ def _compute(call: _Call, *, want_grad: bool) -> Outcome:
         )
     ran = _run(call, call.fit)
     grads = dict(zip(call.parameters, ran.tensors, strict=True)) if want_grad else {}
-    return Outcome(ran.task_losses, ran.logits, grads, _rate_grad(call, ran) if want_grad else None)
+    rate_grad = _rate_grad(call, ran) if want_grad else None
+    return Outcome(ran.task_losses, ran.logits, grads, rate_grad, ran.executor)
 
 
 def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
@@ -360,9 +357,9 @@ def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
         return None
     if ran.loss_dots is None:
         return torch.zeros_like(rate, requires_grad=False)
-    alpha = float(rate.detach().to(ran.loss_dots.dtype))  # as the engine saw it
-    total = ran.loss_dots.sum()
-    return (total / alpha if alpha else -total).to(rate.dtype).to(rate.device)
+    total = ran.loss_dots.sum().to(rate.device)
+    alpha = rate.detach().to(total.dtype)  # as the engine saw it
+    return torch.where(alpha == 0, -total, total / alpha).to(rate.dtype)
 
 
 def _finish(call: _Call, outcome: Outcome) -> MetaStepResult:
@@ -370,7 +367,7 @@ def _finish(call: _Call, outcome: Outcome) -> MetaStepResult:
     losses, logits = outcome.task_losses, outcome.logits
     share = accuracy(logits, call.tasks.query_y) if call.settings.loss.classifies else None
     backend: Backend = "reference" if call.fit is None else "fused"
-    return MetaStepResult(losses.mean(), losses, logits, share, backend)
+    return MetaStepResult(losses.mean(), losses, logits, share, backend, outcome.executor)
 
 
 class _Attach(torch.autograd.Function):

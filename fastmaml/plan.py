@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from . import _engine
+from . import _device, _engine
 from ._engine import CompiledPlan, Purpose, first_bad_class
 from .errors import DeviceError, DtypeError, ShapeError, UnsupportedModelError
 from .functional import model_kind
@@ -232,7 +232,8 @@ class _Traced:
             (loss.op, loss.attrs, steps, first_order, rate_grad),
             (tasks.support_rows, tasks.query_rows, dtype, purpose, factored),
         )
-        wanted = (key, tasks.tasks, threads, memory)
+        device = tasks.support_x.device
+        wanted = (key, tasks.tasks, threads, memory, device, _device.DEVICE_CODE)
         found = self._fits.get(wanted)
         if found is None:
 
@@ -240,7 +241,7 @@ class _Traced:
                 return self._compiled((key, recompute), tasks, loss, where)
 
             sweeps = rate_grad or not first_order
-            found = fit(where, compiled, tasks.tasks, threads, memory, sweeps=sweeps)
+            found = fit(where, compiled, tasks.tasks, threads, memory, device, sweeps=sweeps)
             if len(self._fits) >= _KEPT:
                 self._fits.clear()
             self._fits[wanted] = found
@@ -280,7 +281,9 @@ class _Traced:
         """The part of the door that needs the output's shape, on the data's fast path."""
         for y in (tasks.support_y, tasks.query_y):
             if settings.loss.classifies:
-                good = len(output) == 1 and first_bad_class(y, output[0]) < 0
+                # Class indices on a device are not looked at: that would wait for it. A bad one
+                # makes the task's loss NaN.
+                good = len(output) == 1 and (y.is_cuda or first_bad_class(y, output[0]) < 0)
             else:
                 good = y.shape[2:] == output
             if not good:

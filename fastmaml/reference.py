@@ -47,6 +47,7 @@ class Outcome(NamedTuple):
     logits: Tensor  # [T, Q, ...]
     grads: dict[str, Tensor]  # by parameter name; parameters that nothing depends on are absent
     rate_grad: Tensor | None  # [], only for an inner_lr that requires grad
+    executor: str = "torch"  # see MetaStepResult
 
 
 def meta_step(

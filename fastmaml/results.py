@@ -24,6 +24,9 @@ class MetaStepResult:
         accuracy: For cross-entropy the share of correct query rows over all tasks, shape ``[]``,
             between 0 and 1; otherwise None.
         backend: What really ran: ``"fused"`` is the compiled engine, ``"reference"`` is PyTorch.
+        executor: How: ``"cpu"``; on a CUDA device ``"cuda graph"`` (all launches replayed as one),
+            ``"cuda launches"`` (where the caller records a graph) or ``"cuda resident"`` (one
+            kernel runs the whole meta-step); ``"torch"`` for the reference.
     """
 
     loss: Tensor
@@ -31,6 +34,7 @@ class MetaStepResult:
     logits: Tensor
     accuracy: Tensor | None
     backend: Backend
+    executor: str = "torch"
 
 
 @dataclass(frozen=True, slots=True)

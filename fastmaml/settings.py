@@ -131,7 +131,8 @@ def _rate(where: str, value: Any) -> float | Tensor:
                 f"{where}: inner_lr must be a number or a 0-dim floating-point tensor, got a "
                 f"tensor {list(value.shape)} of {value.dtype}."
             )
-        number = float(value.detach())
+        # Looking at a number on a device would wait for it: its losses tell if it is not finite.
+        number = 0.0 if value.is_cuda else float(value.detach())
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise SettingError(
             f"{where}: inner_lr must be a number or a 0-dim floating-point tensor, "

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from fastmaml import _engine
+from fastmaml import _device, _engine
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "simt"
@@ -36,7 +36,7 @@ def on_fibers(
     module = load()
     with patch.context() as inner:
         inner.setattr(_engine, "_C", module)
-        inner.setattr(_engine, "DEVICE_CODE", True)
+        inner.setattr(_device, "DEVICE_CODE", True)
         inner.setattr(_engine, "TEAM", team)
         module.simt.set_order(*order)
         yield module

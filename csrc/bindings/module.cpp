@@ -59,7 +59,7 @@ auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address sup
             Address support_y, Address query_x, Address query_y, std::vector<double> rates,
             const std::vector<Address>& tensors, const std::vector<Address>& outputs,
             Address task_losses, Address logits, Address loss_dots, Address workspace,
-            size_t workspace_bytes, const Place& place) {
+            size_t workspace_bytes, const Place& place, Address scalars) {
   Call call;
   call.tasks = tasks, call.threads = threads, call.lanes = lanes;
   call.support_x = reinterpret_cast<const void*>(support_x);
@@ -74,6 +74,7 @@ auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address sup
   call.loss_dots = reinterpret_cast<void*>(loss_dots);
   call.workspace = reinterpret_cast<void*>(workspace);
   call.workspace_bytes = workspace_bytes;
+  call.scalars = reinterpret_cast<const void*>(scalars);
   call.device = place.device, call.team = place.team;
   call.stream = reinterpret_cast<void*>(place.stream);
   call.tables = reinterpret_cast<const void*>(place.tables);

@@ -28,4 +28,5 @@ void register_simt(py::module_& parent) {
     return result;
   });
   module.def("set_capturing", &simt::set_capturing, py::arg("on"));
+  module.def("fail_next_launch", &simt::fail_next_launch);
 }

@@ -51,12 +51,17 @@ DeviceLayout layout_of(const Program& program, int64_t tasks, int lanes) {
   return layout;
 }
 
-void add_pokes(std::vector<Poke>& pokes, char* to, const std::vector<uint64_t>& words) {
+// `from`: where the words stand on the device, if they do.
+void add_pokes(std::vector<Poke>& pokes, char* to, const std::vector<uint64_t>& words,
+               const void* from = nullptr) {
   for (size_t at = 0; at < words.size(); at += Words::kMost) {
     Poke poke{};
     poke.to = reinterpret_cast<uint64_t*>(to) + at;
     poke.words.count = static_cast<int64_t>(std::min<size_t>(Words::kMost, words.size() - at));
-    std::memcpy(poke.words.of, words.data() + at, static_cast<size_t>(poke.words.count) * 8);
+    if (from)
+      poke.words.from = static_cast<const uint64_t*>(from) + at;
+    else
+      std::memcpy(poke.words.of, words.data() + at, static_cast<size_t>(poke.words.count) * 8);
     pokes.push_back(poke);
   }
 }
@@ -75,12 +80,14 @@ std::vector<uint64_t> base_words(const Program& program, const Call& call,
 }
 
 std::vector<uint64_t> scalar_words(const Program& program, const Call& call) {
-  std::vector<uint64_t> words(static_cast<size_t>(Scalars::count(program.settings.inner_steps)));
+  const int64_t bytes = program.settings.dtype == Dtype::f32 ? 4 : 8;
+  const int64_t words = (Scalars::count(program.settings.inner_steps) * bytes + 7) / 8;
+  std::vector<uint64_t> scalars(static_cast<size_t>(words));
   if (program.settings.dtype == Dtype::f32)
-    write_scalars<float>(program, call, words.data());
+    write_scalars<float>(program, call, scalars.data());
   else
-    write_scalars<double>(program, call, words.data());
-  return words;
+    write_scalars<double>(program, call, scalars.data());
+  return scalars;
 }
 
 bool is_capturing(void* stream) {
@@ -184,6 +191,7 @@ bool run_resident(const Program& program, const DeviceProgram& lowered, const Ca
   static_assert(ResidentCall::kMostSpaces == Words::kMost);
   std::memcpy(run.base, pokes[0].words.of, sizeof run.base);
   std::memcpy(run.scalars, pokes[1].words.of, sizeof run.scalars);
+  run.scalars_from = call.scalars;
   run.tables = static_cast<const char*>(call.tables), run.tasks = call.tasks;
   run.prologue = lowered.resident_prologue, run.body = lowered.resident_body;
   run.last = lowered.resident_last;
@@ -221,7 +229,8 @@ Executor DevicePlan::run(const Call& call) const {
   std::vector<Poke> pokes;
   char* const workspace = static_cast<char*>(call.workspace);
   add_pokes(pokes, workspace + layout.base, base_words(state.program, call, layout));
-  add_pokes(pokes, workspace + layout.scalars, scalar_words(state.program, call));
+  add_pokes(pokes, workspace + layout.scalars, scalar_words(state.program, call),
+            call.scalars);
   const auto launch_all = [&](Launcher& launcher) {
     Sequence(state.lowered, state.kernels, call, layout, launcher).run();
   };

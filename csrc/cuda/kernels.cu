@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads) write_words(uint64_t* to, Words words) {
-  for (int64_t i = threadIdx.x; i < words.count; i += kThreads) to[i] = words.of[i];
+  for (int64_t i = threadIdx.x; i < words.count; i += kThreads) to[i] = words.from ? words.from[i] : words.of[i];
 }
 
 template <class... A>

@@ -22,11 +22,12 @@ struct DeviceKernelTable {
 };
 const DeviceKernelTable& device_kernels(Dtype dtype);
 
-// Writes 8-byte words to device memory: (uint64_t* to, Words). Words travel as an argument, so that
-// a graph's launch can carry new ones without a copy from the host.
+// Writes 8-byte words to device memory: (uint64_t* to, Words). They travel as an argument, so that
+// a graph's launch can carry new ones without a copy from the host; or lie on the device, at `from`.
 struct Words {
   static constexpr int kMost = 256;
   uint64_t of[kMost];
+  const uint64_t* from;
   int64_t count;
 };
 const void* write_words_kernel();

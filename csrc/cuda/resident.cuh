@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) resident(const __grid_constant__ Res
   char* const memory = dynamic_shared();
   Block block{};
   block.call.base = reinterpret_cast<char* const*>(run.base);
-  block.call.scalars = run.scalars;
+  block.call.scalars = run.scalars_from ? run.scalars_from : run.scalars;
   block.call.tables = run.tables;
   block.call.capacity = block.call.tasks = run.tasks;
   block.transient = memory, block.shared = memory + run.transient_bytes;

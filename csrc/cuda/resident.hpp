@@ -18,6 +18,7 @@ struct ResidentCall {
   static constexpr int kMostSpaces = 256, kMostScalars = 128;
   uint64_t base[kMostSpaces];  // see ops/operand.hpp; the arenas of a block's own are not used
   uint64_t scalars[kMostScalars];
+  const void* scalars_from;  // on the device, instead of these
   const char* tables;
   int64_t tasks;
   DeviceList prologue;  // by every block, into its own shared memory

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "simt/grid.hpp"
@@ -40,7 +41,7 @@ std::map<const void*, KernelType>& kernels() {
 std::mutex g_mutex;
 std::string g_failure;
 Counts g_counts;
-bool g_capturing = false;
+bool g_capturing = false, g_fails = false;
 
 bool fill(SimtGraphNode& node, const cudaKernelNodeParams& params) {
   const KernelType* type = find_kernel(params.func);
@@ -57,6 +58,7 @@ bool fill(SimtGraphNode& node, const cudaKernelNodeParams& params) {
 }
 
 cudaError_t run(const void* function, dim3 grid, dim3 block, void** arguments, size_t bytes) {
+  if (std::exchange(g_fails, false)) return cudaErrorMemoryAllocation;
   const KernelType* type = find_kernel(function);
   if (!type) return cudaErrorInvalidValue;
   if (grid.x == 0 || grid.y == 0 || grid.y > 65535 || grid.z != 1 || bytes > kMostSharedBytes)
@@ -86,6 +88,7 @@ const KernelType* find_kernel(const void* function) {
 
 Counts counts() { return g_counts; }
 void set_capturing(bool on) { g_capturing = on; }
+void fail_next_launch() { g_fails = true; }
 
 }  // namespace simt
 

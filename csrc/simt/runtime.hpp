@@ -19,5 +19,7 @@ Counts counts();
 
 // Makes every stream look as if its caller were capturing it.
 void set_capturing(bool on);
+// Makes the next kernel that runs fail as if memory had run out.
+void fail_next_launch();
 
 }  // namespace simt

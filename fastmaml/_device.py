@@ -1,0 +1,61 @@
+"""What the engine needs to know of torch's devices: streams, memory, and scalars that live there.
+
+Nothing here waits for a device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["current_stream", "is_capturing", "on_device", "scalars", "total_memory"]
+
+DEVICE_CODE = False
+"""Whether calls on the CPU run the device's code. Tests set it, with another `_engine._C`."""
+
+
+def on_device(device: torch.device) -> bool:
+    """Whether calls on this device run the device's code."""
+    return device.type == "cuda" or DEVICE_CODE
+
+
+def current_stream(device: torch.device) -> int:
+    """The handle of the stream that torch works on now; 0 for the CPU."""
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether the caller is recording a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes that the device has, or None where nobody knows."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def scalars(rate: Tensor, steps: int, tasks: int, dtype: torch.dtype, rate_grad: bool) -> Tensor:
+    """The engine's scalars (see csrc/ops/operand.hpp) from a rate that stays where it is.
+
+    Args:
+        rate: The inner learning rate, 0-dim, on the device.
+        steps: K.
+        tasks: T.
+        dtype: Of the plan.
+        rate_grad: Whether the rate's own meta-gradient is wanted.
+
+    Returns:
+        ``[2 + 3 K]`` numbers of ``dtype`` on the rate's device, and one more where that is odd.
+
+    >>> scalars(torch.tensor(0.5), 1, 4, torch.float32, False).tolist()
+    [1.0, 0.25, -0.5, -0.5, 1.0, 0.0]
+    """
+    falling = -rate.detach().to(dtype)
+    one = torch.ones_like(falling)
+    still = (falling == 0) if rate_grad else torch.zeros_like(falling, dtype=torch.bool)
+    step = [falling, torch.where(still, one, falling), torch.where(still, one - 1, one)]
+    fixed = [one, one / tasks]
+    padding = [one - 1] * ((2 + 3 * steps) % 2)
+    return torch.stack([*fixed, *step * steps, *padding])
