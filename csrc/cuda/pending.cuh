@@ -6,6 +6,5 @@ namespace fastmaml::device {
   template <class T>                                                \
   FASTMAML_DEVICE void run_pass(const A&, const Block&, int64_t) {} \
   inline int64_t units(const A&) { return 1; }
-PENDING(BatchNormArgs)
-PENDING(PendingArgs) PENDING(GroupNormArgs) PENDING(TapArgs) PENDING(StemArgs)
+PENDING(PendingArgs) PENDING(TapArgs) PENDING(StemArgs)
 }  // namespace fastmaml::device

@@ -1,0 +1,302 @@
+// batch_norm on the device: a block takes some features of a task, side by side, and its threads
+// share their rows.
+//
+// What a pass sums it sums before it writes a row, with a barrier between them, so that rows may be
+// written over those that were read (see plan/lifetime.cpp). The mean comes before the squared
+// deviations from it, so that nothing cancels. Sums of cotangents meet no row that a pool left out:
+// they go over y's rows, `places` here, each with the row of x that it came from.
+#pragma once
+
+#include "ops/batch_norm/batch_norm.hpp"
+#include "ops/batch_norm/norm_pair_cuda.cuh"
+#include "ops/taps/taps_windows_cuda.cuh"
+
+namespace fastmaml::device {
+
+// Rows whose cotangents are their own.
+struct OwnRows {
+  static constexpr bool kPooled = false;
+  int64_t places;
+  FASTMAML_DEVICE explicit OwnRows(const BatchNormArgs& args) : places(args.rows) {}
+};
+
+// Rows that a max-pool follows.
+struct PooledRows : PoolCells {
+  static constexpr bool kPooled = true;
+  int64_t places, cells;
+  FASTMAML_DEVICE explicit PooledRows(const BatchNormArgs& args) : PoolCells(args.pool) {
+    const int64_t images = args.rows / (p.in_h * p.in_w);
+    places = images * p.out_h * p.out_w, cells = images * down * across;
+  }
+};
+
+// One thread's feature j of a task; addresses are that feature's in the first row.
+template <class T, class Rows>
+struct BatchNormFeature {
+  using Pair = NormPair<T>;
+
+  const BatchNormArgs& args;
+  const Block& block;
+  int64_t task, j, F;
+  bool exists;  // else the thread only joins in the block's barriers
+  const Columns& columns;
+  const NormMemory<T>& memory;
+  const Rows rows;
+  int64_t count;  // of rows, of places: 0 unless it exists
+  int64_t places;
+  T per_row;  // 1 / R
+  NormSet<T> norm;
+  T scale, shift;  // weight rstd, bias
+  NormGate<T> gate;
+  bool gated;
+  TapByte* tap;
+
+  FASTMAML_DEVICE BatchNormFeature(const BatchNormArgs& a, const Block& b, int64_t t,
+                                   int64_t feature, const Columns& c, const NormMemory<T>& m)
+      : args(a),
+        block(b),
+        task(t),
+        j(feature),
+        F(a.features),
+        exists(feature < a.features),
+        columns(c),
+        memory(m),
+        rows(a),
+        gate{static_cast<T>(a.below)},
+        gated(a.activation != Activation::none) {
+    count = exists ? args.rows : 0, places = exists ? rows.places : 0;
+    per_row = 1 / static_cast<T>(args.rows);
+    tap = nullptr;
+    if constexpr (Rows::kPooled)
+      tap = reinterpret_cast<TapByte*>(address<T>(block, args.tap, task)) + j;
+  }
+
+  FASTMAML_DEVICE T* at(const Operand& o) const {
+    T* p = address_or_null<T>(block, o, task);
+    return p ? p + j : nullptr;
+  }
+  FASTMAML_DEVICE T number(const Operand& o, T otherwise) const {
+    return o && exists ? *at(o) : otherwise;
+  }
+  // A pair of means over rows that an instruction before left, or 0.
+  FASTMAML_DEVICE Pair pair(const Operand& o) const {
+    if (!o || !exists) return {T(0), T(0)};
+    const T* p = at(o);
+    return {p[0], p[F]};
+  }
+  FASTMAML_DEVICE bool first() const { return exists && columns.lane == 0; }
+  FASTMAML_DEVICE void put(const Operand& o, const Pair& value) const {
+    if (!o || !first()) return;
+    T* p = at(o);
+    p[0] = value.one, p[F] = value.two;
+  }
+  FASTMAML_DEVICE void set_norm(const Pair& stats) {
+    norm = {stats.one, stats.two};
+    scale = number(args.weight, T(1)) * norm.rstd, shift = number(args.bias, T(0));
+  }
+  FASTMAML_DEVICE T affine(T value) const { return (value - norm.mean) * scale + shift; }
+
+  // --- places ------------------------------------------------------------------------------------
+
+  // The row that place o of y came from, or -1.
+  FASTMAML_DEVICE int64_t row_of(int64_t o) const {
+    if constexpr (Rows::kPooled) {
+      const int chosen = tap[o * F];
+      return chosen < 0 ? -1 : rows.row_of(o, chosen);
+    } else {
+      return o;
+    }
+  }
+  // The cotangent `bar` of a place whose row has this x, behind the activation. That of a pool
+  // shows in its taps.
+  FASTMAML_DEVICE T behind_gate(T value, T bar) const {
+    return !Rows::kPooled && gated ? gate.of(affine(value), bar) : bar;
+  }
+  // store(row, value(row, bar, bar_dot)) for every row, with the cotangents that come in for it.
+  // y_bar_dot is null where there is none.
+  template <class Value>
+  FASTMAML_DEVICE void write_rows(T* out, const T* y_bar, const T* y_bar_dot, Value&& value) const {
+    const auto store = [&](int64_t i, T v) { out[i * F] = v; };
+    if constexpr (Rows::kPooled) {
+      for (int64_t c = columns.lane; c < (exists ? rows.cells : 0); c += columns.lanes) {
+        const PoolCells::Cell cell = rows.cell(c);
+        const bool any = cell.window >= 0;
+        const int chosen = any ? tap[cell.window * F] : -1;
+        const T bar = any ? y_bar[cell.window * F] : T(0);
+        const T bar_dot = any && y_bar_dot ? y_bar_dot[cell.window * F] : T(0);
+        const auto y = [&](int64_t k) { return static_cast<int>(k) / cell.width; };
+        const auto row = [&](int64_t k) {
+          return cell.row + y(k) * rows.p.in_w + (k - y(k) * cell.width);
+        };
+        store_each<T>(
+            0, 1, cell.height * cell.width,
+            [&](int64_t k) {  // a cell with a window is whole, so that its rows count as taps
+              return value(row(k), k == chosen ? bar : T(0), k == chosen ? bar_dot : T(0));
+            },
+            [&](int64_t k, T v) { store(row(k), v); });
+      }
+    } else {
+      columns.template each<T>(
+          count, [&](int64_t i) { return value(i, y_bar[i * F], load_or(y_bar_dot, i * F, T(0))); },
+          store);
+    }
+  }
+
+  // --- the passes --------------------------------------------------------------------------------
+
+  FASTMAML_DEVICE void forward() {
+    const T* x = at(args.x);
+    Pair moments{number(args.running_mean, T(0)), number(args.running_var, T(0))};
+    if (args.batch_stats) {
+      moments.one =
+          per_row * columns.sum<T>(count, memory.numbers(), [&](int64_t i) { return x[i * F]; });
+      moments.two = per_row * columns.sum<T>(count, memory.numbers(), [&](int64_t i) {
+        const T d = x[i * F] - moments.one;
+        return d * d;
+      });
+    }
+    moments.two = T(1) / std::sqrt(moments.two + static_cast<T>(args.eps));
+    put(args.stats, moments);
+    set_norm(moments);
+    T* out = at(args.out);
+    const auto y = [&](int64_t i) { return affine(x[i * F]); };
+    if constexpr (Rows::kPooled) {
+      for (int64_t w = columns.lane; w < places; w += columns.lanes) {
+        const PoolCells::Choice<T> choice = rows.template choose<T>(w, gated, y);
+        out[w * F] = choice.value, tap[w * F] = choice.tap;
+      }
+    } else {
+      columns.template each<T>(
+          count,
+          [&](int64_t i) {
+            const T value = y(i);
+            return gated ? gate.of(value, value) : value;
+          },
+          [&](int64_t i, T v) { out[i * F] = v; });
+    }
+  }
+
+  FASTMAML_DEVICE void backward() {
+    set_norm(pair(args.stats));
+    const T *x = at(args.x), *y_bar = at(args.y_bar);
+    Pair sums = columns.sum<Pair>(places, memory.pairs, [&](int64_t o) {
+      const int64_t i = row_of(o);
+      if (i < 0) return Pair{T(0), T(0)};
+      const T value = x[i * F], d = behind_gate(value, y_bar[o * F]);
+      return Pair{d, d * (value - norm.mean)};
+    });
+    sums.two *= norm.rstd;
+    write_params(sums);
+    Pair m = sums * per_row;
+    put(args.m, m);
+    if (!args.out) return;
+    if (!args.batch_stats) m = {T(0), T(0)};
+    const T* cin = at(args.cin);
+    write_rows(at(args.out), y_bar, nullptr, [&](int64_t i, T bar, T) {
+      const T value = x[i * F], d = behind_gate(value, bar);
+      return scale * norm.centred(d, norm.h(value), m) + load_or(cin, i * F, T(0));
+    });
+  }
+
+  FASTMAML_DEVICE void forward_jvp() {
+    set_norm(pair(args.stats));
+    const T *x = at(args.x), *x_dot = at(args.x_dot);
+    Pair n{T(0), T(0)};
+    if (args.n) {
+      n = columns.sum<Pair>(count, memory.pairs, [&](int64_t i) {
+        const T d = x_dot[i * F];
+        return Pair{d, d * (x[i * F] - norm.mean)};
+      });
+      n = Pair{n.one, n.two * norm.rstd} * per_row;
+      put(args.n, n);
+    }
+    const T weight = number(args.weight, T(1)), weight_dot = number(args.weight_dot, T(0));
+    const T bias_dot = number(args.bias_dot, T(0));
+    T* out = at(args.out);
+    columns.template each<T>(
+        places,
+        [&](int64_t o) {
+          const int64_t i = row_of(o);
+          if (i < 0) return T(0);
+          const T value = x[i * F], h = norm.h(value);
+          const T h_dot = norm.h_dot(load_or(x_dot, i * F, T(0)), h, n);
+          return behind_gate(value, weight * h_dot + weight_dot * h + bias_dot);
+        },
+        [&](int64_t o, T v) { out[o * F] = v; });
+  }
+
+  FASTMAML_DEVICE void backward_jvp() {
+    set_norm(pair(args.stats));
+    const T *x = at(args.x), *x_dot = at(args.x_dot);
+    const T *y_bar = at(args.y_bar), *y_bar_dot = at(args.y_bar_dot);
+    const Pair n = pair(args.n), m = pair(args.m);
+    const auto h_dot_at = [&](int64_t i, T h) {
+      return norm.h_dot(load_or(x_dot, i * F, T(0)), h, n);
+    };
+    const Pair sums = columns.sum<Pair>(places, memory.pairs, [&](int64_t o) {
+      const int64_t i = row_of(o);
+      if (i < 0) return Pair{T(0), T(0)};
+      const T value = x[i * F], h = norm.h(value);
+      const T d = behind_gate(value, y_bar[o * F]), d_dot = behind_gate(value, y_bar_dot[o * F]);
+      return Pair{d_dot, d_dot * h + d * h_dot_at(i, h)};
+    });
+    write_params(sums);
+    if (!args.out) return;
+    const Pair m_dot = sums * (args.batch_stats ? per_row : T(0));
+    const T scale_dot = number(args.weight_dot, T(0)) * norm.rstd - scale * norm.rstd * n.two;
+    const T* cin = at(args.cin);
+    write_rows(at(args.out), y_bar, y_bar_dot, [&](int64_t i, T bar, T bar_dot) {
+      const T value = x[i * F], h = norm.h(value), h_dot = h_dot_at(i, h);
+      const T d = behind_gate(value, bar), d_dot = behind_gate(value, bar_dot);
+      return scale_dot * norm.centred(d, h, m) +
+             scale * norm.centred_dot(d_dot, h, h_dot, m, m_dot) + load_or(cin, i * F, T(0));
+    });
+  }
+
+  // The cotangents, or their tangents, of weight and bias.
+  FASTMAML_DEVICE void write_params(const Pair& sums) const {
+    if (!first()) return;
+    if (args.weight_out)
+      *at(args.weight_out) =
+          sums.two * block.scalar<T>(args.weight_scale) + number(args.weight_cin, T(0));
+    if (args.bias_out)
+      *at(args.bias_out) =
+          sums.one * block.scalar<T>(args.bias_scale) + number(args.bias_cin, T(0));
+  }
+
+  FASTMAML_DEVICE void run() {
+    switch (args.pass) {
+      case PassKind::forward:
+        return forward();
+      case PassKind::backward:
+        return backward();
+      case PassKind::forward_jvp:
+        return forward_jvp();
+      case PassKind::backward_jvp:
+        return backward_jvp();
+    }
+  }
+};
+
+template <class T, class Rows>
+FASTMAML_DEVICE void run_batch_norm(const BatchNormArgs& args, const Block& block, int64_t task) {
+  const Columns columns(Columns::choose(args.rows, args.features));
+  const NormMemory<T> memory(block);
+  for (int64_t first = block.rank * columns.count; first < args.features;
+       first += block.size * columns.count)
+    BatchNormFeature<T, Rows>(args, block, task, first + columns.column, columns, memory).run();
+}
+
+template <class T>
+FASTMAML_DEVICE void run_pass(const BatchNormArgs& args, const Block& block, int64_t task) {
+  if (args.pool)
+    run_batch_norm<T, PooledRows>(args, block, task);
+  else
+    run_batch_norm<T, OwnRows>(args, block, task);
+}
+
+inline int64_t units(const BatchNormArgs& args) {
+  return Columns::chunks(args.rows, args.features);
+}
+
+}  // namespace fastmaml::device
