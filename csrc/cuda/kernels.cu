@@ -9,8 +9,11 @@
 #include "ops/contract/contract_cuda.cuh"
 #include "ops/cross_entropy/cross_entropy_cuda.cuh"
 #include "ops/mse/mse_cuda.cuh"
+#include "ops/patches/patches_cuda.cuh"
 #include "ops/permute/permute_cuda.cuh"
 #include "ops/pointwise/pointwise_cuda.cuh"
+#include "ops/stem/stem_cuda.cuh"
+#include "ops/taps/taps_cuda.cuh"
 #include "ops/transpose/transpose_cuda.cuh"
 
 #if defined(FASTMAML_SIMT)

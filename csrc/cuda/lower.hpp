@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ops/contract/contract_device.hpp"
+#include "ops/patches/patches_device.hpp"
 #include "plan/program.hpp"
 
 namespace fastmaml {
@@ -42,12 +43,12 @@ const A& lower(const A& args, Tables&) {
   return args;
 }
 DeviceContractArgs lower(const ContractArgs& args, Tables& tables);
+DevicePatchArgs lower(const PatchArgs& args, Tables& tables);
 struct PendingArgs {
   int x;
 };
 inline PendingArgs lower(const ConvArgs&, Tables&) { return {}; }
 inline PendingArgs lower(const PoolArgs&, Tables&) { return {}; }
-inline PendingArgs lower(const PatchArgs&, Tables&) { return {}; }
 
 template <class A>
 using DeviceArgs =
