@@ -15,7 +15,7 @@ inline int64_t stencil_table(Tables& tables, const Stencil& stencil) {
     for (const PixelPair& pair : pixels.pixels)
       for (const Tap& tap : pixels.taps)
         sources[static_cast<size_t>(pair.to * stencil.taps + tap.index)] = pair.from + tap.shift;
-  return tables.add(sources);
+  return tables.add_once(sources);
 }
 
 }  // namespace fastmaml
