@@ -9,7 +9,7 @@ namespace fastmaml {
 constexpr int kThreads = 256;
 // Shared memory of one instruction: the largest is a contraction's two pairs of slabs.
 template <class T>
-constexpr int64_t kInstructionBytes = static_cast<int64_t>(sizeof(T)) * 5 * 1024;
+constexpr int64_t kInstructionBytes = static_cast<int64_t>(sizeof(T)) * 6 * 1024;
 
 // One call, or one round of it. All pointers are device pointers.
 struct DeviceCall {

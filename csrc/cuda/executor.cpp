@@ -199,8 +199,7 @@ bool run_resident(const Program& program, const DeviceProgram& lowered, const Ca
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(wanted)),
              "asking for more shared memory");
-  StreamLauncher(call.stream)
-      .launch(kernel, {static_cast<unsigned>(call.tasks), 1}, wanted, run);
+  StreamLauncher(call.stream).launch(kernel, {static_cast<unsigned>(call.tasks), 1}, wanted, run);
   return true;
 }
 
@@ -229,8 +228,7 @@ Executor DevicePlan::run(const Call& call) const {
   std::vector<Poke> pokes;
   char* const workspace = static_cast<char*>(call.workspace);
   add_pokes(pokes, workspace + layout.base, base_words(state.program, call, layout));
-  add_pokes(pokes, workspace + layout.scalars, scalar_words(state.program, call),
-            call.scalars);
+  add_pokes(pokes, workspace + layout.scalars, scalar_words(state.program, call), call.scalars);
   const auto launch_all = [&](Launcher& launcher) {
     Sequence(state.lowered, state.kernels, call, layout, launcher).run();
   };

@@ -29,9 +29,9 @@ class GraphLauncher final : public Launcher {
   void add(const void* kernel, LaunchSize size, size_t shared_bytes, void** arguments) override {
     const cudaKernelNodeParams params = node_params(kernel, size, shared_bytes, arguments);
     cudaGraphNode_t node;
-    check_cuda(cudaGraphAddKernelNode(&node, graph_, last_ ? &last_ : nullptr, last_ ? 1 : 0,
-                                      &params),
-               "adding a launch to a graph");
+    check_cuda(
+        cudaGraphAddKernelNode(&node, graph_, last_ ? &last_ : nullptr, last_ ? 1 : 0, &params),
+        "adding a launch to a graph");
     last_ = node;
   }
 

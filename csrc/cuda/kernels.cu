@@ -4,15 +4,19 @@
 #include "cuda/device.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/lower.hpp"
-#include "cuda/pending.cuh"
 #include "ops/batch_norm/batch_norm_cuda.cuh"
 #include "ops/bce_with_logits/bce_with_logits_cuda.cuh"
 #include "ops/contract/contract_cuda.cuh"
+#include "ops/conv2d/conv2d_cuda.cuh"
 #include "ops/cross_entropy/cross_entropy_cuda.cuh"
 #include "ops/group_norm/group_norm_cuda.cuh"
 #include "ops/mse/mse_cuda.cuh"
+#include "ops/patches/patches_cuda.cuh"
 #include "ops/permute/permute_cuda.cuh"
 #include "ops/pointwise/pointwise_cuda.cuh"
+#include "ops/pool2d/pool2d_cuda.cuh"
+#include "ops/stem/stem_cuda.cuh"
+#include "ops/taps/taps_cuda.cuh"
 #include "ops/transpose/transpose_cuda.cuh"
 
 #if defined(FASTMAML_SIMT)
@@ -25,9 +29,13 @@ namespace fastmaml {
 namespace device {
 namespace {
 
+// Blocks that a multiprocessor must be able to hold: ptxas takes all registers it may otherwise.
+template <class T>
+constexpr int kBlocksHeld = sizeof(T) == sizeof(float) ? 2 : 1;
+
 // Grid: team x tasks. Instructions whose outputs all tasks share have one team.
 template <class T, class A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksHeld<T>)
     instruction_kernel(const char* args, DeviceCall call, bool shared) {
   const Block block{call,      call.base[kTransient], call.base[kShared],     false, blockIdx.x,
                     gridDim.x, dynamic_shared(),      shared ? call.tasks : 1};
@@ -39,7 +47,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads) write_words(uint64_t* to, Words words) {
-  for (int64_t i = threadIdx.x; i < words.count; i += kThreads) to[i] = words.from ? words.from[i] : words.of[i];
+  for (int64_t i = threadIdx.x; i < words.count; i += kThreads)
+    to[i] = words.from ? words.from[i] : words.of[i];
 }
 
 template <class... A>

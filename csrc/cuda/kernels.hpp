@@ -23,7 +23,8 @@ struct DeviceKernelTable {
 const DeviceKernelTable& device_kernels(Dtype dtype);
 
 // Writes 8-byte words to device memory: (uint64_t* to, Words). They travel as an argument, so that
-// a graph's launch can carry new ones without a copy from the host; or lie on the device, at `from`.
+// a graph's launch can carry new ones without a copy from the host; or lie on the device, at
+// `from`.
 struct Words {
   static constexpr int kMost = 256;
   uint64_t of[kMost];

@@ -1,5 +1,7 @@
 #include "cuda/lower.hpp"
 
+#include "ops/window/stencil_device.hpp"
+
 namespace fastmaml {
 
 DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
@@ -13,6 +15,12 @@ DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
   for (const ContractTerm& term : args.terms) depth += term.k;
   to.lanes = args.m > 1 ? 0 : depth < kSharedDepth ? 1 : kRowLanes;
   return to;
+}
+
+DevicePatchArgs lower(const PatchArgs& args, Tables& tables) {
+  const Stencil& stencil = *args.stencil;
+  return {args.x,       args.out,          args.images,         args.channels,
+          stencil.taps, stencil.to_pixels, stencil.from_pixels, stencil_table(tables, stencil)};
 }
 
 namespace {

@@ -5,12 +5,18 @@
 #include <cstddef>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <type_traits>
+#include <unordered_map>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "cuda/resident.hpp"
 #include "ops/contract/contract_device.hpp"
+#include "ops/conv2d/conv2d_device.hpp"
+#include "ops/patches/patches_device.hpp"
+#include "ops/pool2d/pool2d_device.hpp"
 #include "plan/program.hpp"
 
 namespace fastmaml {
@@ -30,10 +36,25 @@ class Tables {
   int64_t add(const std::vector<Item>& items) {
     return add(items.data(), items.size());
   }
+  // The same for tables that many instructions read: equal ones are stored once.
+  template <class Item>
+  int64_t add_once(const std::vector<Item>& items) {
+    const std::string_view wanted(reinterpret_cast<const char*>(items.data()),
+                                  items.size() * sizeof(Item));
+    const size_t key = std::hash<std::string_view>{}(wanted);
+    const auto [begin, end] = known_.equal_range(key);
+    for (auto at = begin; at != end; ++at)
+      if (std::string_view(bytes_.data() + at->second.first, at->second.second) == wanted)
+        return at->second.first;
+    const int64_t added = add(items);
+    known_.emplace(key, std::pair(added, wanted.size()));
+    return added;
+  }
   const std::vector<char>& bytes() const { return bytes_; }
 
  private:
   std::vector<char> bytes_;
+  std::unordered_multimap<size_t, std::pair<int64_t, size_t>> known_;  // offset and size, by hash
 };
 
 // What arguments become: themselves where they are flat.
@@ -43,12 +64,9 @@ const A& lower(const A& args, Tables&) {
   return args;
 }
 DeviceContractArgs lower(const ContractArgs& args, Tables& tables);
-struct PendingArgs {
-  int x;
-};
-inline PendingArgs lower(const ConvArgs&, Tables&) { return {}; }
-inline PendingArgs lower(const PoolArgs&, Tables&) { return {}; }
-inline PendingArgs lower(const PatchArgs&, Tables&) { return {}; }
+DeviceConvArgs lower(const ConvArgs& args, Tables& tables);
+DevicePatchArgs lower(const PatchArgs& args, Tables& tables);
+DevicePoolArgs lower(const PoolArgs& args, Tables& tables);
 
 template <class A>
 using DeviceArgs =

@@ -1,13 +1,20 @@
-// One tile of a contraction: TM x kTileColumns outputs of a block of 256 threads, 16 x 16 of them,
-// each with TM / 16 rows and 4 columns in registers.
+// One tile of a contraction: TM x TN outputs of a block of 256 threads, TN / 4 of them across, each
+// with 4 columns in registers and as many rows as there are left.
 //
 // The depth is walked in slabs of kSlab, each copied into shared memory while the one before it is
 // multiplied. A `Problem` is a list of segments of the depth and says where their factors lie:
 //
+//   kDeep                                    // in a, neighbours of l are neighbours in memory
 //   int segments();                          bool open(int s, Segment& to);   // false: left out
 //   segment.k                                // its depth
-//   segment.a_wide, segment.b_wide           // four neighbours of i, of j, are 16 aligned bytes
-//   const T* a(segment, int64_t i, int64_t l), b(segment, int64_t l, int64_t j)   // null: 0
+//   segment.a_wide, segment.b_wide           // so many neighbours as 16 bytes hold, of i (of l
+//   where
+//                                            // kDeep) and of j, are 16 aligned bytes
+//   Row row(segment, int64_t i);             // what a thread may work out once for a row of a
+//   Depth depth(segment, int64_t l);
+//   const T* a(segment, Row, Depth), b(segment, int64_t l, int64_t j)         // null: 0
+//
+// A `store` is told each sum as store(store.row(i), j, sum).
 //
 // Every output is summed slab by slab in the order of the depth, chains of kChainSlabs slabs being
 // added up, whatever the tile and whoever computes it.
@@ -17,56 +24,69 @@
 
 namespace fastmaml::device {
 
-constexpr int kTileColumns = 64, kSlab = 16, kChainSlabs = 16, kTilePad = 4;
-constexpr int kTileSide = 16;  // threads along each side of a tile
-static_assert(kTileSide * kTileSide == kThreads);
+constexpr int kTileColumns = 64, kNarrowColumns = 32, kSlab = 16, kChainSlabs = 16, kTilePad = 4;
 
-// A row of shared memory of 4 numbers, for 128-bit accesses (two of them in double).
+// 16 bytes (32 in double) of shared memory.
 template <class T>
 struct alignas(16) Four {
   T of[4];
 };
+template <class T>
+constexpr int kWide = 16 / static_cast<int>(sizeof(T));  // numbers of a wide copy
+template <class T>
+struct alignas(16) Wide {
+  T of[kWide<T>];
+};
 
-template <class T, int TM>
+// Two slabs of each factor. a lies depth by depth, [kSlab, TM], as the products read it; where it
+// is copied along the depth it lies row by row, [TM, kSlab], and is read kWide<T> depths at a time.
+template <class T, int TM, int TN, bool kDeep>
 struct TileMemory {
-  static constexpr int kRow = TM + kTilePad;
-  T *a, *b;  // [2, kSlab, kRow], [2, kSlab, kTileColumns]
+  static constexpr int kRow = kDeep ? kSlab + kWide<T> : TM + kTilePad;
+  static constexpr int kA = (kDeep ? TM : kSlab) * kRow;
+  T *a, *b;  // b: [2, kSlab, TN]
   FASTMAML_DEVICE explicit TileMemory(const Block& block) {
     Carve carve(block);
-    a = carve.take<T>(2 * kSlab * kRow);
-    b = carve.take<T>(2 * kSlab * kTileColumns);
+    a = carve.take<T>(2 * kA);
+    b = carve.take<T>(2 * kSlab * TN);
   }
-  FASTMAML_DEVICE T* a_at(int buffer, int l) const { return a + (buffer * kSlab + l) * kRow; }
-  FASTMAML_DEVICE T* b_at(int buffer, int l) const {
-    return b + (buffer * kSlab + l) * kTileColumns;
+  FASTMAML_DEVICE T* a_at(int buffer, int i, int l) const {
+    return a + buffer * kA + (kDeep ? i * kRow + l : l * kRow + i);
+  }
+  FASTMAML_DEVICE T* b_at(int buffer, int l, int j) const {
+    return b + (buffer * kSlab + l) * TN + j;
   }
 };
 
-template <class T, int TM, class Problem>
+template <class T, int TM, int TN, class Problem>
 class Tile {
  public:
   using Segment = typename Problem::Segment;
-  static constexpr int kRows = TM / kTileSide, kColumns = kTileColumns / kTileSide;
-  static constexpr int kWide = 16 / static_cast<int>(sizeof(T));  // numbers of a wide copy
+  using Memory = TileMemory<T, TM, TN, Problem::kDeep>;
+  static constexpr bool kDeep = Problem::kDeep;
+  static constexpr int kColumns = 4, kAcross = TN / kColumns, kRows = TM * kAcross / kThreads;
+  static_assert(kRows >= 1 && kRows * kThreads == TM * kAcross);
 
   // `plain`: some factors lie in shared memory, which asynchronous copies cannot read.
-  FASTMAML_DEVICE Tile(const Problem& problem, const TileMemory<T, TM>& memory, int64_t row,
-                       int64_t column, bool plain)
+  FASTMAML_DEVICE Tile(const Problem& problem, const Memory& memory, int64_t row, int64_t column,
+                       bool plain)
       : problem_(problem), memory_(memory), row_(row), column_(column), plain_(plain) {}
 
-  // store(i, j, sum) for each output that exists.
   template <class Store>
-  FASTMAML_DEVICE void run(Store&& store) {
+  FASTMAML_DEVICE void run(const Store& store) {
     T total[kRows][kColumns] = {};
     accumulate(total);
-    const int ty = threadIdx.x / kTileSide, tx = threadIdx.x % kTileSide;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t i = row_ + first_row() + r;
+      if (i >= problem_.m) continue;
+      const auto row = store.row(i);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        const int64_t i = row_ + ty * kRows + r, j = column_ + tx * kColumns + c;
-        if (i < problem_.m && j < problem_.n) store(i, j, total[r][c]);
+        const int64_t j = column_ + first_column() + c;
+        if (j < problem_.n) store(row, j, total[r][c]);
       }
+    }
   }
 
  private:
@@ -77,6 +97,9 @@ class Tile {
     int64_t l = 0;
     bool more = false;
   };
+  FASTMAML_DEVICE static int first_row() { return threadIdx.x / kAcross * kRows; }
+  FASTMAML_DEVICE static int first_column() { return threadIdx.x % kAcross * kColumns; }
+
   FASTMAML_DEVICE void advance(Cursor& at) const {
     if (at.s >= 0 && (at.l += kSlab) < at.segment.k) return;
     at.more = false;
@@ -89,12 +112,9 @@ class Tile {
     T chain[kRows][kColumns] = {};
     Cursor at;
     advance(at);
-    int slabs = 0;
-    for (int buffer = 0; at.more || slabs == 0; buffer ^= 1) {
-      if (slabs == 0) {
-        if (!at.more) return;  // no depth at all
-        load(at, buffer);
-      }
+    if (!at.more) return;  // no depth at all
+    load(at, 0);
+    for (int buffer = 0, slabs = 1; at.more; buffer ^= 1, ++slabs) {
       advance(at);
       if (at.more) {
         load(at, buffer ^ 1);
@@ -104,7 +124,7 @@ class Tile {
       }
       __syncthreads();
       multiply(buffer, chain);
-      if (++slabs % kChainSlabs == 0 || !at.more) fold(chain, total);
+      if (slabs % kChainSlabs == 0 || !at.more) fold(chain, total);
       __syncthreads();
     }
   }
@@ -117,23 +137,40 @@ class Tile {
   }
 
   FASTMAML_DEVICE void multiply(int buffer, T (&chain)[kRows][kColumns]) const {
-    const int ty = threadIdx.x / kTileSide, tx = threadIdx.x % kTileSide;
+    constexpr int kDepths = kDeep ? kWide<T> : 1;
+#pragma unroll(kDeep ? 1 : 4)
+    for (int first = 0; first < kSlab; first += kDepths) {
+      T a[kRows][kDepths];
+      read_a(buffer, first, a);
 #pragma unroll
-    for (int l = 0; l < kSlab; ++l) {
-      T a[kRows];
-      if constexpr (kRows == 4) {
-        const Four<T> four = *reinterpret_cast<const Four<T>*>(memory_.a_at(buffer, l) + ty * 4);
+      for (int l = 0; l < kDepths; ++l) {
+        const Four<T> b =
+            *reinterpret_cast<const Four<T>*>(memory_.b_at(buffer, first + l, first_column()));
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) a[r] = four.of[r];
-      } else {
+        for (int r = 0; r < kRows; ++r)
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) a[r] = memory_.a_at(buffer, l)[ty * kRows + r];
+          for (int c = 0; c < kColumns; ++c) chain[r][c] += a[r][l] * b.of[c];
       }
-      const Four<T> b = *reinterpret_cast<const Four<T>*>(memory_.b_at(buffer, l) + tx * 4);
+    }
+  }
+
+  template <int kDepths>
+  FASTMAML_DEVICE void read_a(int buffer, int l, T (&a)[kRows][kDepths]) const {
+    if constexpr (kDeep) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r)
+      for (int r = 0; r < kRows; ++r) {
+        const Wide<T> wide =
+            *reinterpret_cast<const Wide<T>*>(memory_.a_at(buffer, first_row() + r, l));
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) chain[r][c] += a[r] * b.of[c];
+        for (int d = 0; d < kDepths; ++d) a[r][d] = wide.of[d];
+      }
+    } else if constexpr (kRows == 4) {
+      const Four<T> four = *reinterpret_cast<const Four<T>*>(memory_.a_at(buffer, first_row(), l));
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) a[r][0] = four.of[r];
+    } else {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) a[r][0] = *memory_.a_at(buffer, first_row() + r, l);
     }
   }
 
@@ -145,43 +182,45 @@ class Tile {
 
   FASTMAML_DEVICE void load_a(const Cursor& at, int buffer) const {
     const int t = threadIdx.x;
-    if (at.segment.a_wide) {  // four neighbours of i at a time
-      constexpr int kAcross = TM / kWide, kDown = kThreads / kAcross;
-      for (int l = t / kAcross; l < kSlab; l += kDown) {
-        const int i = t % kAcross * kWide;
-        copy<kWide>(memory_.a_at(buffer, l) + i, a_at(at, row_ + i, at.l + l));
-      }
-      return;
-    }
-    constexpr int kDown = kThreads / kSlab;
+    if (!at.segment.a_wide) return copy_rows<1>(at, buffer);
+    if constexpr (kDeep) return copy_rows<kWide<T>>(at, buffer);
+    constexpr int kPerDepth = TM / kWide<T>, kDown = kThreads / kPerDepth;
+    const int i = t % kPerDepth * kWide<T>;
 #pragma unroll
-    for (int i = t / kSlab; i < TM; i += kDown) {
-      const int l = t % kSlab;
-      copy<1>(memory_.a_at(buffer, l) + i, a_at(at, row_ + i, at.l + l));
-    }
+    for (int l = t / kPerDepth; l < kSlab; l += kDown)
+      copy<kWide<T>>(memory_.a_at(buffer, i, l), a_at(at, row_ + i, at.l + l));
+  }
+
+  // Row by row, Count neighbours of depth at a time. Loops of single numbers stay loops: unrolled,
+  // their addresses would take the registers of the sums.
+  template <int Count>
+  FASTMAML_DEVICE void copy_rows(const Cursor& at, int buffer) const {
+    constexpr int kPerRow = kSlab / Count, kDown = kThreads / kPerRow;
+    const int t = threadIdx.x, l = t % kPerRow * Count;
+#pragma unroll(Count > 1 ? 4 : 1)
+    for (int i = t / kPerRow; i < TM; i += kDown)
+      copy<Count>(memory_.a_at(buffer, i, l), a_at(at, row_ + i, at.l + l));
   }
 
   FASTMAML_DEVICE void load_b(const Cursor& at, int buffer) const {
-    const int t = threadIdx.x;
-    if (at.segment.b_wide) {
-      constexpr int kAcross = kTileColumns / kWide, kDown = kThreads / kAcross;
-#pragma unroll
-      for (int l = t / kAcross; l < kSlab; l += kDown) {
-        const int j = t % kAcross * kWide;
-        copy<kWide>(memory_.b_at(buffer, l) + j, b_at(at, at.l + l, column_ + j));
-      }
-      return;
-    }
-    constexpr int kDown = kThreads / kTileColumns;
-#pragma unroll
-    for (int l = t / kTileColumns; l < kSlab; l += kDown) {
-      const int j = t % kTileColumns;
-      copy<1>(memory_.b_at(buffer, l) + j, b_at(at, at.l + l, column_ + j));
-    }
+    if (at.segment.b_wide)
+      copy_b<kWide<T>>(at, buffer);
+    else
+      copy_b<1>(at, buffer);
+  }
+  template <int Count>
+  FASTMAML_DEVICE void copy_b(const Cursor& at, int buffer) const {
+    constexpr int kPerRow = TN / Count, kDown = kThreads / kPerRow;
+    const int t = threadIdx.x, j = t % kPerRow * Count;
+#pragma unroll(Count > 1 ? 4 : 1)
+    for (int l = t / kPerRow; l < kSlab; l += kDown)
+      copy<Count>(memory_.b_at(buffer, l, j), b_at(at, at.l + l, column_ + j));
   }
 
   FASTMAML_DEVICE const T* a_at(const Cursor& at, int64_t i, int64_t l) const {
-    return i < problem_.m && l < at.segment.k ? problem_.a(at.segment, i, l) : nullptr;
+    if (i >= problem_.m || l >= at.segment.k) return nullptr;
+    const Segment& segment = at.segment;
+    return problem_.a(segment, problem_.row(segment, i), problem_.depth(segment, l));
   }
   FASTMAML_DEVICE const T* b_at(const Cursor& at, int64_t l, int64_t j) const {
     return j < problem_.n && l < at.segment.k ? problem_.b(at.segment, l, j) : nullptr;
@@ -200,36 +239,44 @@ class Tile {
   }
 
   const Problem& problem_;
-  const TileMemory<T, TM>& memory_;
+  const Memory& memory_;
   const int64_t row_, column_;
   const bool plain_;
 };
 
-// The tiles of a problem that are this block's, of TM rows each.
-template <class T, int TM, class Problem, class Store>
-FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, Store&& store) {
-  const TileMemory<T, TM> memory(block);
-  const int64_t across = (problem.n + kTileColumns - 1) / kTileColumns;
+// The tiles of a problem that are this block's. `turn` is its next tile, counted from the problem's
+// first: one variable for all problems of an instruction deals their tiles out evenly.
+template <class T, int TM, int TN, class Problem, class Store>
+FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, const Store& store,
+                               int64_t& turn) {
+  using Task = Tile<T, TM, TN, Problem>;
+  const typename Task::Memory memory(block);
+  const int64_t across = (problem.n + TN - 1) / TN;
   const int64_t tiles = across * ((problem.m + TM - 1) / TM);
-  for (int64_t tile = block.rank; tile < tiles; tile += block.size)
-    Tile<T, TM, Problem>(problem, memory, tile / across * TM, tile % across * kTileColumns, block.local)
-        .run(store);
+  for (; turn < tiles; turn += block.size)
+    Task(problem, memory, turn / across * TM, turn % across * TN, block.local).run(store);
+  turn -= tiles;
 }
 
-// Few rows take the low tile: a task's support set rarely fills the high one.
-constexpr int kHighTile = 64, kLowTile = 16;
+// Few rows take the low tile: a task's support set rarely fills the high one. Where `kNarrow`, few
+// columns take the narrow one.
+constexpr int kHighTile = 64, kLowTile = 16, kNarrowTile = 128;
 constexpr int64_t kLowRows = 24;  // up to so many
 
-template <class T, class Problem, class Store>
-FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, Store&& store) {
-  if (problem.m <= kLowRows)
-    run_tiles<T, kLowTile>(problem, block, store);
-  else
-    run_tiles<T, kHighTile>(problem, block, store);
+// `rows` chooses the tile: those of all problems of the instruction that a column has.
+template <class T, bool kNarrow = false, class Problem, class Store>
+FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, const Store& store,
+                              int64_t rows, int64_t& turn) {
+  if (rows <= kLowRows) return run_tiles<T, kLowTile, kTileColumns>(problem, block, store, turn);
+  if constexpr (kNarrow)
+    if (problem.n <= kNarrowColumns)
+      return run_tiles<T, kNarrowTile, kNarrowColumns>(problem, block, store, turn);
+  run_tiles<T, kHighTile, kTileColumns>(problem, block, store, turn);
 }
 
 // How many blocks a problem can occupy.
-constexpr int64_t tile_count(int64_t m, int64_t n) {
+constexpr int64_t tile_count(int64_t m, int64_t n, bool narrow = false) {
+  if (narrow && m > kLowRows && n <= kNarrowColumns) return (m + kNarrowTile - 1) / kNarrowTile;
   const int64_t rows = m <= kLowRows ? kLowTile : kHighTile;
   return (m + rows - 1) / rows * ((n + kTileColumns - 1) / kTileColumns);
 }

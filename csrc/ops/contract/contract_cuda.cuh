@@ -15,6 +15,9 @@ struct ContractProblem {
     int64_t a_row, a_col, b_row, b_col, k;
     bool a_wide, b_wide;
   };
+  using Row = const T*;
+  using Depth = int64_t;
+  static constexpr bool kDeep = false;  // either order, term by term
 
   const DeviceContractArgs& args;
   const Block& block;
@@ -46,9 +49,9 @@ struct ContractProblem {
     to.b_wide = to.b_col == 1 && n % kWide == 0 && to.b_row % kWide == 0 && aligned(to.from_b);
     return true;
   }
-  FASTMAML_DEVICE const T* a(const Segment& s, int64_t i, int64_t l) const {
-    return s.from_a + i * s.a_row + l * s.a_col;
-  }
+  FASTMAML_DEVICE Row row(const Segment& s, int64_t i) const { return s.from_a + i * s.a_row; }
+  FASTMAML_DEVICE Depth depth(const Segment& s, int64_t l) const { return l * s.a_col; }
+  FASTMAML_DEVICE const T* a(const Segment&, Row row, Depth depth) const { return row + depth; }
   FASTMAML_DEVICE const T* b(const Segment& s, int64_t l, int64_t j) const {
     return s.from_b + l * s.b_row + j * s.b_col;
   }
@@ -67,6 +70,7 @@ struct ContractOut {
     c = address<T>(block, a.c, task), cin = address_or_null<T>(block, a.cin, task);
     gate_by = address_or_null<T>(block, a.gate_by, task);
   }
+  FASTMAML_DEVICE int64_t row(int64_t i) const { return i; }
   FASTMAML_DEVICE void operator()(int64_t i, int64_t j, T sum) const {
     T value = sum * scale;
     if (cin) value = cin[i * args.cin_row + j] + value;
@@ -88,7 +92,8 @@ FASTMAML_DEVICE T column_sum(const ContractProblem<T>& problem, int64_t j, int l
   for (int s = 0; s < problem.segments(); ++s) {
     if (!problem.open(s, segment)) continue;
     for (int64_t l = lane; l < segment.k; l += lanes) {
-      chain += *problem.a(segment, 0, l) * *problem.b(segment, l, j);
+      chain += *problem.a(segment, segment.from_a, problem.depth(segment, l)) *
+               *problem.b(segment, l, j);
       if (++count % kChain == 0) total += chain, chain = T(0);
     }
   }
@@ -120,10 +125,9 @@ template <class T>
 FASTMAML_DEVICE void run_pass(const DeviceContractArgs& args, const Block& block, int64_t task) {
   const ContractProblem<T> problem(args, block, task);
   const ContractOut<T> out(args, block, task);
-  if (args.lanes > 0)
-    sum_columns(problem, block, out);
-  else
-    contract<T>(problem, block, out);
+  if (args.lanes > 0) return sum_columns(problem, block, out);
+  int64_t turn = block.rank;
+  contract<T>(problem, block, out, problem.m, turn);
 }
 
 inline int64_t units(const DeviceContractArgs& args) {
