@@ -25,8 +25,10 @@ FASTMAML_DEVICE Sum sum_chains(int lane, int lanes, int64_t n, Term&& term) {
   return total;
 }
 
-// store(i, value(i)) for this member's numbers below n. Values are made four at a time, before any
-// of them is stored: the compiler must take every store for one that changes the next loads.
+// store(i, value(i)) for this member's numbers below n. Values are made four at a time, without a
+// branch between them and before any is stored, so that their loads are under way together: the
+// compiler must take every store for one that changes what is loaded next. Past the end the first
+// one is made again, which nobody else writes.
 template <class T, class Value, class Store>
 FASTMAML_DEVICE void store_each(int lane, int lanes, int64_t n, Value&& value, Store&& store) {
   constexpr int kBatch = 4;
@@ -34,7 +36,7 @@ FASTMAML_DEVICE void store_each(int lane, int lanes, int64_t n, Value&& value, S
     T made[kBatch];
 #pragma unroll
     for (int k = 0; k < kBatch; ++k)
-      if (first + k * lanes < n) made[k] = value(first + k * lanes);
+      made[k] = value(first + k * lanes < n ? first + k * lanes : first);
 #pragma unroll
     for (int k = 0; k < kBatch; ++k)
       if (first + k * lanes < n) store(first + k * lanes, made[k]);
@@ -46,8 +48,8 @@ FASTMAML_DEVICE T from_lane_across(T value, int apart) {
   return __shfl_xor_sync(kAllLanes, value, apart);
 }
 
-// A quotient of counts, in 32 bits: 64-bit divisions take several times as long, and no device
-// holds a row, or a task, of so many numbers.
+// A quotient of counts, in 32 bits: 64-bit divisions take several times as long and a branch, and
+// no device holds a task of so many rows, or a row of so many numbers.
 FASTMAML_DEVICE int64_t quotient(int64_t a, int64_t b) {
   return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
 }

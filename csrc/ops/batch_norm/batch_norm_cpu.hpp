@@ -7,12 +7,15 @@
 
 #include "cpu/math.hpp"
 #include "ops/batch_norm/batch_norm_rows_cpu.hpp"
+#include "ops/batch_norm/norm_formulas.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
 // One task's operands, see BatchNormArgs; null where absent.
 template <class T, class Rows>
 struct BatchNormTask {
+  using Pair = NormPair<T>;
+
   const BatchNormArgs& args;
   const Rows rows;
   int64_t F;
@@ -21,7 +24,8 @@ struct BatchNormTask {
   const T *y_bar, *x_dot, *weight_dot, *bias_dot, *y_bar_dot, *cin, *weight_cin, *bias_cin;
   T *stats, *m, *n, *out, *weight_out, *bias_out;
   TapByte* tap;
-  T weight_scale, bias_scale, below;
+  T weight_scale, bias_scale;
+  NormGate<T> gate;
 
   BatchNormTask(const BatchNormArgs& a, const Context& context, int64_t task)
       : args(a), rows(a), F(a.features), per_row(1 / static_cast<T>(a.rows)) {
@@ -32,7 +36,7 @@ struct BatchNormTask {
     weight_dot = at(a.weight_dot), bias_dot = at(a.bias_dot);
     weight_cin = at(a.weight_cin), bias_cin = at(a.bias_cin);
     stats = at(a.stats), m = at(a.m), n = at(a.n);
-    tap = reinterpret_cast<TapByte*>(at(a.tap)), below = static_cast<T>(a.below);
+    tap = reinterpret_cast<TapByte*>(at(a.tap)), gate.below = static_cast<T>(a.below);
     out = at(a.out), weight_out = at(a.weight_out), bias_out = at(a.bias_out);
     const T* scalars = static_cast<const T*>(context.scalars);
     weight_scale = scalars[a.weight_scale], bias_scale = scalars[a.bias_scale];
@@ -41,24 +45,15 @@ struct BatchNormTask {
   // --- what comes in for a row -------------------------------------------------------------------
 
   // What the passes after forward know of a vector of features.
-  struct Norm {
-    Vec<T> mean, rstd, scale, shift;
-    FASTMAML_INLINE Vec<T> of(Vec<T> value) const { return (value - mean) * rstd; }
-    FASTMAML_INLINE Vec<T> affine(Vec<T> value) const { return (value - mean) * scale + shift; }
+  struct Norm : NormSet<T> {
+    Vec<T> scale, shift;  // weight rstd, bias
+    FASTMAML_INLINE Vec<T> affine(Vec<T> value) const {
+      return (value - this->mean) * scale + shift;
+    }
   };
   FASTMAML_INLINE Norm norm(int64_t j, Lanes<T> l) const {
     const Vec<T> rstd = l.load(stats + F + j);
-    return {l.load(stats + j), rstd, l.load_or(weight, j, T(1)) * rstd, l.load_or(bias, j, T(0))};
-  }
-  // Where y passes unscaled. torch's ReLU lets the cotangent of a NaN through, its leaky ReLU
-  // scales it.
-  FASTMAML_INLINE Bits<T> above(Vec<T> y) const {
-    return below == 0 ? ~(y <= splat<T>(0)) : (y > splat<T>(0));
-  }
-  // The activation of y where `kept` (y itself, or a tangent or cotangent of it) is what it keeps
-  // above 0.
-  FASTMAML_INLINE Vec<T> gated(Bits<T> open, Vec<T> kept) const {
-    return select<T>(open, kept, below == 0 ? splat<T>(0) : kept * below);
+    return {{l.load(stats + j), rstd}, l.load_or(weight, j, T(1)) * rstd, l.load_or(bias, j, T(0))};
   }
   // The cotangent in `bars` (y_bar or y_bar_dot) of a row whose x and place in a window are given.
   FASTMAML_INLINE Vec<T> incoming(const T* bars, Vec<T> value, const Norm& norm, int64_t window,
@@ -69,16 +64,13 @@ struct BatchNormTask {
       return select<T>(load_taps<T>(tap + window * F + j, l) == splat_tap<T>(at),
                        l.load(bars + window * F + j), zero);
     } else if constexpr (Rows::kGated) {
-      return gated(above(norm.affine(value)), l.load(bars + window * F + j));
+      return gate.of(norm.affine(value), l.load(bars + window * F + j));
     } else {
       return l.load(bars + window * F + j);
     }
   }
 
-  // A pair of means over rows: those in `means` [2, F], or 0.
-  struct Pair {
-    Vec<T> one, two;
-  };
+  // Those in `means` [2, F], or 0.
   FASTMAML_INLINE Pair pair(const T* means, int64_t j, Lanes<T> l) const {
     return {l.load_or(means, j, T(0)), means ? l.load(means + F + j) : splat<T>(0)};
   }
@@ -123,7 +115,7 @@ struct BatchNormTask {
     } else {
       const Pair tangents = pair(n, j, l);
       rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-        const Vec<T> value = l.load(x + i * F + j), h = norm.of(value);
+        const Vec<T> value = l.load(x + i * F + j), h = norm.h(value);
         const Vec<T> d_dot = incoming(y_bar_dot, value, norm, window, at, j, l);
         const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
         one += d_dot;
@@ -135,7 +127,7 @@ struct BatchNormTask {
 
   FASTMAML_INLINE Vec<T> h_dot(int64_t i, Vec<T> h, const Norm& norm, const Pair& tangents,
                                int64_t j, Lanes<T> l) const {
-    return norm.rstd * (l.load_or(x_dot, i * F + j, T(0)) - tangents.one - h * tangents.two);
+    return norm.h_dot(l.load_or(x_dot, i * F + j, T(0)), h, tangents);
   }
 
   // Whether the pass sums over rows at all.
@@ -212,7 +204,7 @@ struct BatchNormTask {
     } else {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
         Vec<T> value = y(i);
-        if constexpr (Rows::kGated) value = gated(above(value), value);
+        if constexpr (Rows::kGated) value = gate.of(value, value);
         l.store(out + i * F + j, value);
       });
     }
@@ -222,10 +214,10 @@ struct BatchNormTask {
     const Norm norm = this->norm(j, l);
     const Pair means = pair(m, j, l);
     rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-      const Vec<T> value = l.load(x + i * F + j), h = norm.of(value);
+      const Vec<T> value = l.load(x + i * F + j), h = norm.h(value);
       const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
       l.store(out + i * F + j,
-              norm.scale * (d - means.one - h * means.two) + l.load_or(cin, i * F + j, T(0)));
+              norm.scale * norm.centred(d, h, means) + l.load_or(cin, i * F + j, T(0)));
     });
   }
 
@@ -235,7 +227,7 @@ struct BatchNormTask {
     const Vec<T> w = l.load_or(weight, j, T(1)), w_dot = l.load_or(weight_dot, j, T(0));
     const Vec<T> b_dot = l.load_or(bias_dot, j, T(0));
     const auto y_dot = [&](int64_t i, Vec<T> value) {
-      const Vec<T> h = norm.of(value);
+      const Vec<T> h = norm.h(value);
       return w * h_dot(i, h, norm, tangents, j, l) + w_dot * h + b_dot;
     };
     if constexpr (Rows::kPooled) {
@@ -249,7 +241,7 @@ struct BatchNormTask {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
         const Vec<T> value = l.load(x + i * F + j);
         Vec<T> dot = y_dot(i, value);
-        if constexpr (Rows::kGated) dot = gated(above(norm.affine(value)), dot);
+        if constexpr (Rows::kGated) dot = gate.of(norm.affine(value), dot);
         l.store(out + i * F + j, dot);
       });
     }
@@ -261,12 +253,12 @@ struct BatchNormTask {
     const Vec<T> scale_dot =
         l.load_or(weight_dot, j, T(0)) * norm.rstd - norm.scale * norm.rstd * tangents.two;
     rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-      const Vec<T> value = l.load(x + i * F + j), h = norm.of(value);
+      const Vec<T> value = l.load(x + i * F + j), h = norm.h(value);
       const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
       const Vec<T> d_dot = incoming(y_bar_dot, value, norm, window, at, j, l);
-      const Vec<T> centred = d - means.one - h * means.two;
+      const Vec<T> centred = norm.centred(d, h, means);
       const Vec<T> centred_dot =
-          d_dot - dots.one - h_dot(i, h, norm, tangents, j, l) * means.two - h * dots.two;
+          norm.centred_dot(d_dot, h, h_dot(i, h, norm, tangents, j, l), means, dots);
       l.store(out + i * F + j,
               scale_dot * centred + norm.scale * centred_dot + l.load_or(cin, i * F + j, T(0)));
     });

@@ -14,15 +14,21 @@
 namespace fastmaml::device {
 
 // Rows whose cotangents are their own.
-struct OwnRows {
-  static constexpr bool kPooled = false;
+struct PlainRows {
+  static constexpr bool kPooled = false, kGated = false;
   int64_t places;
-  FASTMAML_DEVICE explicit OwnRows(const BatchNormArgs& args) : places(args.rows) {}
+  FASTMAML_DEVICE explicit PlainRows(const BatchNormArgs& args) : places(args.rows) {}
+};
+
+// Rows that an activation follows.
+struct GatedRows : PlainRows {
+  static constexpr bool kGated = true;
+  using PlainRows::PlainRows;
 };
 
 // Rows that a max-pool follows.
 struct PooledRows : PoolCells {
-  static constexpr bool kPooled = true;
+  static constexpr bool kPooled = true, kGated = false;
   int64_t places, cells;
   FASTMAML_DEVICE explicit PooledRows(const BatchNormArgs& args) : PoolCells(args.pool) {
     const int64_t images = args.rows / (p.in_h * p.in_w);
@@ -48,7 +54,6 @@ struct BatchNormFeature {
   NormSet<T> norm;
   T scale, shift;  // weight rstd, bias
   NormGate<T> gate;
-  bool gated;
   TapByte* tap;
 
   FASTMAML_DEVICE BatchNormFeature(const BatchNormArgs& a, const Block& b, int64_t t,
@@ -62,8 +67,7 @@ struct BatchNormFeature {
         columns(c),
         memory(m),
         rows(a),
-        gate{static_cast<T>(a.below)},
-        gated(a.activation != Activation::none) {
+        gate{static_cast<T>(a.below)} {
     count = exists ? args.rows : 0, places = exists ? rows.places : 0;
     per_row = 1 / static_cast<T>(args.rows);
     tap = nullptr;
@@ -98,19 +102,25 @@ struct BatchNormFeature {
 
   // --- places ------------------------------------------------------------------------------------
 
-  // The row that place o of y came from, or -1.
-  FASTMAML_DEVICE int64_t row_of(int64_t o) const {
+  // The row that place o of y came from. Where a window chose none, any of its rows: loads that
+  // wait for no branch are under way sooner.
+  struct Origin {
+    int64_t row;
+    bool any;
+  };
+  FASTMAML_DEVICE Origin origin(int64_t o) const {
     if constexpr (Rows::kPooled) {
       const int chosen = tap[o * F];
-      return chosen < 0 ? -1 : rows.row_of(o, chosen);
+      return {rows.row_of(o, chosen < 0 ? 0 : chosen), chosen >= 0};
     } else {
-      return o;
+      return {o, true};
     }
   }
   // The cotangent `bar` of a place whose row has this x, behind the activation. That of a pool
   // shows in its taps.
   FASTMAML_DEVICE T behind_gate(T value, T bar) const {
-    return !Rows::kPooled && gated ? gate.of(affine(value), bar) : bar;
+    if constexpr (Rows::kGated) return gate.of(affine(value), bar);
+    return bar;
   }
   // store(row, value(row, bar, bar_dot)) for every row, with the cotangents that come in for it.
   // y_bar_dot is null where there is none.
@@ -124,7 +134,7 @@ struct BatchNormFeature {
         const int chosen = any ? tap[cell.window * F] : -1;
         const T bar = any ? y_bar[cell.window * F] : T(0);
         const T bar_dot = any && y_bar_dot ? y_bar_dot[cell.window * F] : T(0);
-        const auto y = [&](int64_t k) { return static_cast<int>(k) / cell.width; };
+        const auto y = [&](int64_t k) { return quotient(k, cell.width); };
         const auto row = [&](int64_t k) {
           return cell.row + y(k) * rows.p.in_w + (k - y(k) * cell.width);
         };
@@ -162,7 +172,8 @@ struct BatchNormFeature {
     const auto y = [&](int64_t i) { return affine(x[i * F]); };
     if constexpr (Rows::kPooled) {
       for (int64_t w = columns.lane; w < places; w += columns.lanes) {
-        const PoolCells::Choice<T> choice = rows.template choose<T>(w, gated, y);
+        const PoolCells::Choice<T> choice =
+            rows.template choose<T>(w, args.activation != Activation::none, y);
         out[w * F] = choice.value, tap[w * F] = choice.tap;
       }
     } else {
@@ -170,7 +181,7 @@ struct BatchNormFeature {
           count,
           [&](int64_t i) {
             const T value = y(i);
-            return gated ? gate.of(value, value) : value;
+            return behind_gate(x[i * F], value);
           },
           [&](int64_t i, T v) { out[i * F] = v; });
     }
@@ -180,10 +191,9 @@ struct BatchNormFeature {
     set_norm(pair(args.stats));
     const T *x = at(args.x), *y_bar = at(args.y_bar);
     Pair sums = columns.sum<Pair>(places, memory.pairs, [&](int64_t o) {
-      const int64_t i = row_of(o);
-      if (i < 0) return Pair{T(0), T(0)};
-      const T value = x[i * F], d = behind_gate(value, y_bar[o * F]);
-      return Pair{d, d * (value - norm.mean)};
+      const Origin from = origin(o);
+      const T value = x[from.row * F], d = behind_gate(value, y_bar[o * F]);
+      return from.any ? Pair{d, d * (value - norm.mean)} : Pair{T(0), T(0)};
     });
     sums.two *= norm.rstd;
     write_params(sums);
@@ -216,11 +226,11 @@ struct BatchNormFeature {
     columns.template each<T>(
         places,
         [&](int64_t o) {
-          const int64_t i = row_of(o);
-          if (i < 0) return T(0);
-          const T value = x[i * F], h = norm.h(value);
-          const T h_dot = norm.h_dot(load_or(x_dot, i * F, T(0)), h, n);
-          return behind_gate(value, weight * h_dot + weight_dot * h + bias_dot);
+          const Origin from = origin(o);
+          const T value = x[from.row * F], h = norm.h(value);
+          const T h_dot = norm.h_dot(load_or(x_dot, from.row * F, T(0)), h, n);
+          const T dot = behind_gate(value, weight * h_dot + weight_dot * h + bias_dot);
+          return from.any ? dot : T(0);
         },
         [&](int64_t o, T v) { out[o * F] = v; });
   }
@@ -234,11 +244,11 @@ struct BatchNormFeature {
       return norm.h_dot(load_or(x_dot, i * F, T(0)), h, n);
     };
     const Pair sums = columns.sum<Pair>(places, memory.pairs, [&](int64_t o) {
-      const int64_t i = row_of(o);
-      if (i < 0) return Pair{T(0), T(0)};
-      const T value = x[i * F], h = norm.h(value);
+      const Origin from = origin(o);
+      const T value = x[from.row * F], h = norm.h(value);
       const T d = behind_gate(value, y_bar[o * F]), d_dot = behind_gate(value, y_bar_dot[o * F]);
-      return Pair{d_dot, d_dot * h + d * h_dot_at(i, h)};
+      const Pair term{d_dot, d_dot * h + d * h_dot_at(from.row, h)};
+      return from.any ? term : Pair{T(0), T(0)};
     });
     write_params(sums);
     if (!args.out) return;
@@ -291,8 +301,10 @@ template <class T>
 FASTMAML_DEVICE void run_pass(const BatchNormArgs& args, const Block& block, int64_t task) {
   if (args.pool)
     run_batch_norm<T, PooledRows>(args, block, task);
+  else if (args.activation != Activation::none)
+    run_batch_norm<T, GatedRows>(args, block, task);
   else
-    run_batch_norm<T, OwnRows>(args, block, task);
+    run_batch_norm<T, PlainRows>(args, block, task);
 }
 
 inline int64_t units(const BatchNormArgs& args) {

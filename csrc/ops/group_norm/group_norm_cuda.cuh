@@ -86,7 +86,7 @@ struct GroupNormSet {
     int64_t i, j;
   };
   FASTMAML_DEVICE Place place(int64_t e) const {
-    const int64_t pixel = args.pixels == 1 ? 0 : quotient(e, wide), j = channel + e - pixel * wide;
+    const int64_t pixel = quotient(e, wide), j = channel + e - pixel * wide;
     return {pixel * args.channels + j, j};
   }
   // The mean of term(place) over the set, a number or a pair.
@@ -221,12 +221,13 @@ struct GroupNormParams {
     x_dot = at(a.x_dot), y_bar_dot = at(a.y_bar_dot);
   }
 
+  template <bool kTangent>
   FASTMAML_DEVICE Pair term(int64_t pixel, int64_t j, int64_t group) const {
-    const int64_t row = args.pixels == 1 ? pixel : quotient(pixel, args.pixels);
+    const int64_t row = quotient(pixel, args.pixels);
     const int64_t set = row * args.groups + group, i = pixel * args.channels + j;
     const NormSet<T> norm{stats[set], stats[sets + set]};
     const T h = norm.h(x[i]), bar = y_bar[i];
-    if (args.pass == PassKind::backward) return {bar, bar * h};
+    if constexpr (!kTangent) return {bar, bar * h};
     const Pair means{load_or(n, set, T(0)), load_or(n, sets + set, T(0))};
     const T bar_dot = y_bar_dot[i], h_dot = norm.h_dot(load_or(x_dot, i, T(0)), h, means);
     return {bar_dot, bar_dot * h + bar * h_dot};
@@ -237,8 +238,13 @@ struct GroupNormParams {
     const Columns columns(Columns::choose(rows, args.channels));
     const int64_t j = chunk * columns.count + columns.column;
     const int64_t group = j / (args.channels / args.groups);
-    const Pair sums = columns.sum<Pair>(j < args.channels ? rows : 0, memory.pairs,
-                                        [&](int64_t pixel) { return term(pixel, j, group); });
+    const int64_t count = j < args.channels ? rows : 0;
+    const Pair sums =
+        args.pass == PassKind::backward
+            ? columns.sum<Pair>(count, memory.pairs,
+                                [&](int64_t pixel) { return term<false>(pixel, j, group); })
+            : columns.sum<Pair>(count, memory.pairs,
+                                [&](int64_t pixel) { return term<true>(pixel, j, group); });
     if (j >= args.channels || columns.lane > 0) return;
     const auto put = [&](const Operand& out, const Operand& cin, int scale, T sum) {
       if (!out) return;

@@ -27,7 +27,7 @@ struct PoolCells {
     return first_row(image, line - image * p.out_h, w - line * p.out_w);
   }
   FASTMAML_DEVICE int64_t row_of(int64_t w, int tap) const {
-    const int y = tap / static_cast<int>(p.kernel_w);
+    const int64_t y = quotient(tap, p.kernel_w);
     return row_of(w) + y * p.in_w + (tap - y * p.kernel_w);
   }
 
