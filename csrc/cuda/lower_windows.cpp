@@ -15,7 +15,7 @@ void check_numbers(int64_t images, const Stencil& stencil, int64_t from_channels
       std::max(stencil.from_pixels * from_channels, stencil.to_pixels * to_channels);
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (images > kMost / std::max<int64_t>(1, pixels) ||
-      stencil.taps > kMost / std::max<int64_t>(1, stencil.to_pixels))
+      stencil.taps > kMost / std::max<int64_t>({1, stencil.to_pixels, from_channels}))
     throw ShapeError(message("an image layer on a device must have fewer than 2^31 numbers for ",
                              "each task, got ", images, " rows of ", pixels,
                              "; use fewer rows, smaller images or the CPU"));

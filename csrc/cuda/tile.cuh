@@ -68,7 +68,7 @@ class Tile {
   static_assert(kRows >= 1 && kRows * kThreads == TM * kAcross);
 
   // `plain`: some factors lie in shared memory, which asynchronous copies cannot read.
-  FASTMAML_DEVICE Tile(const Problem& problem, const Memory& memory, int64_t row, int64_t column,
+  FASTMAML_DEVICE Tile(const Problem& problem, const Memory& memory, int32_t row, int32_t column,
                        bool plain)
       : problem_(problem), memory_(memory), row_(row), column_(column), plain_(plain) {}
 
@@ -78,12 +78,12 @@ class Tile {
     accumulate(total);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int64_t i = row_ + first_row() + r;
+      const int32_t i = row_ + first_row() + r;
       if (i >= problem_.m) continue;
       const auto row = store.row(i);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        const int64_t j = column_ + first_column() + c;
+        const int32_t j = column_ + first_column() + c;
         if (j < problem_.n) store(row, j, total[r][c]);
       }
     }
@@ -138,7 +138,7 @@ class Tile {
 
   FASTMAML_DEVICE void multiply(int buffer, T (&chain)[kRows][kColumns]) const {
     constexpr int kDepths = kDeep ? kWide<T> : 1;
-#pragma unroll(kDeep ? 1 : 4)
+#pragma unroll(kDeep ? 1 : 2)
     for (int first = 0; first < kSlab; first += kDepths) {
       T a[kRows][kDepths];
       read_a(buffer, first, a);
@@ -185,10 +185,13 @@ class Tile {
     if (!at.segment.a_wide) return copy_rows<1>(at, buffer);
     if constexpr (kDeep) return copy_rows<kWide<T>>(at, buffer);
     constexpr int kPerDepth = TM / kWide<T>, kDown = kThreads / kPerDepth;
+    constexpr int kSteps = (kSlab + kDown - 1) / kDown;
     const int i = t % kPerDepth * kWide<T>;
 #pragma unroll
-    for (int l = t / kPerDepth; l < kSlab; l += kDown)
-      copy<kWide<T>>(memory_.a_at(buffer, i, l), a_at(at, row_ + i, at.l + l));
+    for (int step = 0; step < kSteps; ++step) {
+      const int l = t / kPerDepth + step * kDown;
+      if (l < kSlab) copy<kWide<T>>(memory_.a_at(buffer, i, l), a_at(at, row_ + i, at.l + l));
+    }
   }
 
   // Row by row, Count neighbours of depth at a time. Loops of single numbers stay loops: unrolled,
@@ -196,10 +199,13 @@ class Tile {
   template <int Count>
   FASTMAML_DEVICE void copy_rows(const Cursor& at, int buffer) const {
     constexpr int kPerRow = kSlab / Count, kDown = kThreads / kPerRow;
+    constexpr int kSteps = (TM + kDown - 1) / kDown;
     const int t = threadIdx.x, l = t % kPerRow * Count;
-#pragma unroll(Count > 1 ? 4 : 1)
-    for (int i = t / kPerRow; i < TM; i += kDown)
-      copy<Count>(memory_.a_at(buffer, i, l), a_at(at, row_ + i, at.l + l));
+#pragma unroll(Count > 1 ? kSteps : 1)
+    for (int step = 0; step < kSteps; ++step) {
+      const int i = t / kPerRow + step * kDown;
+      if (i < TM) copy<Count>(memory_.a_at(buffer, i, l), a_at(at, row_ + i, at.l + l));
+    }
   }
 
   FASTMAML_DEVICE void load_b(const Cursor& at, int buffer) const {
@@ -211,18 +217,21 @@ class Tile {
   template <int Count>
   FASTMAML_DEVICE void copy_b(const Cursor& at, int buffer) const {
     constexpr int kPerRow = TN / Count, kDown = kThreads / kPerRow;
+    constexpr int kSteps = (kSlab + kDown - 1) / kDown;
     const int t = threadIdx.x, j = t % kPerRow * Count;
-#pragma unroll(Count > 1 ? 4 : 1)
-    for (int l = t / kPerRow; l < kSlab; l += kDown)
-      copy<Count>(memory_.b_at(buffer, l, j), b_at(at, at.l + l, column_ + j));
+#pragma unroll(Count > 1 ? kSteps : 1)
+    for (int step = 0; step < kSteps; ++step) {
+      const int l = t / kPerRow + step * kDown;
+      if (l < kSlab) copy<Count>(memory_.b_at(buffer, l, j), b_at(at, at.l + l, column_ + j));
+    }
   }
 
-  FASTMAML_DEVICE const T* a_at(const Cursor& at, int64_t i, int64_t l) const {
+  FASTMAML_DEVICE const T* a_at(const Cursor& at, int32_t i, int64_t l) const {
     if (i >= problem_.m || l >= at.segment.k) return nullptr;
     const Segment& segment = at.segment;
     return problem_.a(segment, problem_.row(segment, i), problem_.depth(segment, l));
   }
-  FASTMAML_DEVICE const T* b_at(const Cursor& at, int64_t l, int64_t j) const {
+  FASTMAML_DEVICE const T* b_at(const Cursor& at, int64_t l, int32_t j) const {
     return j < problem_.n && l < at.segment.k ? problem_.b(at.segment, l, j) : nullptr;
   }
   // A copy that does not happen still names an address: its target's own would be no global one,
@@ -240,7 +249,7 @@ class Tile {
 
   const Problem& problem_;
   const Memory& memory_;
-  const int64_t row_, column_;
+  const int32_t row_, column_;
   const bool plain_;
 };
 
@@ -254,7 +263,9 @@ FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, const
   const int64_t across = (problem.n + TN - 1) / TN;
   const int64_t tiles = across * ((problem.m + TM - 1) / TM);
   for (; turn < tiles; turn += block.size)
-    Task(problem, memory, turn / across * TM, turn % across * TN, block.local).run(store);
+    Task(problem, memory, static_cast<int32_t>(turn / across * TM),
+         static_cast<int32_t>(turn % across * TN), block.local)
+        .run(store);
   turn -= tiles;
 }
 

@@ -22,7 +22,7 @@ template <class T>
 struct ConvImages {
   struct Segment {
     const T *a, *b;
-    int64_t k;
+    int32_t k;
     bool a_wide, b_wide;
   };
   struct Row {
@@ -36,13 +36,14 @@ struct ConvImages {
   const DeviceConvArgs& args;
   const Block& block;
   const ConvPart& part;
-  int64_t task, m, n;
+  int64_t task;
+  int32_t m, n;
   int32_t group, a_pixel;
   const int32_t *sources, *tap;
 
   FASTMAML_DEVICE ConvImages(const DeviceConvArgs& c, const Block& b, int64_t t, const ConvPart& p,
                              int32_t g)
-      : args(c), block(b), part(p), task(t), m(int64_t{c.images} * p.pixels), n(c.n), group(g) {
+      : args(c), block(b), part(p), task(t), m(c.images * p.pixels), n(c.n), group(g) {
     a_pixel = args.groups * args.k;
     sources = block.table<int32_t>(part.sources), tap = block.table<int32_t>(part.tap);
   }
@@ -51,7 +52,7 @@ struct ConvImages {
   FASTMAML_DEVICE bool open(int s, Segment& to) const {
     to.a = address<T>(block, args.term[s].a, task) + group * args.k;
     to.b = address<T>(block, args.term[s].b, task) + int64_t{group} * args.taps * args.k * args.n;
-    to.k = int64_t{part.taps} * args.k;
+    to.k = part.taps * args.k;
     to.a_wide = args.k % kWide<T> == 0 && on_wide(to.a);
     to.b_wide = args.n % kWide<T> == 0 && on_wide(to.b);
     return true;
@@ -113,7 +114,7 @@ template <class T>
 struct ConvWeights {
   struct Segment {
     const T *a, *b;
-    int64_t k;
+    int32_t k;
     bool a_wide, b_wide;
   };
   struct Row {
@@ -127,13 +128,14 @@ struct ConvWeights {
   const DeviceConvArgs& args;
   const Block& block;
   const ConvPart& part;
-  int64_t task, m, n;
+  int64_t task;
+  int32_t m, n;
   int32_t group, a_pixel, b_pixel;
   const int32_t* sources;
 
   FASTMAML_DEVICE ConvWeights(const DeviceConvArgs& c, const Block& b, int64_t t, const ConvPart& p,
                               int32_t g)
-      : args(c), block(b), part(p), task(t), m(int64_t{c.taps} * c.k), n(c.n), group(g) {
+      : args(c), block(b), part(p), task(t), m(c.taps * c.k), n(c.n), group(g) {
     a_pixel = args.groups * args.k, b_pixel = args.groups * args.n;
     sources = block.table<int32_t>(part.sources);
   }
@@ -142,7 +144,7 @@ struct ConvWeights {
   FASTMAML_DEVICE bool open(int s, Segment& to) const {
     to.a = address<T>(block, args.term[s].a, task) + group * args.k;
     to.b = address<T>(block, args.term[s].b, task) + group * args.n;
-    to.k = int64_t{args.images} * args.to_pixels;
+    to.k = args.images * args.to_pixels;
     to.a_wide = args.k % kWide<T> == 0 && on_wide(to.a);
     to.b_wide = args.n % kWide<T> == 0 && on_wide(to.b);
     return true;
@@ -177,7 +179,7 @@ struct ConvWeightsOut {
 
   FASTMAML_DEVICE explicit ConvWeightsOut(const ConvWeights<T>& p)
       : n(p.n), scale(p.block.template scalar<T>(p.args.scale)) {
-    const int64_t shift = p.group * p.m * p.n;
+    const int64_t shift = int64_t{p.group} * p.m * p.n;
     c = address<T>(p.block, p.args.c, p.task) + shift;
     cin = p.args.cin ? address<T>(p.block, p.args.cin, p.task) + shift : nullptr;
   }
