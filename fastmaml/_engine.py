@@ -166,6 +166,7 @@ class CompiledPlan:
             recompute=recompute,
             factored=factored,
         )
+        self._cpu = _C.Place()
         self.dtype = dtype
         self.purpose = purpose
         self.inner_steps = inner_steps
@@ -234,7 +235,7 @@ class CompiledPlan:
     def _place(self, device: torch.device) -> _C.Place:
         """Where a call runs."""
         if not _device.on_device(device):
-            return _C.Place()
+            return self._cpu
         stream = _device.current_stream(device)
         tables = self._device_tables(device, stream).data_ptr()
         return _C.Place(device=device.index or 0, stream=stream, tables=tables, team=TEAM)

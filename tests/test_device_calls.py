@@ -136,7 +136,7 @@ def test_adapt_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
         found = fastmaml.evaluate(net, [(support, query)], loss="mse", inner_lr=0.1, inner_steps=2)
     for name, weight in ours.parameters.items():
         assert_close(device.parameters[name], weight, "meta_f64")
-    assert_close(torch.as_tensor(found.mean), torch.as_tensor(expected.mean), "meta_f64")
+    assert_close(torch.tensor(found.loss), torch.tensor(expected.loss), "meta_f64")
 
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
@@ -175,10 +175,3 @@ def test_a_failed_launch_is_an_error_and_leaves_grad_alone(monkeypatch: pytest.M
         assert all(parameter.grad is None for parameter in net.parameters())
         _, grad = step(net, data)
     assert_close(grad, truth(net, data), "meta_f64")
-
-
-def test_a_model_elsewhere_is_refused_by_name() -> None:
-    net = nn.Linear(3, 2, device="meta")
-    x, y = torch.randn(2, 4, 3, device="meta"), torch.randn(2, 4, 2, device="meta")
-    with pytest.raises(fastmaml.DeviceError, match="must have data"):
-        fastmaml.meta_step(net, (x, y), (x, y), loss="mse", backend="fused")
