@@ -10,6 +10,9 @@
 #include "cuda/launcher.hpp"
 #include "cuda/lower.hpp"
 #include "plan/scalars.hpp"
+#if defined(FASTMAML_SIMT)
+#include "cuda/regions.hpp"
+#endif
 
 namespace fastmaml {
 namespace {
@@ -170,6 +173,9 @@ const std::vector<char>& DevicePlan::tables() const { return state_->lowered.tab
 
 void DevicePlan::run(const Call& call) const {
   const DeviceGuard guard(call.device);
+#if defined(FASTMAML_SIMT)
+  simt::allow(regions_of(state_->program, call, tables().size()));
+#endif
   const DeviceLayout layout = layout_of(state_->program, call.tasks, call.lanes);
   StreamLauncher launcher(call.stream);
   Sequence sequence(state_->lowered, state_->kernels, call, layout, launcher);

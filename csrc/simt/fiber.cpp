@@ -56,4 +56,9 @@ void Fiber::yield() {
   if (_setjmp(fiber_) == 0) _longjmp(caller_, 1);
 }
 
+bool Fiber::holds(const void* address) const {
+  const char* at = static_cast<const char*>(address);
+  return stack_ && at >= stack_->bytes && at < stack_->bytes + Stack::kBytes;
+}
+
 }  // namespace simt

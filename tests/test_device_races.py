@@ -1,0 +1,34 @@
+"""Each op's device code under the checker of bounds and races: the cases of test_ops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from device_code import ORDERS, TEAMS, on_fibers
+from op_case import OpCase
+from op_cases import CASES, LOSSES, Net, case_id, loss_id
+from test_ops import RATE, answer, data
+from torch import nn
+
+RUNS = [(ORDERS[0], TEAMS[0]), (ORDERS[2], TEAMS[0]), (ORDERS[0], TEAMS[-1])]
+
+
+def check(patch: pytest.MonkeyPatch, model: nn.Module, loss: nn.Module) -> None:
+    """Run every pass of a meta-step of second order; the checker raises BackendError."""
+    tasks = data(loss)
+    for dtype in (torch.float32, torch.float64):
+        for order, team in RUNS:
+            with on_fibers(patch, order, team, "_simt_checked") as module:
+                before = sum(module.simt.counts().values())
+                answer(model, tasks, dtype, fused=True, loss=loss, inner_lr=RATE, inner_steps=1)
+                assert sum(module.simt.counts().values()) > before
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_op_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, case.model(), nn.MSELoss())
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=loss_id)
+def test_loss_is_clean(loss: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, Net(torch.tanh), loss)
