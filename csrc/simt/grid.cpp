@@ -45,6 +45,7 @@ struct Array {
 };
 
 Watcher* g_watcher = nullptr;
+constinit thread_local Running t_running;
 
 std::string place(const Where& where) {
   std::ostringstream out;
@@ -153,7 +154,10 @@ void Grid::run_block(Index at, const std::function<void()>& body) {
 // Until the thread waits, ends or stops the block.
 void Grid::turn(Lane& lane, const std::function<void()>* body) {
   current_ = &lane;
+  const char* stack = lane.fiber.stack();
+  t_running = {&lane.thread, stack, stack + Fiber::stack_bytes()};
   body ? lane.fiber.start(*body) : lane.fiber.resume();
+  t_running = {};
   if (lane.fiber.done()) lane.state = State::done;
   if (stopped_) leave(failure_);
 }
@@ -359,10 +363,7 @@ bool watched() { return g_watcher != nullptr; }
 void allow(std::vector<Region> regions) {
   if (g_watcher) g_watcher->allow(std::move(regions));
 }
-const Thread* running_on(const void* address) {
-  const Lane* lane = grid().current_;
-  return lane && lane->fiber.holds(address) ? &lane->thread : nullptr;
-}
+const Running& running() { return t_running; }
 void stop(std::string text) { grid().stop(std::move(text)); }
 
 void run_grid(Index grid_size, Index block, size_t shared_bytes,

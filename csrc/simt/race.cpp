@@ -10,6 +10,7 @@
 #include <memory>
 #include <sstream>
 #include <unordered_map>
+#include <utility>
 
 #include "simt/code.hpp"
 #include "simt/watch.hpp"
@@ -18,7 +19,7 @@ namespace simt {
 namespace {
 
 constexpr unsigned kLanes = 32, kMostThreads = 1024;
-constexpr size_t kWord = 4, kPage = 4096, kMostPages = 1024;
+constexpr size_t kWord = 4, kWordsOfPage = 1024, kMostPages = 1024, kKnown = 64;
 constexpr ptrdiff_t kNear = 1024;  // bytes from a region that are worth its name in a message
 
 enum class Kind : uint8_t { read, write, atomic };
@@ -37,6 +38,8 @@ struct Cell {
   Access foreign;  // a read by another block
   bool parted = false;
 };
+
+using Page = std::array<Cell, kWordsOfPage>;
 
 // What a block made known by an atomic: all that it did before, and fenced.
 struct Release {
@@ -62,7 +65,7 @@ class Checker {
   std::vector<Region> regions_, arrays_;
   uint64_t launch_age_ = 0, block_age_ = 0;
   unsigned epoch_ = 0;
-  std::unordered_map<uintptr_t, std::unique_ptr<std::array<Cell, kPage / kWord>>> pages_;
+  std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages_;
   std::unordered_map<uintptr_t, std::array<Cell, kWord>> parts_;
   std::vector<unsigned> fences_;  // of the block's threads: 1 + the epoch of the last one
 
@@ -74,9 +77,14 @@ class Checker {
   void enter_cell(Cell& cell, const Access& now, const char* at, bool shared);
   [[noreturn]] void report(const Access& then, const Access& now, const char* at, bool shared);
   Cell& word(uintptr_t index) {
-    auto& page = pages_[index / (kPage / kWord)];
-    if (!page) page = std::make_unique<std::array<Cell, kPage / kWord>>();
-    return (*page)[index % (kPage / kWord)];
+    const uintptr_t number = index / kWordsOfPage;
+    Known& known = known_[number % kKnown];
+    if (known.number != number || !known.page) {
+      auto& page = pages_[number];
+      if (!page) page = std::make_unique<Page>();
+      known = {number, page.get()};
+    }
+    return (*known.page)[index % kWordsOfPage];
   }
   Access access_of(const Thread& thread, Kind kind, const void* code) const {
     const unsigned t = thread.thread.x;
@@ -88,6 +96,13 @@ class Checker {
             kind};
   }
 
+  // The page last asked for among those of one remainder: spares most look-ups.
+  struct Known {
+    uintptr_t number = 0;
+    Page* page = nullptr;
+  };
+  std::array<Known, kKnown> known_;
+  bool clocks_moved_ = true;
   std::unordered_map<const char*, std::vector<std::unique_ptr<Release>>> releases_;  // by word
   std::vector<Seen> seen_;
   // clocks_[t][l]: how far thread t has seen lane l of its warp, by __syncwarps.
@@ -116,18 +131,20 @@ const char* verb(Kind kind, bool past) {
 void Checker::begin_launch() {
   ++launch_age_;
   releases_.clear();
-  if (pages_.size() > kMostPages) pages_.clear(), parts_.clear();
+  if (pages_.size() > kMostPages) pages_.clear(), parts_.clear(), known_.fill({});
 }
 
 void Checker::begin_block() {
   ++block_age_, epoch_ = 0;
   arrays_.clear(), seen_.clear(), fences_.assign(kMostThreads, 0);
+  if (!std::exchange(clocks_moved_, false)) return;
   for (unsigned t = 0; t < kMostThreads; ++t)
     for (unsigned lane = 0; lane < kLanes; ++lane) clocks_[t][lane] = t % kLanes == lane;
 }
 
 void Checker::warp_barrier(unsigned warp, unsigned mask) {
   unsigned joined[kLanes] = {};
+  clocks_moved_ = true;
   auto* const clocks = clocks_ + warp * kLanes;
   for (unsigned from = 0; from < kLanes; ++from)
     for (unsigned lane = 0; lane < kLanes && (mask >> from & 1); ++lane)
@@ -137,8 +154,9 @@ void Checker::warp_barrier(unsigned warp, unsigned mask) {
 }
 
 void Checker::access(const char* at, size_t bytes, Kind kind, const void* code) {
-  const Thread* thread = running_on(__builtin_frame_address(0));
-  if (thread && !running_on(at)) enter(at, bytes, kind, code, *thread);
+  const Running& now = running();
+  if (now.holds(__builtin_frame_address(0)) && !now.holds(at))
+    enter(at, bytes, kind, code, *now.thread);
 }
 
 void Checker::enter(const char* at, size_t bytes, Kind kind, const void* code,
@@ -176,8 +194,8 @@ void Checker::check_bounds(const char* at, size_t bytes, Kind kind, const void* 
   // Tables of constants lie in the module.
   if (found == allowed.end() && !shared && !writes && in_module(at)) return;
   std::ostringstream out;
-  out << "thread " << running_on(__builtin_frame_address(0))->thread.x << " " << verb(kind, false)
-      << " " << bytes << " bytes ";
+  out << "thread " << running().thread->thread.x << " " << verb(kind, false) << " " << bytes
+      << " bytes ";
   if (found != allowed.end())
     out << "of " << found->name << ", which is an input";
   else if (shared)
@@ -274,7 +292,7 @@ class Race final : public Watcher {
   // It may land at any time from here on, so that it is entered twice.
   void issued(const AsyncCopy& copy) override {
     const size_t bytes = static_cast<size_t>(copy.bytes);
-    if (copy.valid && !running_on(copy.from))
+    if (copy.valid && !running().holds(copy.from))
       checker().enter(copy.from, bytes, Kind::read, copy.code, self());
     landed(copy);
   }

@@ -46,8 +46,16 @@ bool watched();
 // What the launches to come, by this processor thread, may touch, beside their own arguments.
 void allow(std::vector<Region> regions);
 
-// The device thread that runs, if `address` lies on its stack, else null.
-const Thread* running_on(const void* address);
+// The device thread that runs on this processor thread, and its stack.
+struct Running {
+  const Thread* thread = nullptr;
+  const char *stack = nullptr, *stack_end = nullptr;
+  bool holds(const void* address) const {
+    return address >= static_cast<const void*>(stack) &&
+           address < static_cast<const void*>(stack_end);
+  }
+};
+const Running& running();
 // Leaves the block of the device thread that runs: the launch fails with this text.
 [[noreturn]] void stop(std::string text);
 
