@@ -15,6 +15,9 @@ RUNS = [
     (torch.float32, ORDERS[2], TEAMS[-1]),
     (torch.float64, ORDERS[2], TEAMS[0]),
 ]
+# A hook before every access: these take tens of seconds.
+HEAVY = {"conv2d many channels", "conv2d many channels, one tap", "stem in strips"}
+ALL = [pytest.param(c, marks=pytest.mark.slow) if case_id(c) in HEAVY else c for c in CASES]
 
 
 def check(patch: pytest.MonkeyPatch, model: nn.Module, loss: nn.Module) -> None:
@@ -27,9 +30,13 @@ def check(patch: pytest.MonkeyPatch, model: nn.Module, loss: nn.Module) -> None:
             assert sum(module.simt.counts().values()) > before
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
+@pytest.mark.parametrize("case", ALL, ids=map(case_id, CASES))
 def test_op_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
     check(monkeypatch, case.model(), nn.MSELoss())
+
+
+def test_heavy_cases_exist() -> None:
+    assert set(map(case_id, CASES)) >= HEAVY
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=loss_id)
