@@ -25,7 +25,7 @@ def python_files() -> list[Path]:
 
 
 def cxx_files() -> list[Path]:
-    return files("csrc", "tests/core", suffixes=CXX_SUFFIXES)
+    return files("csrc", "tests/core", "tests/simt", suffixes=CXX_SUFFIXES)
 
 
 def name(path: Path) -> str:
