@@ -226,11 +226,11 @@ class _Traced:
         sweeps = purpose == "meta_step" and steps > 0
         first_order = settings.first_order or not sweeps
         rate_grad = rate_grad and steps > 0
-        factored = _engine.FACTORED
+        forced = _engine.FACTORED, _engine.WINOGRAD
         threads = torch.get_num_threads()
         key = (
             (loss.op, loss.attrs, steps, first_order, rate_grad),
-            (tasks.support_rows, tasks.query_rows, dtype, purpose, factored),
+            (tasks.support_rows, tasks.query_rows, dtype, purpose, forced),
         )
         wanted = (key, tasks.tasks, threads, memory)
         found = self._fits.get(wanted)
@@ -251,7 +251,7 @@ class _Traced:
         """The program of a key of `plan`, made once."""
         plan = self._plans.get(key)
         if plan is None:
-            (_, _, steps, first_order, rate_grad), (*_, dtype, purpose, factored) = key[0]
+            (_, _, steps, first_order, rate_grad), (*_, dtype, purpose, forced) = key[0]
             try:
                 plan = CompiledPlan(
                     self.network,
@@ -264,7 +264,8 @@ class _Traced:
                     first_order=first_order,
                     rate_grad=rate_grad,
                     recompute=key[1],
-                    factored=factored,
+                    factored=forced[0],
+                    winograd=forced[1],
                 )
             except (ShapeError, UnsupportedModelError) as error:
                 raise type(error)(f"{where}: {error}") from error
