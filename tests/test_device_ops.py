@@ -36,7 +36,7 @@ ALL = [pytest.param(c, marks=pytest.mark.slow) if case_id(c) in HEAVY else c for
 
 
 @pytest.mark.parametrize("settings", [PASSES[WHOLE]], ids=[WHOLE])
-@pytest.mark.parametrize("case", ALL, ids=map(case_id, CASES))
+@pytest.mark.parametrize("case", ALL, ids=[case_id(c) for c in CASES])
 def test_op_agrees(
     case: OpCase, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +45,7 @@ def test_op_agrees(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", map(PASSES.get, PARTS), ids=PARTS)
+@pytest.mark.parametrize("settings", [PASSES[p] for p in PARTS], ids=PARTS)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_op_agrees_pass_by_pass(
     case: OpCase, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -75,7 +75,7 @@ def same_bits(
         assert all(map(torch.equal, answers[0], other))
 
 
-@pytest.mark.parametrize("case", ALL, ids=map(case_id, CASES))
+@pytest.mark.parametrize("case", ALL, ids=[case_id(c) for c in CASES])
 def test_bits_depend_on_neither_order_nor_team(
     case: OpCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

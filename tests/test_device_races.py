@@ -30,7 +30,7 @@ def check(patch: pytest.MonkeyPatch, model: nn.Module, loss: nn.Module) -> None:
             assert sum(module.simt.counts().values()) > before
 
 
-@pytest.mark.parametrize("case", ALL, ids=map(case_id, CASES))
+@pytest.mark.parametrize("case", ALL, ids=[case_id(c) for c in CASES])
 def test_op_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
     check(monkeypatch, case.model(), nn.MSELoss())
 
