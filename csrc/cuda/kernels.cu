@@ -2,9 +2,8 @@
 //
 // The others stand in translation units of their own, by dtype and with the resident kernels apart,
 // so that a build has work for several processors.
-#include "cuda/kernels.hpp"
-
 #include "cuda/device.cuh"
+#include "cuda/kernels.hpp"
 #include "cuda/known.cuh"
 #include "cuda/resident.hpp"
 

@@ -1,13 +1,13 @@
-// The kernels: one for each alternative of Args and dtype (add an op: one include here, and its line
-// in cuda/budgets.hpp). Compiled once for each dtype, by kernels_f32.cu and kernels_f64.cu.
+// The kernels: one for each alternative of Args and dtype (add an op: one include here, and its
+// line in cuda/budgets.hpp). Compiled once for each dtype, by kernels_f32.cu and kernels_f64.cu.
 #pragma once
 
 #include <utility>
 
 #include "cuda/budgets.hpp"
 #include "cuda/device.cuh"
-#include "cuda/known.cuh"
 #include "cuda/kernels.hpp"
+#include "cuda/known.cuh"
 #include "cuda/lower.hpp"
 #include "ops/batch_norm/batch_norm_cuda.cuh"
 #include "ops/bce_with_logits/bce_with_logits_cuda.cuh"

@@ -1,5 +1,6 @@
 // The device code, compiled for the host.
 #include "cuda/kernels.cu"
+
 #include "cuda/kernels_f32.cu"
 #include "cuda/kernels_f64.cu"
 #include "cuda/resident_f32.cu"
