@@ -52,7 +52,7 @@ sanitize: sanitize-address,undefined sanitize-thread
 
 sanitize-%: $(READY)
 	$(BIN)/cmake -S . -B build/sanitize-$* -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	    -DCMAKE_BUILD_TYPE=Debug -DFASTMAML_SANITIZE=$* -DFASTMAML_WERROR=ON \
+	    -DCMAKE_BUILD_TYPE=Debug -DFASTMAML_SANITIZE=$* -DFASTMAML_WERROR=ON -DFASTMAML_CUDA=OFF \
 	    -DFASTMAML_BUILD_TESTS=ON -DFASTMAML_BUILD_MODULE=OFF
 	$(BIN)/cmake --build build/sanitize-$*
 	UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=second_deadlock_stack=1 \

@@ -54,7 +54,9 @@ def test_metadata() -> None:
     about = metadata.metadata("fastmaml")
     assert about["Requires-Python"] == ">=3.10"
     assert about["License-Expression"] == "MIT"
-    assert set(about.get_all("Provides-Extra", [])) == {"train", "bench", "test", "dev"}
+    assert set(about.get_all("Provides-Extra", [])) == {
+        "train", "bench", "test", "cuda-test", "dev",
+    }  # fmt: skip
     required = [line for line in metadata.requires("fastmaml") or [] if "extra ==" not in line]
     assert sorted(re.split("[<>=]", line)[0] for line in required) == ["numpy", "torch"]
 
@@ -82,10 +84,13 @@ def test_types_are_installed() -> None:
 
 @pytest.fixture
 def configure(tmp_path: Path) -> Callable[..., str]:
-    """Configures a fresh build tree with a given PATH and settings; returns its complaint."""
+    """Configures a fresh build tree with a given PATH and settings; returns its complaint.
+
+    Or, where it `succeeds`, all that it said.
+    """
     cmake, ninja = tool("cmake"), tool("ninja")
 
-    def call(*settings: str, path: str, **environment: str) -> str:
+    def call(*settings: str, path: str, succeeds: bool = False, **environment: str) -> str:
         command = [cmake, "-S", str(ROOT), "-B", str(tmp_path / "tree"), "-G", "Ninja"]
         command += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
         done = subprocess.run(
@@ -95,8 +100,8 @@ def configure(tmp_path: Path) -> Callable[..., str]:
             text=True,
             check=False,
         )
-        assert done.returncode != 0, done.stdout
-        return sentence(done.stderr)
+        assert (done.returncode == 0) == succeeds, done.stdout + done.stderr
+        return done.stdout if succeeds else sentence(done.stderr)
 
     return call
 
@@ -137,6 +142,66 @@ def test_missing_pybind11(configure: Callable[..., str]) -> None:
     assert said.startswith("fastmaml: pybind11 2.13 or newer was not found; run `pip install")
 
 
+NO_NVCC = "-DCMAKE_CUDA_COMPILER=NOTFOUND"  # what CMake writes down where it finds none
+
+
+def test_cuda_without_nvcc(configure: Callable[..., str]) -> None:
+    assert configure("-DFASTMAML_CUDA=ON", NO_NVCC, path=os.environ["PATH"]) == (
+        "fastmaml: FASTMAML_CUDA=ON needs nvcc, which was not found; install the CUDA toolkit 12 "
+        "or newer, name nvcc in the variable CUDACXX, or pass -DFASTMAML_CUDA=OFF."
+    )
+
+
+def test_cuda_of_no_known_kind(configure: Callable[..., str]) -> None:
+    assert configure("-DFASTMAML_CUDA=MAYBE", path=os.environ["PATH"]) == (
+        "fastmaml: FASTMAML_CUDA must be AUTO, ON or OFF, got MAYBE."
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["-DFASTMAML_CUDA=OFF"], "as FASTMAML_CUDA=OFF asks for"),
+        (["-DFASTMAML_CUDA=AUTO", NO_NVCC], "as nvcc was not found"),
+    ],
+)
+def test_cuda_is_left_out(configure: Callable[..., str], settings: list[str], reason: str) -> None:
+    settings = [*settings, "-DFASTMAML_BUILD_MODULE=OFF"]
+    said = configure(*settings, path=os.environ["PATH"], succeeds=True)
+    assert f"fastmaml: built without CUDA, {reason}" in said
+
+
+@pytest.mark.parametrize(
+    ("asked", "codes"),
+    [
+        ("80", "compute_80,sm_80"),
+        ("80;90", "compute_80,sm_80,sm_90"),
+        ("all", "compute_80,sm_80,sm_86,sm_89,sm_90"),
+    ],
+)
+def test_cuda_architectures(configure: Callable[..., str], asked: str, codes: str) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed; it comes with the CUDA toolkit")
+    said = configure(
+        *("-DFASTMAML_CUDA=ON", f"-DFASTMAML_CUDA_ARCHITECTURES={asked}"),
+        *("-DFASTMAML_BUILD_MODULE=OFF",),
+        path=os.environ["PATH"],
+        succeeds=True,
+    )
+    assert f"fastmaml: built with CUDA: {codes}" in said
+
+
+def test_old_cuda_architecture(configure: Callable[..., str]) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed; it comes with the CUDA toolkit")
+    settings = ("-DFASTMAML_CUDA=ON", "-DFASTMAML_CUDA_ARCHITECTURES=75;80")
+    said = configure(*settings, "-DFASTMAML_BUILD_MODULE=OFF", path=os.environ["PATH"])
+    assert said == (
+        "fastmaml: FASTMAML_CUDA_ARCHITECTURES must be all or compute capabilities from 80, "
+        "such as 80;90, got 75;80."
+    )
+
+
 @pytest.fixture
 def build_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """The names of setup.py on a machine without any tool."""
@@ -174,6 +239,7 @@ def test_kernels_share_no_code_between_instruction_sets(tmp_path: Path) -> None:
     if nm is None:
         pytest.skip("nm (binutils) is not installed")
     settings = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DFASTMAML_BUILD_MODULE=OFF"]
+    settings.append("-DFASTMAML_CUDA=OFF")
     for command in (["-S", str(ROOT), "-B", ".", "-G", "Ninja", *settings], ["--build", "."]):
         subprocess.run([cmake, *command], cwd=tmp_path, check=True)
     objects = sorted(tmp_path.glob("CMakeFiles/kernels_*.dir/**/*.o"))
@@ -188,7 +254,10 @@ def test_kernels_share_no_code_between_instruction_sets(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_wheel(tmp_path: Path) -> None:
-    """A clean build is fast, the wheel is small, and it runs where there is no compiler."""
+    """A clean build is fast, the wheel is small, and it runs where there is no compiler.
+
+    Without CUDA, whose kernels take their time; tests/test_nvcc.py builds them.
+    """
     checkout = tmp_path / "checkout"
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     for name in ("csrc", "fastmaml"):
@@ -197,7 +266,7 @@ def test_wheel(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, checkout)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(checkout)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(build, check=True)
+    subprocess.run(build, check=True, env={**os.environ, "CMAKE_ARGS": "-DFASTMAML_CUDA=OFF"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime <= BUILD_BUDGET_SECONDS
 
@@ -212,7 +281,7 @@ def test_wheel(tmp_path: Path) -> None:
     assert {name for name in names if name.endswith(".so")} == {f"fastmaml/_C{suffix}"}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastmaml"}
 
-    program = "import fastmaml, fastmaml._C; print(fastmaml.__file__)"
+    program = "import fastmaml; print(fastmaml.__file__); print(fastmaml._C.device_absence())"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=elsewhere,
@@ -221,4 +290,6 @@ def test_wheel(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert Path(done.stdout.strip()).is_relative_to(elsewhere)
+    place, absence = done.stdout.splitlines()
+    assert Path(place).is_relative_to(elsewhere)
+    assert absence.startswith("this build has no CUDA; ")

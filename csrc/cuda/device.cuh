@@ -67,8 +67,13 @@ FASTMAML_DEVICE T* address_or_null(const Block& block, const Operand& o, int64_t
   return o ? address<T>(block, o, task) : nullptr;
 }
 
+// p[i], or `otherwise` where p is null. The compiler must ask each time: it would write a loop once
+// for every set of operands that may be absent.
 template <class T>
 FASTMAML_DEVICE T load_or(const T* p, int64_t i, T otherwise) {
+#if defined(__CUDA_ARCH__)
+  asm("" : "+l"(p) : "l"(i));
+#endif
   return p ? p[i] : otherwise;
 }
 

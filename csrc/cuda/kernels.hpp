@@ -21,6 +21,13 @@ struct DeviceKernelTable {
   DeviceKernel of[std::variant_size_v<Args>];  // by the index of the alternative in Args
 };
 const DeviceKernelTable& device_kernels(Dtype dtype);
+// By the type of the numbers, each in a translation unit of its own.
+template <class T>
+const DeviceKernelTable& kernels_of();
+template <>
+const DeviceKernelTable& kernels_of<float>();
+template <>
+const DeviceKernelTable& kernels_of<double>();
 
 // Writes 8-byte words to device memory: (uint64_t* to, Words). They travel as an argument, so that
 // a graph's launch can carry new ones without a copy from the host; or lie on the device, at

@@ -6,8 +6,16 @@
 #pragma once
 
 #include "cuda/device.cuh"
+#include "cuda/known.cuh"
 #include "cuda/lower.hpp"
 #include "cuda/resident.hpp"
+#include "ops/batch_norm/batch_norm_cuda.cuh"
+#include "ops/bce_with_logits/bce_with_logits_cuda.cuh"
+#include "ops/contract/contract_cuda.cuh"
+#include "ops/cross_entropy/cross_entropy_cuda.cuh"
+#include "ops/mse/mse_cuda.cuh"
+#include "ops/pointwise/pointwise_cuda.cuh"
+#include "ops/transpose/transpose_cuda.cuh"
 
 namespace fastmaml::device {
 
@@ -70,12 +78,20 @@ __global__ void __launch_bounds__(kThreads) resident(const __grid_constant__ Res
   block.transient = memory, block.shared = memory + run.transient_bytes;
   block.memory = block.shared + run.shared_bytes;
   block.local = true, block.rank = 0, block.size = 1, block.tasks = 1;
-  interpret_all<T>(run.prologue, block, 0);
-  for (int64_t task = blockIdx.x; task < run.tasks; task += gridDim.x)
-    interpret_all<T>(run.body, block, task);
-  if (!ends_last(block, run.tables)) return;
-  block.tasks = run.tasks;
-  interpret_all<T>(run.last, block, 0);
+  // One call for all lists: each inlines every pass, which is what a build spends its time on.
+  DeviceList list = run.prologue;
+  int64_t task = 0;
+  bool last = false;
+#pragma unroll 1
+  for (int64_t next = blockIdx.x;; next += gridDim.x) {
+    interpret_all<T>(list, block, task);
+    if (last) return;
+    list = run.body, task = next;
+    if (next < run.tasks) continue;
+    if (!ends_last(block, run.tables)) return;
+    list = run.last, task = 0, last = true;
+    block.tasks = run.tasks;
+  }
 }
 
 }  // namespace fastmaml::device

@@ -29,6 +29,13 @@ struct ResidentCall {
 static_assert(sizeof(ResidentCall) <= 4096);
 
 const void* resident_kernel(Dtype dtype);
+// By the type of the numbers, each in a translation unit of its own.
+template <class T>
+const void* resident_of();
+template <>
+const void* resident_of<float>();
+template <>
+const void* resident_of<double>();
 // Of the instruction that runs, whatever the program.
 int64_t instruction_bytes(Dtype dtype);
 

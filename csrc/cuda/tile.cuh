@@ -94,7 +94,7 @@ class Tile {
   struct Cursor {
     Segment segment;
     int s = -1;
-    int64_t l = 0;
+    decltype(Segment::k) l = 0;
     bool more = false;
   };
   FASTMAML_DEVICE static int first_row() { return threadIdx.x / kAcross * kRows; }
@@ -257,15 +257,13 @@ class Tile {
 // first: one variable for all problems of an instruction deals their tiles out evenly.
 template <class T, int TM, int TN, class Problem, class Store>
 FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, const Store& store,
-                               int64_t& turn) {
+                               int32_t& turn) {
   using Task = Tile<T, TM, TN, Problem>;
   const typename Task::Memory memory(block);
-  const int64_t across = (problem.n + TN - 1) / TN;
-  const int64_t tiles = across * ((problem.m + TM - 1) / TM);
-  for (; turn < tiles; turn += block.size)
-    Task(problem, memory, static_cast<int32_t>(turn / across * TM),
-         static_cast<int32_t>(turn % across * TN), block.local)
-        .run(store);
+  const auto m = static_cast<int32_t>(problem.m), n = static_cast<int32_t>(problem.n);
+  const int32_t across = (n + TN - 1) / TN, tiles = across * ((m + TM - 1) / TM);
+  for (; turn < tiles; turn += static_cast<int32_t>(block.size))
+    Task(problem, memory, turn / across * TM, turn % across * TN, block.local).run(store);
   turn -= tiles;
 }
 
@@ -277,7 +275,7 @@ constexpr int64_t kLowRows = 24;  // up to so many
 // `rows` chooses the tile: those of all problems of the instruction that a column has.
 template <class T, bool kNarrow = false, class Problem, class Store>
 FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, const Store& store,
-                              int64_t rows, int64_t& turn) {
+                              int64_t rows, int32_t& turn) {
   if (rows <= kLowRows) return run_tiles<T, kLowTile, kTileColumns>(problem, block, store, turn);
   if constexpr (kNarrow)
     if (problem.n <= kNarrowColumns)

@@ -31,8 +31,8 @@ struct PooledRows : PoolCells {
   static constexpr bool kPooled = true, kGated = false;
   int64_t places, cells;
   FASTMAML_DEVICE explicit PooledRows(const BatchNormArgs& args) : PoolCells(args.pool) {
-    const int64_t images = args.rows / (p.in_h * p.in_w);
-    places = images * p.out_h * p.out_w, cells = images * down * across;
+    const int32_t images = divide(static_cast<int32_t>(args.rows), in_h * in_w);
+    places = images * out_h * out_w, cells = images * down * across;
   }
 };
 
@@ -111,7 +111,7 @@ struct BatchNormFeature {
   FASTMAML_DEVICE Origin origin(int64_t o) const {
     if constexpr (Rows::kPooled) {
       const int chosen = tap[o * F];
-      return {rows.row_of(o, chosen < 0 ? 0 : chosen), chosen >= 0};
+      return {rows.row_of(static_cast<int32_t>(o), chosen < 0 ? 0 : chosen), chosen >= 0};
     } else {
       return {o, true};
     }
@@ -129,14 +129,14 @@ struct BatchNormFeature {
     const auto store = [&](int64_t i, T v) { out[i * F] = v; };
     if constexpr (Rows::kPooled) {
       for (int64_t c = columns.lane; c < (exists ? rows.cells : 0); c += columns.lanes) {
-        const PoolCells::Cell cell = rows.cell(c);
+        const PoolCells::Cell cell = rows.cell(static_cast<int32_t>(c));
         const bool any = cell.window >= 0;
         const int chosen = any ? tap[cell.window * F] : -1;
         const T bar = any ? y_bar[cell.window * F] : T(0);
         const T bar_dot = any && y_bar_dot ? y_bar_dot[cell.window * F] : T(0);
         const auto y = [&](int64_t k) { return quotient(k, cell.width); };
         const auto row = [&](int64_t k) {
-          return cell.row + y(k) * rows.p.in_w + (k - y(k) * cell.width);
+          return cell.row + y(k) * rows.in_w + (k - y(k) * cell.width);
         };
         store_each<T>(
             0, 1, cell.height * cell.width,
@@ -172,8 +172,8 @@ struct BatchNormFeature {
     const auto y = [&](int64_t i) { return affine(x[i * F]); };
     if constexpr (Rows::kPooled) {
       for (int64_t w = columns.lane; w < places; w += columns.lanes) {
-        const PoolCells::Choice<T> choice =
-            rows.template choose<T>(w, args.activation != Activation::none, y);
+        const PoolCells::Choice<T> choice = rows.template choose<T>(
+            static_cast<int32_t>(w), args.activation != Activation::none, y);
         out[w * F] = choice.value, tap[w * F] = choice.tap;
       }
     } else {

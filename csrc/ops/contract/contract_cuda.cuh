@@ -126,7 +126,7 @@ FASTMAML_DEVICE void run_pass(const DeviceContractArgs& args, const Block& block
   const ContractProblem<T> problem(args, block, task);
   const ContractOut<T> out(args, block, task);
   if (args.lanes > 0) return sum_columns(problem, block, out);
-  int64_t turn = block.rank;
+  auto turn = static_cast<int32_t>(block.rank);
   contract<T>(problem, block, out, problem.m, turn);
 }
 

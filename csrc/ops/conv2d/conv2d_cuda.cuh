@@ -196,7 +196,7 @@ FASTMAML_DEVICE void run_pass(const DeviceConvArgs& args, const Block& block, in
   if (args.form == ConvForm::weights_direct) return conv_weights_direct<T>(args, block, task);
   const ConvPart* parts = block.table<ConvPart>(args.part);
   const int64_t rows = int64_t{args.images} * args.to_pixels;
-  int64_t turn = block.rank;
+  auto turn = static_cast<int32_t>(block.rank);
   for (int32_t group = 0; group < args.groups; ++group) {
     if (args.form == ConvForm::weights) {
       const ConvWeights<T> problem(args, block, task, parts[0], group);

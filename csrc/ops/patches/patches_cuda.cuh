@@ -19,9 +19,11 @@
 
 namespace fastmaml::device {
 
+static_assert(kMostPatch < 1 << 15, "PatchSide packs entries");
+
 constexpr int kPatchTile = 4, kPatchPairs = kPatchTile * kPatchTile;
-constexpr int64_t kPatchRun = 32 * kWarp;     // places of one image: 32 of each lane
-constexpr int64_t kCentrePixels = 4 * kWarp;  // pixels that a centre is the mean of
+constexpr int32_t kPatchRun = 32 * kWarp;     // places of one image: 32 of each lane
+constexpr int32_t kCentrePixels = 4 * kWarp;  // pixels that a centre is the mean of
 
 // of[i], from registers: an index that is not known in advance would put the array into memory.
 template <class T, int N>
@@ -37,24 +39,24 @@ template <class T>
 struct PatchImages {
   const T* x;
   const int32_t* sources;
-  int64_t channels, taps, pixels;
+  int32_t channels, taps, pixels;  // an image's numbers can be counted in 32 bits
 
   FASTMAML_DEVICE PatchImages(const DevicePatchArgs& args, const Block& block, int64_t task)
       : x(address<T>(block, args.x, task)),
         sources(block.table<int32_t>(args.sources)),
-        channels(args.channels),
-        taps(args.taps),
-        pixels(args.pixels) {}
+        channels(static_cast<int32_t>(args.channels)),
+        taps(static_cast<int32_t>(args.taps)),
+        pixels(static_cast<int32_t>(args.pixels)) {}
 
-  FASTMAML_DEVICE const T* image(int64_t r) const { return x + r * pixels * channels; }
+  FASTMAML_DEVICE const T* image(int64_t r) const { return x + r * (pixels * channels); }
   // The same in all lanes of the warp that calls it. Where a pixel is not finite it is 0: a window
   // may step over that pixel.
-  FASTMAML_DEVICE T centre(int64_t r, int64_t channel) const {
+  FASTMAML_DEVICE T centre(int64_t r, int32_t channel) const {
     const T* from = image(r) + channel;
-    const int64_t count = pixels < kCentrePixels ? pixels : kCentrePixels, step = pixels / count;
+    const int32_t count = pixels < kCentrePixels ? pixels : kCentrePixels, step = pixels / count;
     T total = 0;
 #pragma unroll 1  // for occupancy: unrolled, its loads take a third of all registers
-    for (int64_t i = threadIdx.x % kWarp; i < count; i += kWarp) total += from[i * step * channels];
+    for (int32_t i = threadIdx.x % kWarp; i < count; i += kWarp) total += from[i * step * channels];
     const T mean = over_warp(total, Plus{}) / static_cast<T>(count);
     return std::isfinite(mean) ? mean : T(0);
   }
@@ -64,30 +66,32 @@ struct PatchImages {
 // sums are left out in the end.
 template <class T>
 struct PatchSide {
-  int32_t tap[kPatchTile], channel[kPatchTile];
-  T centre[kPatchTile];  // of the image at hand
+  uint32_t entry[kPatchTile];  // tap and channel, in half a register each
+  T centre[kPatchTile];        // of the image at hand
 
-  FASTMAML_DEVICE PatchSide(const PatchImages<T>& images, int64_t first) {
-    const int64_t last = images.taps * images.channels - 1;
+  FASTMAML_DEVICE PatchSide(const PatchImages<T>& images, int32_t first) {
+    const int32_t last = images.taps * images.channels - 1;
 #pragma unroll
     for (int i = 0; i < kPatchTile; ++i) {
-      const int64_t p = first + i < last ? first + i : last;
-      tap[i] = static_cast<int32_t>(p / images.channels);
-      channel[i] = static_cast<int32_t>(p % images.channels);
+      const auto p = static_cast<uint32_t>(first + i < last ? first + i : last);
+      const uint32_t tap = p / static_cast<uint32_t>(images.channels);
+      entry[i] = tap << 16 | (p - tap * static_cast<uint32_t>(images.channels));
     }
     move_to(images, 0);
   }
+  FASTMAML_DEVICE int32_t tap(int i) const { return static_cast<int32_t>(entry[i] >> 16); }
+  FASTMAML_DEVICE int32_t channel(int i) const { return static_cast<int32_t>(entry[i] & 0xffff); }
   FASTMAML_DEVICE void move_to(const PatchImages<T>& images, int64_t r) {
 #pragma unroll
-    for (int i = 0; i < kPatchTile; ++i) centre[i] = images.centre(r, channel[i]);
+    for (int i = 0; i < kPatchTile; ++i) centre[i] = images.centre(r, channel(i));
   }
   // The entries of a place, relative to the centre; taps outside the image are 0.
-  FASTMAML_DEVICE void load(const T* image, const int32_t* sources, int64_t channels,
+  FASTMAML_DEVICE void load(const T* image, const int32_t* sources, int32_t channels,
                             T (&to)[kPatchTile]) const {
 #pragma unroll
     for (int i = 0; i < kPatchTile; ++i) {
-      const int32_t pixel = sources[tap[i]];
-      to[i] = (pixel < 0 ? T(0) : image[pixel * channels + channel[i]]) - centre[i];
+      const int32_t pixel = sources[tap(i)];
+      to[i] = (pixel < 0 ? T(0) : image[pixel * channels + channel(i)]) - centre[i];
     }
   }
 };
@@ -100,8 +104,8 @@ struct PairSums {
 template <class T>
 class PatchTile {
  public:
-  FASTMAML_DEVICE PatchTile(const DevicePatchArgs& args, const PatchImages<T>& images, int64_t row,
-                            int64_t column)
+  FASTMAML_DEVICE PatchTile(const DevicePatchArgs& args, const PatchImages<T>& images, int32_t row,
+                            int32_t column)
       : args_(args),
         images_(images),
         rows_(images, row),
@@ -113,26 +117,33 @@ class PatchTile {
   FASTMAML_DEVICE static int pair() { return threadIdx.x % kPatchPairs; }
   FASTMAML_DEVICE static int row_of_pair() { return pair() / kPatchTile; }
   FASTMAML_DEVICE static int column_of_pair() { return pair() % kPatchTile; }
-  FASTMAML_DEVICE double row_origin() const { return row_origin_; }
+  FASTMAML_DEVICE double row_origin() const { return static_cast<double>(row_origin_); }
+  FASTMAML_DEVICE double column_origin() const { return static_cast<double>(column_origin_); }
 
-  // The sums of this warp's runs.
-  FASTMAML_DEVICE PairSums sum() {
-    PairSums sums;
-    const int64_t runs = (args_.places + kPatchRun - 1) / kPatchRun;
-    for (int64_t at = threadIdx.x / kWarp; at < args_.images * runs; at += kWarps) {
-      const int64_t begin = at % runs * kPatchRun, left = args_.places - begin;
-      rows_.move_to(images_, at / runs), columns_.move_to(images_, at / runs);
-      add_run(at / runs, begin, left < kPatchRun ? left : kPatchRun, sums);
+  // Leaves the sums of this warp's runs in `memory`, which has room for those of each warp. They
+  // grow there: registers are what a tile is short of.
+  FASTMAML_DEVICE void sum(PairSums* memory) {
+    const int lane = threadIdx.x % kWarp;
+    PairSums* own =
+        lane < kPatchPairs ? memory + threadIdx.x / kWarp * kPatchPairs + lane : nullptr;
+    if (own) *own = {};
+    const auto places = static_cast<int32_t>(args_.places);
+    const int32_t runs = (places + kPatchRun - 1) / kPatchRun;
+    const int32_t all = static_cast<int32_t>(args_.images) * runs;
+    for (int32_t at = threadIdx.x / kWarp; at < all; at += kWarps) {
+      const int32_t image = at / runs, begin = (at - image * runs) * kPatchRun;
+      const int32_t left = places - begin;
+      rows_.move_to(images_, image), columns_.move_to(images_, image);
+      add_run(image, begin, left < kPatchRun ? left : kPatchRun, own);
     }
-    return sums;
   }
 
  private:
-  FASTMAML_DEVICE void add_run(int64_t r, int64_t begin, int64_t count, PairSums& sums) const {
+  FASTMAML_DEVICE void add_run(int32_t r, int32_t begin, int32_t count, PairSums* own) const {
     T products[kPatchPairs] = {}, row_sums[kPatchTile] = {}, column_sums[kPatchTile] = {};
     const T* image = images_.image(r);
-    for (int64_t o = threadIdx.x % kWarp; o < count; o += kWarp) {
-      const int32_t* sources = images_.sources + (begin + o) * images_.taps;
+    for (int32_t o = threadIdx.x % kWarp; o < count; o += kWarp) {
+      const int32_t* sources = images_.sources + int64_t{begin + o} * images_.taps;
       T a[kPatchTile], b[kPatchTile];
       rows_.load(image, sources, images_.channels, a);
       columns_.load(image, sources, images_.channels, b);
@@ -144,13 +155,14 @@ class PatchTile {
       }
     }
     over_lanes(products), over_lanes(row_sums), over_lanes(column_sums);
+    if (!own) return;
     const int i = row_of_pair(), j = column_of_pair();
     const auto n = static_cast<double>(count);
-    const double d_i = pick(rows_.centre, i) - row_origin_;
-    const double d_j = pick(columns_.centre, j) - column_origin_;
+    const double d_i = static_cast<double>(pick(rows_.centre, i)) - row_origin();
+    const double d_j = static_cast<double>(pick(columns_.centre, j)) - column_origin();
     const double row = pick(row_sums, i), column = pick(column_sums, j);
-    sums.row += row + n * d_i, sums.column += column + n * d_j;
-    sums.product += pick(products, pair()) + d_i * column + d_j * (row + n * d_i);
+    own->row += row + n * d_i, own->column += column + n * d_j;
+    own->product += pick(products, pair()) + d_i * column + d_j * (row + n * d_i);
   }
 
   template <int N>
@@ -162,14 +174,12 @@ class PatchTile {
   const DevicePatchArgs& args_;
   const PatchImages<T>& images_;
   PatchSide<T> rows_, columns_;
-  double row_origin_, column_origin_;  // the first image's centre, for the lane's pair
+  T row_origin_, column_origin_;  // the first image's centre, for the lane's pair
 };
 
-// The warps' sums, one after another, in the first kPatchPairs threads. `memory` has room for
-// those of each warp and is free again after.
-FASTMAML_DEVICE PairSums over_warps(const PairSums& own, PairSums* memory) {
-  const int lane = threadIdx.x % kWarp;
-  if (lane < kPatchPairs) memory[threadIdx.x / kWarp * kPatchPairs + lane] = own;
+// The warps' sums, one after another, in the first kPatchPairs threads; `memory` is free again
+// after.
+FASTMAML_DEVICE PairSums over_warps(const PairSums* memory) {
   __syncthreads();
   PairSums total;
   if (threadIdx.x < kPatchPairs)
@@ -183,10 +193,11 @@ FASTMAML_DEVICE PairSums over_warps(const PairSums& own, PairSums* memory) {
 
 // The tiles on and above the diagonal, row by row: the covariance is symmetric.
 struct PatchTiles {
-  int64_t across;
-  constexpr explicit PatchTiles(int64_t patch) : across((patch + kPatchTile - 1) / kPatchTile) {}
-  constexpr int64_t count() const { return across * (across + 1) / 2; }
-  constexpr void place(int64_t tile, int64_t& row, int64_t& column) const {
+  int32_t across;
+  constexpr explicit PatchTiles(int64_t patch)
+      : across((static_cast<int32_t>(patch) + kPatchTile - 1) / kPatchTile) {}
+  constexpr int32_t count() const { return across * (across + 1) / 2; }
+  constexpr void place(int32_t tile, int32_t& row, int32_t& column) const {
     for (row = 0; tile >= across - row; ++row) tile -= across - row;
     column = row + tile;
   }
@@ -194,22 +205,24 @@ struct PatchTiles {
 
 template <class T>
 FASTMAML_DEVICE void run_pass(const DevicePatchArgs& args, const Block& block, int64_t task) {
-  const int64_t patch = args.taps * args.channels;
-  const PatchTiles tiles(patch);
-  const auto places = static_cast<double>(args.images * args.places);
   const PatchImages<T> images(args, block, task);
-  auto* mean = reinterpret_cast<double*>(address<T>(block, args.out, task));
-  double* cov = mean + patch;
+  const int32_t patch = images.taps * images.channels;
+  const PatchTiles tiles(patch);
   Carve carve(block);
   auto* memory = carve.take<PairSums>(kWarps * kPatchPairs);
-  for (int64_t tile = block.rank; tile < tiles.count(); tile += block.size) {
-    int64_t row, column;
+  const auto size = static_cast<int32_t>(block.size);
+  for (auto tile = static_cast<int32_t>(block.rank); tile < tiles.count(); tile += size) {
+    int32_t row, column;
     tiles.place(tile, row, column);
     row *= kPatchTile, column *= kPatchTile;
     PatchTile<T> own(args, images, row, column);
-    const PairSums sums = over_warps(own.sum(), memory);
-    const int64_t p = row + own.row_of_pair(), q = column + own.column_of_pair();
+    own.sum(memory);
+    const PairSums sums = over_warps(memory);
+    const int32_t p = row + own.row_of_pair(), q = column + own.column_of_pair();
     if (threadIdx.x >= kPatchPairs || p > q || q >= patch) continue;
+    auto* mean = reinterpret_cast<double*>(address<T>(block, args.out, task));
+    double* cov = mean + patch;
+    const auto places = static_cast<double>(args.images * args.places);
     if (p == q) mean[p] = sums.row / places + own.row_origin();
     cov[p * patch + q] = cov[q * patch + p] =
         sums.product / places - sums.row / places * (sums.column / places);

@@ -1,0 +1,50 @@
+// What a kernel may take of a multiprocessor: registers of a thread, for each kind of instruction
+// and dtype, on every architecture. tests/test_nvcc.py reads the tables and holds the compiler to
+// them; no kernel may spill, or have a stack, or shared memory other than what launches give it.
+//
+// A budget is what the compiler takes today, rounded up to the next 8, registers being dealt out by
+// eights: a change that passes it should be a decision.
+#pragma once
+
+#include <string_view>
+
+#include "cuda/call.hpp"
+
+namespace fastmaml {
+
+// Blocks that a multiprocessor must be able to hold: the compiler takes all registers it may
+// otherwise.
+template <class T>
+constexpr int kBlocksHeld = sizeof(T) == sizeof(float) ? 2 : 1;
+
+struct RegisterBudget {
+  const char* kernel;  // the arguments of instruction_kernel, or the kernel's own name
+  int f32, f64;
+};
+
+constexpr RegisterBudget kRegisterBudgets[] = {
+    {"DeviceContractArgs", 128, 200}, {"TransposeArgs", 64, 64},    {"PointwiseArgs", 48, 64},
+    {"BatchNormArgs", 128, 176},      {"MseArgs", 96, 128},         {"CrossEntropyArgs", 80, 120},
+    {"BceWithLogitsArgs", 48, 56},    {"DeviceConvArgs", 128, 208}, {"PermuteArgs", 56, 56},
+    {"DevicePoolArgs", 48, 56},       {"GroupNormArgs", 128, 192},  {"TapArgs", 80, 96},
+    {"DevicePatchArgs", 128, 176},    {"StemArgs", 120, 120},       {"resident", 216, 255},
+    {"write_words", 40, 40},
+};
+
+// Registers of a multiprocessor, and the shared memory that a block has without asking for more;
+// the resident kernel asks, and looks first what the device has.
+constexpr int kRegisters = 65536, kSharedBytes = 48 * 1024;
+
+constexpr bool holds_its_blocks() {
+  for (const RegisterBudget& budget : kRegisterBudgets) {
+    // A resident block has the multiprocessor for itself, for want of shared memory.
+    const int held = std::string_view(budget.kernel) == "resident" ? 1 : kBlocksHeld<float>;
+    if (budget.f32 * kThreads * held > kRegisters) return false;
+    if (budget.f64 * kThreads * kBlocksHeld<double> > kRegisters) return false;
+  }
+  return true;
+}
+static_assert(holds_its_blocks());
+static_assert(kInstructionBytes<double> <= kSharedBytes);
+
+}  // namespace fastmaml

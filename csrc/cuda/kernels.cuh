@@ -1,0 +1,59 @@
+// The kernels: one for each alternative of Args and dtype (add an op: one include here, and its
+// line in cuda/budgets.hpp). Compiled once for each dtype, by kernels_f32.cu and kernels_f64.cu.
+#pragma once
+
+#include <utility>
+
+#include "cuda/budgets.hpp"
+#include "cuda/device.cuh"
+#include "cuda/kernels.hpp"
+#include "cuda/known.cuh"
+#include "cuda/lower.hpp"
+#include "ops/batch_norm/batch_norm_cuda.cuh"
+#include "ops/bce_with_logits/bce_with_logits_cuda.cuh"
+#include "ops/contract/contract_cuda.cuh"
+#include "ops/conv2d/conv2d_cuda.cuh"
+#include "ops/cross_entropy/cross_entropy_cuda.cuh"
+#include "ops/group_norm/group_norm_cuda.cuh"
+#include "ops/mse/mse_cuda.cuh"
+#include "ops/patches/patches_cuda.cuh"
+#include "ops/permute/permute_cuda.cuh"
+#include "ops/pointwise/pointwise_cuda.cuh"
+#include "ops/pool2d/pool2d_cuda.cuh"
+#include "ops/stem/stem_cuda.cuh"
+#include "ops/taps/taps_cuda.cuh"
+#include "ops/transpose/transpose_cuda.cuh"
+
+namespace fastmaml::device {
+namespace {
+
+// Grid: team x tasks. Instructions whose outputs all tasks share have one team.
+template <class T, class A>
+__global__ void __launch_bounds__(kThreads, kBlocksHeld<T>)
+    instruction_kernel(const char* args, DeviceCall call, bool shared) {
+  const Block block{call,      call.base[kTransient], call.base[kShared],     false, blockIdx.x,
+                    gridDim.x, dynamic_shared(),      shared ? call.tasks : 1};
+  const int64_t tasks = shared ? 1 : call.tasks;
+  for (int64_t task = blockIdx.y; task < tasks; task += gridDim.y) {
+    run_pass<T>(*reinterpret_cast<const A*>(args), block, task);
+    __syncthreads();
+  }
+}
+
+template <class T, class A>
+DeviceKernel entry() {
+  return {known(&instruction_kernel<T, A>), kInstructionBytes<T>,
+          [](const void* args) { return units(*static_cast<const A*>(args)); }};
+}
+
+template <class T, size_t... I>
+DeviceKernelTable make_table(std::index_sequence<I...>) {
+  return {{entry<T, DeviceArgs<std::variant_alternative_t<I, Args>>>()...}};
+}
+template <class T>
+DeviceKernelTable make_table() {
+  return make_table<T>(std::make_index_sequence<std::variant_size_v<Args>>{});
+}
+
+}  // namespace
+}  // namespace fastmaml::device
