@@ -125,6 +125,7 @@ class CompiledPlan:
         rate_grad: Whether the support losses' tangents are wanted.
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
+        tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.
 
     Raises:
         UnsupportedModelError: The engine lacks an op of the network.
@@ -145,6 +146,7 @@ class CompiledPlan:
         rate_grad: bool,
         recompute: bool = False,
         factored: int = -1,
+        tf32: bool = False,
     ) -> None:
         """Write the program."""
         self.plan = _C.Plan(
@@ -165,6 +167,7 @@ class CompiledPlan:
             rate_grad=rate_grad,
             recompute=recompute,
             factored=factored,
+            tf32=tf32,
         )
         self.dtype = dtype
         self.purpose = purpose

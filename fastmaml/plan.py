@@ -229,7 +229,7 @@ class _Traced:
         factored = _engine.FACTORED
         threads = torch.get_num_threads()
         key = (
-            (loss.op, loss.attrs, steps, first_order, rate_grad),
+            (loss.op, loss.attrs, steps, first_order, rate_grad, settings.precision),
             (tasks.support_rows, tasks.query_rows, dtype, purpose, factored),
         )
         device = tasks.support_x.device
@@ -252,7 +252,8 @@ class _Traced:
         """The program of a key of `plan`, made once."""
         plan = self._plans.get(key)
         if plan is None:
-            (_, _, steps, first_order, rate_grad), (*_, dtype, purpose, factored) = key[0]
+            (_, _, *sweep, precision), (*_, dtype, purpose, factored) = key[0]
+            steps, first_order, rate_grad = sweep
             try:
                 plan = CompiledPlan(
                     self.network,
@@ -266,6 +267,7 @@ class _Traced:
                     rate_grad=rate_grad,
                     recompute=key[1],
                     factored=factored,
+                    tf32=precision == "tf32",
                 )
             except (ShapeError, UnsupportedModelError) as error:
                 raise type(error)(f"{where}: {error}") from error
