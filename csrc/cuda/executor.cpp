@@ -90,7 +90,7 @@ std::vector<uint64_t> scalar_words(const Program& program, const Call& call) {
   return scalars;
 }
 
-const DeviceKernelTable& kernels_of(const Settings& settings) {
+const DeviceKernelTable& kernels_for(const Settings& settings) {
   return settings.tf32 ? device_kernels_tf32() : device_kernels(settings.dtype);
 }
 
@@ -111,7 +111,7 @@ struct DevicePlan::State {
   std::mutex mutex;
   Replays replays;
 
-  explicit State(const Program& p) : program(p), lowered(p), kernels(kernels_of(p.settings)) {}
+  explicit State(const Program& p) : program(p), lowered(p), kernels(kernels_for(p.settings)) {}
 };
 
 namespace {
