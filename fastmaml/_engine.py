@@ -128,6 +128,7 @@ class CompiledPlan:
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
         winograd: -1 lets the planner choose the convolutions of Winograd's method; 0 none, 1 all.
+        tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.
 
     Raises:
         UnsupportedModelError: The engine lacks an op of the network.
@@ -149,6 +150,7 @@ class CompiledPlan:
         recompute: bool = False,
         factored: int = -1,
         winograd: int = -1,
+        tf32: bool = False,
     ) -> None:
         """Write the program."""
         self.plan = _C.Plan(
@@ -170,6 +172,7 @@ class CompiledPlan:
             recompute=recompute,
             factored=factored,
             winograd=winograd,
+            tf32=tf32,
         )
         self._cpu = _C.Place()
         self.dtype = dtype

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from .errors import BackendError, UnsupportedModelError
 from .losses import LossArgument
 from .memory import Recompute, check_memory
 from .meta import _prepare
-from .settings import check_settings
+from .settings import Precision, check_settings
 from .tasks import Pair
 
 __all__ = ["describe", "workspace_bytes"]
@@ -26,6 +28,7 @@ def describe(
     first_order: bool = False,
     recompute: Recompute = "auto",
     max_workspace_bytes: int | None = None,
+    precision: Precision = "float32",
 ) -> str:
     """The plan of a call as text, without running it.
 
@@ -33,20 +36,21 @@ def describe(
 
     Returns:
         Threads and lanes, rounds and groups of tasks, bytes of workspace, FLOPs, whether
-        activations are kept, how each wide weight is, and the instructions; or the reason why the
-        call runs in PyTorch.
+        activations are kept, how each wide weight is, the precision where it is tf32, and the
+        instructions; or the reason why the call runs in PyTorch.
 
     >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
     >>> print(describe(nn.Linear(2, 1), data, data, loss="mse").splitlines()[0])
     backend fused
     """
     where = "describe"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
     try:
         call = _prepare(where, model, support, query, settings, "fused", "meta_step", memory)
     except (UnsupportedModelError, BackendError) as error:
-        _prepare(where, model, support, query, settings, "reference", "meta_step")
+        plain = replace(settings, precision="float32")  # the reference runs as torch is set to
+        _prepare(where, model, support, query, plain, "reference", "meta_step")
         return f"backend reference\n{error}"
     assert call.fit is not None
     plan, threads, lanes = call.fit
@@ -64,6 +68,7 @@ def workspace_bytes(
     first_order: bool = False,
     recompute: Recompute = "auto",
     max_workspace_bytes: int | None = None,
+    precision: Precision = "float32",
 ) -> int:
     """The memory that a `fastmaml.meta_step` takes beside its inputs and outputs, before the call.
 
@@ -77,7 +82,7 @@ def workspace_bytes(
     True
     """
     where = "workspace_bytes"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
     call = _prepare(where, model, support, query, settings, "fused", "meta_step", memory)
     assert call.fit is not None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastmaml.errors import SettingError
 from fastmaml.losses import LossArgument
-from fastmaml.settings import check_steps
+from fastmaml.settings import Precision, check_steps
 
 Batch = tuple[Tensor, Tensor]
 
@@ -65,6 +65,7 @@ def evaluate(
     loss: LossArgument = "cross_entropy",
     inner_lr: float | Tensor = 0.4,
     backend: Literal["auto", "fused", "reference"] = "auto",
+    precision: Precision = "float32",
 ) -> Evaluation:
     """Measures `model` after 0, 1, ..., `inner_steps` inner steps on each task.
 
@@ -76,6 +77,7 @@ def evaluate(
         loss: as in `fastmaml.meta_step`; its scale is that of `inner_lr`.
         inner_lr: inner learning rate.
         backend: as in `fastmaml.meta_step`.
+        precision: as in `fastmaml.meta_step`.
 
     Returns:
         Means and 95% intervals over all tasks, for every number of steps.
@@ -110,6 +112,7 @@ def evaluate(
                 inner_lr=inner_lr,
                 inner_steps=steps,
                 backend=backend,
+                precision=precision,
             )
             for steps in range(inner_steps + 1)
         ]

@@ -21,7 +21,7 @@ from .memory import AUTO, Fit, Memory, Recompute, check_memory
 from .plan import lookup
 from .reference import Outcome, fast_weights
 from .results import AdaptedTasks, Backend, MetaStepResult, accuracy
-from .settings import Settings, check_settings
+from .settings import Precision, Settings, check_precision, check_settings
 from .tasks import Pair, Tasks, validate
 
 __all__ = ["BackendChoice", "adapt", "meta_loss", "meta_step", "query_losses"]
@@ -53,6 +53,7 @@ def meta_step(
     backend: BackendChoice = "auto",
     recompute: Recompute = "auto",
     max_workspace_bytes: int | None = None,
+    precision: Precision = "float32",
 ) -> MetaStepResult:
     """Add the meta-gradient of a batch of tasks to ``.grad`` of the model's parameters.
 
@@ -85,6 +86,10 @@ def meta_step(
         max_workspace_bytes: The most memory that the fused engine may take beside its inputs and
             outputs. It then works on fewer tasks at a time, or recomputes. None is half of the
             machine's memory. See `fastmaml.workspace_bytes`.
+        precision: ``"tf32"`` lets a CUDA device multiply on tensor cores in linear layers and
+            convolutions of a float32 model: factors are rounded to 10 bits of mantissa, which
+            leaves about three good digits; sums and all else stay float32, and bits repeat. A model
+            that the engine cannot take runs on the reference, as precisely as torch is set to.
 
     Returns:
         The `MetaStepResult`: loss, task losses, logits and accuracy on the query sets after
@@ -95,7 +100,8 @@ def meta_step(
         DtypeError: Data, or a ``.grad`` to add to, of another dtype than the model's.
         DeviceError: Data on another device than the model's.
         SettingError: A setting or class index out of range, nothing to train, a ``.grad`` that
-            cannot be added to, or a limit that no plan keeps to.
+            cannot be added to, a limit that no plan keeps to, or ``precision="tf32"`` with
+            ``backend="reference"``, a float64 model or one on the CPU.
         UnsupportedModelError: ``backend="fused"`` and a layer that the engine cannot take.
         BackendError: ``backend="fused"`` and no engine for the model's device.
 
@@ -112,7 +118,7 @@ def meta_step(
     (torch.Size([25, 10, 1]), 'fused')
     """
     where = "meta_step"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
     call = _prepare(where, model, support, query, settings, backend, "meta_step", memory)
     outcome = _compute(call, want_grad=True)
@@ -130,6 +136,7 @@ def query_losses(
     inner_steps: int = 1,
     backend: BackendChoice = "auto",
     max_workspace_bytes: int | None = None,
+    precision: Precision = "float32",
 ) -> MetaStepResult:
     """The numbers of `meta_step` without any gradient: ``.grad`` is left alone.
 
@@ -140,7 +147,7 @@ def query_losses(
     torch.Size([3])
     """
     where = "query_losses"
-    settings = check_settings(where, loss, inner_lr, inner_steps, True)
+    settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
     memory = check_memory(where, "auto", max_workspace_bytes)
     call = _prepare(where, model, support, query, settings, backend, "evaluate", memory)
     return _finish(call, _compute(call, want_grad=False))
@@ -158,6 +165,7 @@ def meta_loss(
     backend: BackendChoice = "auto",
     recompute: Recompute = "auto",
     max_workspace_bytes: int | None = None,
+    precision: Precision = "float32",
 ) -> Tensor:
     """The mean query loss after adaptation as a tensor that can be differentiated once.
 
@@ -177,7 +185,7 @@ def meta_loss(
     torch.Size([1, 2])
     """
     where = "meta_loss"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
     graph = torch.is_grad_enabled()
     purpose: _engine.Purpose = "meta_step" if graph else "evaluate"
@@ -204,6 +212,7 @@ def adapt(
     inner_steps: int = 1,
     backend: BackendChoice = "auto",
     max_workspace_bytes: int | None = None,
+    precision: Precision = "float32",
 ) -> AdaptedTasks:
     """Run the inner loop only: one adapted copy of the trainable parameters per task.
 
@@ -218,7 +227,7 @@ def adapt(
     (torch.Size([3, 1, 2]), torch.Size([3, 5, 1]))
     """
     where = "adapt"
-    settings = check_settings(where, loss, inner_lr, inner_steps, True)
+    settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
     memory = check_memory(where, "auto", max_workspace_bytes)
     call = _prepare(where, model, support, None, settings, backend, "adapt", memory)
     predict = predictor(model, call.tasks)
@@ -259,6 +268,7 @@ def _prepare(
                 raise
             _warn(where, model, error)
     dtype, device = model_kind(where, model)
+    check_precision(where, settings.precision, dtype, device, backend)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     return _Call(where, model, tasks, settings, None, [], trainable(where, model))
 
@@ -279,6 +289,7 @@ def _prepare_fused(
         raise _unsupported(where, f"{type(model).__name__}, which is not a torch.nn.Module")
     plans = lookup(model)
     dtype, device = plans.kind(where, model)
+    check_precision(where, settings.precision, dtype, device, backend)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     _engine.require(where, device)
     if settings.loss.op is None:

@@ -232,7 +232,7 @@ class _Traced:
         forced = _engine.FACTORED, winograd
         threads = torch.get_num_threads()
         key = (
-            (loss.op, loss.attrs, steps, first_order, rate_grad),
+            (loss.op, loss.attrs, steps, first_order, rate_grad, settings.precision),
             (tasks.support_rows, tasks.query_rows, dtype, purpose, forced),
         )
         wanted = (key, tasks.tasks, threads, memory, device, _device.DEVICE_CODE)
@@ -254,7 +254,8 @@ class _Traced:
         """The program of a key of `plan`, made once."""
         plan = self._plans.get(key)
         if plan is None:
-            (_, _, steps, first_order, rate_grad), (*_, dtype, purpose, forced) = key[0]
+            (_, _, *sweep, precision), (*_, dtype, purpose, forced) = key[0]
+            steps, first_order, rate_grad = sweep
             try:
                 plan = CompiledPlan(
                     self.network,
@@ -269,6 +270,7 @@ class _Traced:
                     recompute=key[1],
                     factored=forced[0],
                     winograd=forced[1],
+                    tf32=precision == "tf32",
                 )
             except (ShapeError, UnsupportedModelError) as error:
                 raise type(error)(f"{where}: {error}") from error

@@ -6,15 +6,25 @@ import math
 import numbers
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from . import _device
 from .errors import SettingError
 from .losses import Loss, LossArgument, resolve
 
-__all__ = ["Settings", "check_settings", "check_steps", "whole_number"]
+__all__ = [
+    "Precision",
+    "Settings",
+    "check_precision",
+    "check_settings",
+    "check_steps",
+    "whole_number",
+]
+
+Precision = Literal["float32", "tf32"]
 
 _MOST_STEPS = 10_000  # every step is part of the program; more would not fit any machine
 
@@ -28,12 +38,14 @@ class Settings:
         inner_lr: Step size of the inner loop: a finite float or a 0-dim floating tensor.
         inner_steps: K >= 0 inner steps.
         first_order: True drops the second derivatives.
+        precision: What products of a float32 model may be rounded to.
     """
 
     loss: Loss
     inner_lr: float | Tensor
     inner_steps: int
     first_order: bool
+    precision: Precision = "float32"
 
 
 def check_settings(
@@ -42,6 +54,7 @@ def check_settings(
     inner_lr: float | Tensor,
     inner_steps: int,
     first_order: bool,
+    precision: Precision = "float32",
 ) -> Settings:
     """Check the settings of a call.
 
@@ -51,6 +64,7 @@ def check_settings(
         inner_lr: A finite number or 0-dim floating-point tensor.
         inner_steps: See `check_steps`; 0 is the plain query gradient.
         first_order: True or False.
+        precision: "float32" or "tf32"; whether the call can keep to it is `check_precision`'s.
 
     Returns:
         The `Settings`.
@@ -67,7 +81,49 @@ def check_settings(
         inner_lr = _rate(where, inner_lr)
     if type(first_order) is not bool:
         raise SettingError(f"{where}: first_order must be True or False, got {first_order!r}.")
-    return Settings(resolve(loss, where), inner_lr, inner_steps, first_order)
+    if not isinstance(precision, str) or precision not in ("float32", "tf32"):
+        raise SettingError(
+            f'{where}: precision must be "float32" or "tf32", got {precision!r}; '
+            "float64 is the model's own dtype."
+        )
+    return Settings(resolve(loss, where), inner_lr, inner_steps, first_order, precision)
+
+
+def check_precision(
+    where: str, precision: Precision, dtype: torch.dtype, device: torch.device, backend: str
+) -> None:
+    """Check that a call can keep to its precision.
+
+    Args:
+        where: The call that error texts begin with.
+        precision: Of the `Settings`.
+        dtype: Of the model's parameters.
+        device: Of the model's parameters.
+        backend: What the caller chose.
+
+    Raises:
+        SettingError: ``"tf32"`` and the reference, or parameters that are not float32 or not on a
+            CUDA device.
+
+    >>> check_precision("meta_step", "float32", torch.float64, torch.device("cpu"), "auto")
+    """
+    if precision == "float32":
+        return
+    if backend == "reference":
+        raise SettingError(
+            f'{where}: precision="tf32" is for the fused engine, got backend="reference"; leave it '
+            "out, the reference computes as torch.set_float32_matmul_precision says."
+        )
+    if dtype is not torch.float32:
+        raise SettingError(
+            f'{where}: precision="tf32" rounds products of torch.float32 parameters, got {dtype}; '
+            'call model.float(), or pass precision="float32".'
+        )
+    if not _device.on_device(device):
+        raise SettingError(
+            f'{where}: precision="tf32" needs a CUDA device, got parameters on {device}; '
+            'call model.cuda(), or pass precision="float32".'
+        )
 
 
 def check_steps(where: str, value: Any) -> int:

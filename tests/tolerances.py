@@ -20,6 +20,8 @@ Claim = Literal[
     "difference_f64",
     "float32_ratio",
     "float32_ulps",
+    "tf32",
+    "tf32_sums",
 ]
 
 TOLERANCE: dict[Claim, float] = {
@@ -32,6 +34,11 @@ TOLERANCE: dict[Claim, float] = {
     "difference_f64": 1e-6,  # central differences: their own error is about eps^(2/3)
     "float32_ratio": 2.0,  # error to the float64 truth, in units of torch's own float32 error
     "float32_ulps": 8.0,  # what comes on top, in units of float32's epsilon
+    # A tf32 product: each factor is off by at most 2^-11 of itself, so the product by 2^-10, and a
+    # sum of many by less, as their signs differ. A meta-step chains some twenty such contractions
+    # (forward, backward and both tangents of each layer), whose errors add up like their root.
+    "tf32": 4 * 2.0**-10,
+    "tf32_sums": 64 * 2.0**-24,  # sums of products of numbers that are already rounded: float32's
 }
 
 

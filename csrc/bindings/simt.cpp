@@ -4,6 +4,7 @@
 
 #include "planted.hpp"
 #include "simt/grid.hpp"
+#include "simt/mma_probe.hpp"
 #include "simt/runtime.hpp"
 #include "simt/watch.hpp"
 
@@ -30,6 +31,13 @@ void register_simt(py::module_& parent) {
     result["graph_launches"] = counts.graph_launches;
     return result;
   });
+  module.def(
+      "multiply_fragments",
+      [](uintptr_t a, uintptr_t b, uintptr_t d) {
+        simt::multiply_fragments(reinterpret_cast<const float*>(a),
+                                 reinterpret_cast<const float*>(b), reinterpret_cast<float*>(d));
+      },
+      py::arg("a"), py::arg("b"), py::arg("d"));
   module.def("set_capturing", &simt::set_capturing, py::arg("on"));
   module.def("fail_next_launch", &simt::fail_next_launch);
   module.attr("checked") = simt::watched();

@@ -93,6 +93,10 @@ std::vector<uint64_t> scalar_words(const Program& program, const Call& call) {
   return scalars;
 }
 
+const DeviceKernelTable& kernels_for(const Settings& settings) {
+  return settings.tf32 ? device_kernels_tf32() : device_kernels(settings.dtype);
+}
+
 bool is_capturing(void* stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check_cuda(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status),
@@ -110,8 +114,7 @@ struct DevicePlan::State {
   std::mutex mutex;
   Replays replays;
 
-  explicit State(const Program& p)
-      : program(p), lowered(p), kernels(device_kernels(p.settings.dtype)) {}
+  explicit State(const Program& p) : program(p), lowered(p), kernels(kernels_for(p.settings)) {}
 };
 
 namespace {

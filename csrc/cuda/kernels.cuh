@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "cuda/budgets.hpp"
-#include "cuda/device.cuh"
+#include "cuda/instruction.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/known.cuh"
 #include "cuda/lower.hpp"
@@ -26,19 +26,6 @@
 
 namespace fastmaml::device {
 namespace {
-
-// Grid: team x tasks. Instructions whose outputs all tasks share have one team.
-template <class T, class A>
-__global__ void __launch_bounds__(kThreads, kBlocksHeld<T>)
-    instruction_kernel(const char* args, DeviceCall call, bool shared) {
-  const Block block{call,      call.base[kTransient], call.base[kShared],     false, blockIdx.x,
-                    gridDim.x, dynamic_shared(),      shared ? call.tasks : 1};
-  const int64_t tasks = shared ? 1 : call.tasks;
-  for (int64_t task = blockIdx.y; task < tasks; task += gridDim.y) {
-    run_pass<T>(*reinterpret_cast<const A*>(args), block, task);
-    __syncthreads();
-  }
-}
 
 template <class T, class A>
 DeviceKernel entry() {

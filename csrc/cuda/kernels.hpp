@@ -28,6 +28,8 @@ template <>
 const DeviceKernelTable& kernels_of<float>();
 template <>
 const DeviceKernelTable& kernels_of<double>();
+// Those of f32, but with tf32 tiles where linear layers and convolutions have tiles.
+const DeviceKernelTable& device_kernels_tf32();
 
 // Writes 8-byte words to device memory: (uint64_t* to, Words). They travel as an argument, so that
 // a graph's launch can carry new ones without a copy from the host; or lie on the device, at

@@ -42,7 +42,8 @@ bool writes_shared(const Instruction& instruction) {
 }  // namespace
 
 void DeviceProgram::list_for_resident(const Program& program) {
-  resident = program.epilogue.empty();
+  // Its tiles are float's own.
+  resident = program.epilogue.empty() && !program.settings.tf32;
   for (const auto* section : {&prologue, &body, &commit})
     for (const DeviceInstruction& instruction : *section)
       resident = resident && instruction.kind < kResidentKinds;

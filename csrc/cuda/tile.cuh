@@ -40,29 +40,31 @@ struct alignas(16) Wide {
 
 // Two slabs of each factor. a lies depth by depth, [kSlab, TM], as the products read it; where it
 // is copied along the depth it lies row by row, [TM, kSlab], and is read kWide<T> depths at a time.
-template <class T, int TM, int TN, bool kDeep>
+template <class T, int TM, int TN, bool kDeep, int kPadA = kTilePad, int kPadB = 0>
 struct TileMemory {
-  static constexpr int kRow = kDeep ? kSlab + kWide<T> : TM + kTilePad;
+  static constexpr int kRow = kDeep ? kSlab + kWide<T> : TM + kPadA, kRowB = TN + kPadB;
   static constexpr int kA = (kDeep ? TM : kSlab) * kRow;
+  static constexpr int64_t kNumbers = 2 * (kA + kSlab * kRowB);
   T *a, *b;  // b: [2, kSlab, TN]
   FASTMAML_DEVICE explicit TileMemory(const Block& block) {
     Carve carve(block);
     a = carve.take<T>(2 * kA);
-    b = carve.take<T>(2 * kSlab * TN);
+    b = carve.take<T>(2 * kSlab * kRowB);
   }
   FASTMAML_DEVICE T* a_at(int buffer, int i, int l) const {
     return a + buffer * kA + (kDeep ? i * kRow + l : l * kRow + i);
   }
   FASTMAML_DEVICE T* b_at(int buffer, int l, int j) const {
-    return b + (buffer * kSlab + l) * TN + j;
+    return b + (buffer * kSlab + l) * kRowB + j;
   }
 };
 
-template <class T, int TM, int TN, class Problem>
+template <class T, int TM, int TN, class Problem,
+          class SlabMemory = TileMemory<T, TM, TN, Problem::kDeep>>
 class Tile {
  public:
   using Segment = typename Problem::Segment;
-  using Memory = TileMemory<T, TM, TN, Problem::kDeep>;
+  using Memory = SlabMemory;
   static constexpr bool kDeep = Problem::kDeep;
   static constexpr int kColumns = 4, kAcross = TN / kColumns, kRows = TM * kAcross / kThreads;
   static_assert(kRows >= 1 && kRows * kThreads == TM * kAcross);
@@ -89,7 +91,7 @@ class Tile {
     }
   }
 
- private:
+ protected:
   // The slab that is loaded next.
   struct Cursor {
     Segment segment;
@@ -110,6 +112,15 @@ class Tile {
 
   FASTMAML_DEVICE void accumulate(T (&total)[kRows][kColumns]) {
     T chain[kRows][kColumns] = {};
+    each_slab([&](int buffer, bool chain_ends) {
+      multiply(buffer, chain);
+      if (chain_ends) fold(chain, total);
+    });
+  }
+
+  // step(buffer, whether a chain ends with it) for every slab, while the next one is copied.
+  template <class Step>
+  FASTMAML_DEVICE void each_slab(Step&& step) const {
     Cursor at;
     advance(at);
     if (!at.more) return;  // no depth at all
@@ -123,8 +134,7 @@ class Tile {
         copy_wait<0>();
       }
       __syncthreads();
-      multiply(buffer, chain);
-      if (slabs % kChainSlabs == 0 || !at.more) fold(chain, total);
+      step(buffer, slabs % kChainSlabs == 0 || !at.more);
       __syncthreads();
     }
   }
@@ -253,12 +263,19 @@ class Tile {
   const bool plain_;
 };
 
+// How tiles make their products: multiply-adds in T; or see cuda/tile_tf32.cuh.
+template <class T>
+struct FmaTiles {
+  template <int TM, int TN, class Problem>
+  using Tile = device::Tile<T, TM, TN, Problem>;
+};
+
 // The tiles of a problem that are this block's. `turn` is its next tile, counted from the problem's
 // first: one variable for all problems of an instruction deals their tiles out evenly.
-template <class T, int TM, int TN, class Problem, class Store>
+template <class Tiles, int TM, int TN, class Problem, class Store>
 FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, const Store& store,
                                int32_t& turn) {
-  using Task = Tile<T, TM, TN, Problem>;
+  using Task = typename Tiles::template Tile<TM, TN, Problem>;
   const typename Task::Memory memory(block);
   const auto m = static_cast<int32_t>(problem.m), n = static_cast<int32_t>(problem.n);
   const int32_t across = (n + TN - 1) / TN, tiles = across * ((m + TM - 1) / TM);
@@ -273,14 +290,15 @@ constexpr int kHighTile = 64, kLowTile = 16, kNarrowTile = 128;
 constexpr int64_t kLowRows = 24;  // up to so many
 
 // `rows` chooses the tile: those of all problems of the instruction that a column has.
-template <class T, bool kNarrow = false, class Problem, class Store>
+template <class Tiles, bool kNarrow = false, class Problem, class Store>
 FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, const Store& store,
                               int64_t rows, int32_t& turn) {
-  if (rows <= kLowRows) return run_tiles<T, kLowTile, kTileColumns>(problem, block, store, turn);
+  if (rows <= kLowRows)
+    return run_tiles<Tiles, kLowTile, kTileColumns>(problem, block, store, turn);
   if constexpr (kNarrow)
     if (problem.n <= kNarrowColumns)
-      return run_tiles<T, kNarrowTile, kNarrowColumns>(problem, block, store, turn);
-  run_tiles<T, kHighTile, kTileColumns>(problem, block, store, turn);
+      return run_tiles<Tiles, kNarrowTile, kNarrowColumns>(problem, block, store, turn);
+  run_tiles<Tiles, kHighTile, kTileColumns>(problem, block, store, turn);
 }
 
 // How many blocks a problem can occupy.

@@ -47,6 +47,7 @@ std::string describe_program(const Program& program, int64_t tasks, int threads,
       << program.shared.elements * bytes << " shared\n"
       << "contractions " << program.body_flops * static_cast<double>(tasks) / 1e9
       << " GFLOP a call\n";
+  if (program.settings.tf32) out << "precision tf32 in linear layers and convolutions\n";
   for (const std::string& line : program.decisions) out << line << "\n";
   write_section(out, "prologue", program.prologue);
   write_section(out, "body", program.body);

@@ -51,6 +51,8 @@ void check_call(const Program& program, const Call& call, size_t bytes) {
   require(reinterpret_cast<uintptr_t>(call.workspace) % 64 == 0,
           "the workspace must be aligned to 64 bytes");
   require(call.device < 0 || call.tables, "tables is null");
+  require(!s.tf32 || (call.device >= 0 && s.dtype == Dtype::f32),
+          "tf32 is for float32 on a CUDA device");
   require(call.workspace && call.workspace_bytes >= bytes, "the workspace must have ", bytes,
           " bytes, got ", call.workspace_bytes);
 }

@@ -3,5 +3,6 @@
 
 #include "cuda/kernels_f32.cu"
 #include "cuda/kernels_f64.cu"
+#include "cuda/kernels_tf32.cu"
 #include "cuda/resident_f32.cu"
 #include "cuda/resident_f64.cu"

@@ -121,13 +121,13 @@ FASTMAML_DEVICE void sum_columns(const ContractProblem<T>& problem, const Block&
   }
 }
 
-template <class T>
+template <class T, class Tiles = FmaTiles<T>>
 FASTMAML_DEVICE void run_pass(const DeviceContractArgs& args, const Block& block, int64_t task) {
   const ContractProblem<T> problem(args, block, task);
   const ContractOut<T> out(args, block, task);
   if (args.lanes > 0) return sum_columns(problem, block, out);
   auto turn = static_cast<int32_t>(block.rank);
-  contract<T>(problem, block, out, problem.m, turn);
+  contract<Tiles>(problem, block, out, problem.m, turn);
 }
 
 inline int64_t units(const DeviceContractArgs& args) {

@@ -190,7 +190,7 @@ struct ConvWeightsOut {
   }
 };
 
-template <class T>
+template <class T, class Tiles = FmaTiles<T>>
 FASTMAML_DEVICE void run_pass(const DeviceConvArgs& args, const Block& block, int64_t task) {
   if (args.form == ConvForm::images_direct) return conv_images_direct<T>(args, block, task);
   if (args.form == ConvForm::weights_direct) return conv_weights_direct<T>(args, block, task);
@@ -200,12 +200,12 @@ FASTMAML_DEVICE void run_pass(const DeviceConvArgs& args, const Block& block, in
   for (int32_t group = 0; group < args.groups; ++group) {
     if (args.form == ConvForm::weights) {
       const ConvWeights<T> problem(args, block, task, parts[0], group);
-      contract<T, true>(problem, block, ConvWeightsOut<T>(problem), problem.m, turn);
+      contract<Tiles, true>(problem, block, ConvWeightsOut<T>(problem), problem.m, turn);
       continue;
     }
     for (int32_t p = 0; p < args.parts; ++p) {
       const ConvImages<T> problem(args, block, task, parts[p], group);
-      contract<T, true>(problem, block, ConvImagesOut<T>(problem), rows, turn);
+      contract<Tiles, true>(problem, block, ConvImagesOut<T>(problem), rows, turn);
     }
   }
 }

@@ -1,0 +1,103 @@
+// The tile on tensor cores: slabs, copies and chains of cuda/tile.cuh, products of cuda/mma.cuh.
+//
+// The block's 8 warps share the tile: 16 rows each, and as many columns as are left, 32 of the high
+// and the narrow tile, 8 of the low one. Factors are rounded on the way from shared memory to
+// registers, since asynchronous copies cannot.
+#pragma once
+
+#include "cuda/mma.cuh"
+#include "cuda/reduce.cuh"
+#include "cuda/tile.cuh"
+
+namespace fastmaml::device {
+
+// A warp reads 4 depths of 8 neighbours at a time: rows 8 words apart from a multiple of 32 put
+// them into 32 different banks. A row of a kDeep slab, 20 words long, does so by itself.
+constexpr int kTf32Pad = 8;
+// Shared memory of an instruction: the narrow kDeep tile's.
+constexpr int64_t kTf32Bytes = 25 * 1024;
+
+template <int TM, int TN, class Problem>
+class Tf32Tile : private Tile<float, TM, TN, Problem,
+                              TileMemory<float, TM, TN, Problem::kDeep, kTf32Pad, kTf32Pad>> {
+  using Base =
+      Tile<float, TM, TN, Problem, TileMemory<float, TM, TN, Problem::kDeep, kTf32Pad, kTf32Pad>>;
+
+ public:
+  using Base::Base;
+  using typename Base::Memory;
+
+  template <class Store>
+  FASTMAML_DEVICE void run(const Store& store) {
+    Sums total = {};
+    accumulate(total);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t i = this->row_ + first_row() + half * 8;
+      if (i >= this->problem_.m) continue;
+      const auto row = store.row(i);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part)
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          const int32_t j = this->column_ + warp_column() + part * kMmaColumns + place() * 2 + c;
+          if (j < this->problem_.n) store(row, j, total[part][half * 2 + c]);
+        }
+    }
+  }
+
+ private:
+  static constexpr int kDown = TM / kMmaRows, kAcross = kWarps / kDown;
+  static constexpr int kParts = TN / kAcross / kMmaColumns;
+  static_assert(kDown * kAcross == kWarps && kParts * kAcross * kMmaColumns == TN);
+  static_assert(Memory::kNumbers * sizeof(float) <= kTf32Bytes);
+  using Sums = float[kParts][4];
+
+  // Where the warp's part of the tile begins, and this lane's place in fragments.
+  FASTMAML_DEVICE static int warp_column() {
+    return threadIdx.x / kWarp % kAcross * (kParts * kMmaColumns);
+  }
+  FASTMAML_DEVICE static int group() { return threadIdx.x % kWarp / 4; }
+  FASTMAML_DEVICE static int place() { return threadIdx.x % 4; }
+  FASTMAML_DEVICE static int first_row() {
+    return threadIdx.x / kWarp / kAcross * kMmaRows + group();
+  }
+
+  FASTMAML_DEVICE void accumulate(Sums& total) {
+    Sums chain = {};
+    this->each_slab([&](int buffer, bool chain_ends) {
+      multiply(buffer, chain);
+      if (!chain_ends) return;
+#pragma unroll
+      for (int part = 0; part < kParts; ++part)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) total[part][i] += chain[part][i], chain[part][i] = 0;
+    });
+  }
+
+  FASTMAML_DEVICE void multiply(int buffer, Sums& chain) const {
+#pragma unroll
+    for (int first = 0; first < kSlab; first += kMmaDepth) {
+      const int l = first + place();
+      uint32_t a[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        a[i] = to_tf32(*this->memory_.a_at(buffer, first_row() + i % 2 * 8, l + i / 2 * 4));
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const int j = warp_column() + part * kMmaColumns + group();
+        const uint32_t b[2] = {to_tf32(*this->memory_.b_at(buffer, l, j)),
+                               to_tf32(*this->memory_.b_at(buffer, l + 4, j))};
+        mma_tf32(chain[part], a, b);
+      }
+    }
+  }
+};
+
+// See FmaTiles.
+struct Tf32Tiles {
+  template <int TM, int TN, class Problem>
+  using Tile = Tf32Tile<TM, TN, Problem>;
+};
+
+}  // namespace fastmaml::device
