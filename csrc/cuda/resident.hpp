@@ -29,7 +29,5 @@ struct ResidentCall {
 static_assert(sizeof(ResidentCall) <= 4096);
 
 const void* resident_kernel(Dtype dtype);
-// Of the instruction that runs, whatever the program.
-int64_t instruction_bytes(Dtype dtype);
 
 }  // namespace fastmaml
