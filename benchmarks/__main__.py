@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks [run|table|list] ...`."""
+"""Command line: `python -m benchmarks [run|table|model|list] ...`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import records, table
+from benchmarks import gpu_model, records, table
 from benchmarks.contestants import CONTESTANTS, select
 from benchmarks.runner import Options, run, with_common_peak
 from benchmarks.workloads import WORKLOADS
@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         Exit status: 1 when a contestant was refused or `table --check` found a stale table.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] == "--model-gpu":
+        given = ["model", *given[1:]]
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["run", *given]
     args = _parser().parse_args(given)
@@ -31,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _list()
     if args.command == "table":
         return _table(args)
+    if args.command == "model":
+        print(gpu_model.render(args.workloads, kinds=args.kinds))
+        return 0
     return _run(args)
 
 
@@ -68,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--check", action="store_true", help="change nothing; status 1 if it would change"
     )
+    models = commands.add_parser(
+        "model", help="bound the steps on GPUs from their data sheets; needs none (--model-gpu)"
+    )
+    models.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    models.add_argument("--kinds", action="store_true", help="also by kind of instruction")
     commands.add_parser("list", help="workloads and contestants")
     return parser
 
