@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import gpu_model, records, table
+from benchmarks import device_run, devices, gpu_model, records, table
 from benchmarks.contestants import CONTESTANTS, select
 from benchmarks.runner import Options, run, with_common_peak
 from benchmarks.workloads import WORKLOADS
@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--all-forms", action="store_true", help="also secondary JAX forms; minutes of compiling"
     )
+    runs.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: time there and print a text for an issue; writes no results",
+    )
     runs.add_argument("--rounds", type=int, default=defaults.rounds)
     runs.add_argument("--threads", type=int, default=defaults.threads)
     runs.add_argument(
@@ -83,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.device == "cuda":
+        return _run_on_device(args)
     options = Options(
         rounds=args.rounds,
         threads=args.threads,
@@ -98,6 +106,30 @@ def _run(args: argparse.Namespace) -> int:
         records.write(args.output, results)
     print(table.render(results))
     return 1 if any(r.verdict.startswith("refused") for r in results) else 0
+
+
+def _run_on_device(args: argparse.Namespace, device: devices.Device | None = None) -> int:
+    if device is None:
+        reason = devices.absence()
+        if reason:
+            print(
+                f"benchmarks: --device cuda must have a CUDA device for torch and fastmaml: "
+                f"{reason}; run it where there is one, or see --model-gpu for bounds without.",
+                file=sys.stderr,
+            )
+            return 1
+        device = devices.Cuda()
+    contestants = select(args.contestants, all_forms=args.all_forms)
+    if args.contestants is None:
+        contestants = [c for c in contestants if c.family in device_run.FAMILIES]
+    rows: list[device_run.Row] = []
+    with device.plain_float32():
+        for name in args.workloads:
+            workload = WORKLOADS[name]
+            seconds = workload.seconds if args.seconds is None else args.seconds
+            rows += device_run.run(workload, contestants, args.rounds, seconds, device)
+        print(device_run.render(rows, device.facts(), device.peak_gflops()))
+    return 1 if any(row.verdict.startswith("refused") for row in rows) else 0
 
 
 def _table(args: argparse.Namespace) -> int:
