@@ -26,6 +26,10 @@ class Place(NamedTuple):
 
     device: torch.device
 
+    def examples(self, count: int) -> int:
+        """How many examples to draw: fibers take seconds for one."""
+        return count if self.device.type == "cuda" else 3
+
     def put(self, pairs: Any) -> Any:
         return tuple(tuple(tensor.to(self.device) for tensor in pair) for pair in pairs)
 
