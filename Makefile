@@ -1,6 +1,7 @@
 # One command each; every target makes the virtual environment .venv first when it is missing or old.
 #   make demo       train the paper's sinusoid regression, about a minute, and draw what it learned
 #   make test       build, then the default tests          make test-slow   the long ones
+#   make test-cuda  those that need a CUDA device
 #   make bench      check, then time, against the rivals   make lint        style and types
 #   make sanitize   the core's tests under the sanitizers  make clean       forget what was built
 #   make simt       build what runs the device's code on the host, for the tests
@@ -17,7 +18,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt \
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: demo test test-slow bench lint sanitize simt clean
+.PHONY: demo test test-slow test-cuda bench lint sanitize simt clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -28,6 +29,10 @@ test: $(READY) simt
 
 test-slow: $(READY) simt
 	$(BIN)/python -m pytest -m slow
+
+# Without a device every test of it is skipped, with the reason.
+test-cuda: $(READY)
+	$(BIN)/python -m pytest tests/cuda -m cuda
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks

@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks [run|table|list] ...`."""
+"""Command line: `python -m benchmarks [run|table|model|list] ...`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import records, table
+from benchmarks import device_run, devices, gpu_model, records, table
 from benchmarks.contestants import CONTESTANTS, select
 from benchmarks.runner import Options, run, with_common_peak
 from benchmarks.workloads import WORKLOADS
@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         Exit status: 1 when a contestant was refused or `table --check` found a stale table.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] == "--model-gpu":
+        given = ["model", *given[1:]]
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["run", *given]
     args = _parser().parse_args(given)
@@ -31,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _list()
     if args.command == "table":
         return _table(args)
+    if args.command == "model":
+        print(gpu_model.render(args.workloads, kinds=args.kinds))
+        return 0
     return _run(args)
 
 
@@ -50,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--all-forms", action="store_true", help="also secondary JAX forms; minutes of compiling"
     )
+    runs.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: time there and print a text for an issue; writes no results",
+    )
     runs.add_argument("--rounds", type=int, default=defaults.rounds)
     runs.add_argument("--threads", type=int, default=defaults.threads)
     runs.add_argument(
@@ -68,11 +79,18 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--check", action="store_true", help="change nothing; status 1 if it would change"
     )
+    models = commands.add_parser(
+        "model", help="bound the steps on GPUs from their data sheets; needs none (--model-gpu)"
+    )
+    models.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    models.add_argument("--kinds", action="store_true", help="also by kind of instruction")
     commands.add_parser("list", help="workloads and contestants")
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.device == "cuda":
+        return _run_on_device(args)
     options = Options(
         rounds=args.rounds,
         threads=args.threads,
@@ -88,6 +106,30 @@ def _run(args: argparse.Namespace) -> int:
         records.write(args.output, results)
     print(table.render(results))
     return 1 if any(r.verdict.startswith("refused") for r in results) else 0
+
+
+def _run_on_device(args: argparse.Namespace, device: devices.Device | None = None) -> int:
+    if device is None:
+        reason = devices.absence()
+        if reason:
+            print(
+                f"benchmarks: --device cuda must have a CUDA device for torch and fastmaml: "
+                f"{reason}; run it where there is one, or see --model-gpu for bounds without.",
+                file=sys.stderr,
+            )
+            return 1
+        device = devices.Cuda()
+    contestants = select(args.contestants, all_forms=args.all_forms)
+    if args.contestants is None:
+        contestants = [c for c in contestants if c.family in device_run.FAMILIES]
+    rows: list[device_run.Row] = []
+    with device.plain_float32():
+        for name in args.workloads:
+            workload = WORKLOADS[name]
+            seconds = workload.seconds if args.seconds is None else args.seconds
+            rows += device_run.run(workload, contestants, args.rounds, seconds, device)
+        print(device_run.render(rows, device.facts(), device.peak_gflops()))
+    return 1 if any(row.verdict.startswith("refused") for row in rows) else 0
 
 
 def _table(args: argparse.Namespace) -> int:

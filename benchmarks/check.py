@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 from benchmarks.rivals.base import Outcome, Rival, UnavailableError
@@ -63,13 +64,15 @@ class Checker:
     Args:
         workload: The workload that will be timed. The float64 check runs its first `check_tasks`
             tasks, the float32 check all of them.
+        device: Where the contestants run; the truths are the CPU's.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, device: str = "cpu") -> None:
         """Compute the truths."""
-        self._problem = make_problem(workload, "float32")
-        self._problem64 = make_problem(replace(workload, tasks=workload.check_tasks), "float64")
-        self._truth64 = reference(self._problem64)
+        self._problem = make_problem(workload, "float32", device)
+        few = replace(workload, tasks=workload.check_tasks)
+        self._problem64 = make_problem(few, "float64", device)
+        self._truth64 = reference(replace(self._problem64, device="cpu"))
         if workload.check_tasks == workload.tasks:
             self._truth = self._truth64
         else:
@@ -130,6 +133,8 @@ def _measure(
     rival.prepare(problem)
     start = time.perf_counter()
     result = rival.step()
+    if problem.device != "cpu":
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     outcome = rival.read(result)
     if outcome.gradient.shape != truth.gradient.shape:

@@ -59,9 +59,9 @@ def run(workload: Workload, contestants: list[type[Rival]], options: Options) ->
     torch.set_num_threads(options.threads)
     budget = workload.seconds if options.workload_seconds is None else options.workload_seconds
     peak = machine.measure_peak(options.threads)
-    verdicts, ready, errors = _admit(workload, contestants)
+    verdicts, ready, errors = admit(workload, contestants)
     rough = timing.screen({name: rival.step for name, rival in ready.items()})
-    timed = _worth_timing(ready, rough, budget / MINIMUM_ROUNDS)
+    timed = worth_timing(ready, rough, budget / MINIMUM_ROUNDS)
     per_round = sum(max(timing.VISIT_SECONDS, rough[name]) + rough[name] for name in timed)
     affordable = int(budget / max(per_round, timing.VISIT_SECONDS))
     rounds = min(options.rounds, max(MINIMUM_ROUNDS, affordable))
@@ -73,12 +73,12 @@ def run(workload: Workload, contestants: list[type[Rival]], options: Options) ->
             workload=workload.name,
             contestant=contestant.name,
             family=contestant.family,
-            verdict=_verdict(contestant.name, verdicts, timed),
+            verdict=verdict(contestant.name, verdicts, timed),
             gflop=workload.necessary_flops / 1e9,
             threads=options.threads,
             rounds=rounds if contestant.name in timed else 0,
-            seconds=_seconds(contestant.name, times, rough),
-            ratio=_ratio(contestant.name, times),
+            seconds=seconds(contestant.name, times, rough),
+            ratio=ratio(contestant.name, times),
             peak_gflops=peak.gflops,
             peak_method=peak.method,
             errors=errors.get(contestant.name),
@@ -110,30 +110,38 @@ def with_common_peak(records: list[Record]) -> list[Record]:
     ]
 
 
-def _verdict(name: str, verdicts: dict[str, str], timed: list[str]) -> str:
+def verdict(name: str, verdicts: dict[str, str], timed: list[str]) -> str:
+    """What became of a contestant, see `Record`."""
     screened = verdicts[name] == "timed" and name not in timed
     return "screened out" if screened else verdicts[name]
 
 
-def _seconds(
+def seconds(
     name: str, times: dict[str, list[float]], rough: dict[str, float]
 ) -> timing.Spread | None:
+    """A contestant's seconds per step: of the rounds, else rough ones, else None."""
     values = times[name] if name in times else [rough[name]] if name in rough else []
     return timing.Spread.of(values) if values else None
 
 
-def _ratio(name: str, times: dict[str, list[float]]) -> timing.Spread | None:
+def ratio(name: str, times: dict[str, list[float]]) -> timing.Spread | None:
+    """A contestant's time over ours, round by round; None for ours and those not timed."""
     if name not in times or OURS not in times or name == OURS:
         return None
     pairs = zip(times[name], times[OURS], strict=True)
     return timing.Spread.of([theirs / ours for theirs, ours in pairs])
 
 
-def _admit(
-    workload: Workload, contestants: list[type[Rival]]
+def admit(
+    workload: Workload, contestants: list[type[Rival]], device: str = "cpu"
 ) -> tuple[dict[str, str], dict[str, Rival], dict[str, Errors]]:
+    """Check contestants.
+
+    Returns:
+        Each one's verdict; those that passed, prepared; their errors.
+    """
     _say(f"{workload.name}: checking")
-    checker = Checker(workload)
+    checker = Checker(workload, device)
     verdicts: dict[str, str] = {}
     ready: dict[str, Rival] = {}
     errors: dict[str, Errors] = {}
@@ -158,7 +166,7 @@ def _admit(
     return verdicts, ready, errors
 
 
-def _worth_timing(ready: dict[str, Rival], rough: dict[str, float], limit: float) -> list[str]:
+def worth_timing(ready: dict[str, Rival], rough: dict[str, float], limit: float) -> list[str]:
     """Names within SCREEN_FACTOR of their family's best, and at most `limit` seconds a step."""
     best: dict[str, float] = {}
     for name, rival in ready.items():

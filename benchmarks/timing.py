@@ -32,18 +32,33 @@ class Spread:
         return Spread(float(median), float(lower), float(upper), min(values))
 
 
-def screen(steps: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds per step of each contestant, roughly: the best of a few steps."""
+# Seconds per step of a step that is made so many times.
+Visit = Callable[[Callable[[], object], int], float]
+
+
+def screen(
+    steps: Mapping[str, Callable[[], object]], visits: Mapping[str, Visit] | None = None
+) -> dict[str, float]:
+    """Seconds per step of each contestant, roughly: the best of a few steps.
+
+    Args:
+        steps: One meta-step each.
+        visits: How each is timed; by the wall clock unless given.
+    """
     seconds = {}
     for name, step in steps.items():
-        seconds[name] = _visit(step, 1)
+        visit = visits[name] if visits else wall_clock
+        seconds[name] = visit(step, 1)
         if seconds[name] < LONG_STEP_SECONDS:
-            seconds[name] = min(_visit(step, 1) for _ in range(3))
+            seconds[name] = min(visit(step, 1) for _ in range(3))
     return seconds
 
 
 def interleave(
-    steps: Mapping[str, Callable[[], object]], seconds: Mapping[str, float], rounds: int
+    steps: Mapping[str, Callable[[], object]],
+    seconds: Mapping[str, float],
+    rounds: int,
+    visits: Mapping[str, Visit] | None = None,
 ) -> dict[str, list[float]]:
     """Time contestants in turns.
 
@@ -51,6 +66,7 @@ def interleave(
         steps: One meta-step each.
         seconds: Rough seconds per step, from `screen`.
         rounds: Visits per contestant.
+        visits: How each is timed; by the wall clock unless given.
 
     Returns:
         Seconds per step of every round; index r of all lists was measured side by side.
@@ -65,7 +81,8 @@ def interleave(
             for name, step in steps.items():
                 if seconds[name] < LONG_STEP_SECONDS:
                     step()
-                times[name].append(_visit(step, counts[name]))
+                visit = visits[name] if visits else wall_clock
+                times[name].append(visit(step, counts[name]))
             gc.enable()
     finally:
         if was_enabled:
@@ -75,7 +92,8 @@ def interleave(
     return times
 
 
-def _visit(step: Callable[[], object], count: int) -> float:
+def wall_clock(step: Callable[[], object], count: int) -> float:
+    """Time a step that is done when it returns."""
     start = time.perf_counter()
     for _ in range(count):
         step()

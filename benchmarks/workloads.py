@@ -270,6 +270,7 @@ class Problem:
         support: x [T, S, *row] and y ([T, S, O] of the dtype for mse, [T, S] int64 for
             cross_entropy).
         query: The same with Q rows.
+        device: Where torch's module and tensors lie.
     """
 
     workload: Workload
@@ -277,6 +278,7 @@ class Problem:
     parameters: dict[str, Array]
     support: tuple[Array, Array]
     query: tuple[Array, Array]
+    device: str = "cpu"
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -289,25 +291,29 @@ class Problem:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(torch.from_numpy(self.parameters[name]))
-        return model
+        return model.to(self.device)
 
     def tensors(
         self,
     ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         """Support and query pairs as torch tensors that own their memory."""
         support, query = (
-            (torch.from_numpy(x).clone(), torch.from_numpy(y).clone())
+            (
+                torch.from_numpy(x).clone().to(self.device),
+                torch.from_numpy(y).clone().to(self.device),
+            )
             for x, y in (self.support, self.query)
         )
         return support, query
 
 
-def make_problem(workload: Workload, dtype: str) -> Problem:
+def make_problem(workload: Workload, dtype: str, device: str = "cpu") -> Problem:
     """Parameters and data of a workload, the same for every contestant.
 
     Args:
         workload: The row.
         dtype: "float32" or "float64".
+        device: Where torch's module and tensors are to lie.
 
     Returns:
         The problem; float32 numbers are the float64 numbers rounded.
@@ -335,6 +341,7 @@ def make_problem(workload: Workload, dtype: str) -> Problem:
         parameters={name: cast(p.detach().numpy()) for name, p in model.named_parameters()},
         support=(cast(support_x), cast(support_y)),
         query=(cast(query_x), cast(query_y)),
+        device=device,
     )
 
 

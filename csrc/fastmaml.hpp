@@ -80,11 +80,11 @@ struct Call {
   void* workspace = nullptr;         // 64-byte aligned
   size_t workspace_bytes = 0;
   // On a CUDA device, where every pointer above is one of that device:
-  int device = -1;               // its ordinal; -1: the CPU
-  void* stream = nullptr;        // cudaStream_t
-  const void* tables = nullptr;  // a copy there of Plan::device_tables()
+  int device = -1;                // its ordinal; -1: the CPU
+  void* stream = nullptr;         // cudaStream_t
+  const void* tables = nullptr;   // a copy there of Plan::device_tables()
   const void* scalars = nullptr;  // the plan's scalars (ops/operand.hpp) instead of `rates`
-  int team = 0;                  // blocks that share a task, at most; 0: as many as pay
+  int team = 0;                   // blocks that share a task, at most; 0: as many as pay
 };
 
 // What one instruction of the program took in a profiled call.
@@ -100,6 +100,7 @@ struct InstructionTime {
 enum class Executor { cpu, launches, graph, resident };
 
 struct Compiled;
+struct DeviceCost;  // plan/device_cost.hpp
 
 class Plan {
  public:
@@ -114,6 +115,10 @@ class Plan {
   // BackendError where the build has no CUDA.
   size_t device_workspace_bytes(int64_t tasks, int lanes = 0) const;
   const std::vector<char>& device_tables() const;
+  // What a call on a device would cost there; any build can say. `lanes` and `team` as in Call,
+  // `shared_limit` the most shared memory of a block (device_shared_limit), in bytes.
+  DeviceCost device_cost(int64_t tasks, int lanes, int team, int64_t shared_limit) const;
+  std::string describe_device(int64_t tasks, int lanes, int team, int64_t shared_limit) const;
   // Runs on one thread (and in the workspace of one), whatever `call.threads` says, and times every
   // instruction, in the program's order: prologue, body, commit. The outputs are those of `run`.
   std::vector<InstructionTime> profile(const Call& call) const;
@@ -133,6 +138,8 @@ void force_instruction_set(const std::string& name);
 std::vector<std::string> available_instruction_sets();
 // Why no CUDA device can be used by this build, or "".
 std::string device_absence();
+// The most shared memory of a block of a CUDA device, in bytes.
+int64_t device_shared_limit(int device);
 // Index of the first of `count` values outside [0, limit), or -1: the door's check of class
 // indices.
 int64_t first_outside(const int64_t* values, int64_t count, int64_t limit);

@@ -199,6 +199,26 @@ class CompiledPlan:
             )
         return size
 
+    def describe(self, tasks: int, threads: int, lanes: int, device: torch.device) -> str:
+        """The program as text, and how a call over `tasks` tasks would run on the device."""
+        if not _device.on_device(device):
+            return self.plan.describe(tasks, threads, lanes)
+        limit = _C.device_shared_limit(device.index or 0)
+        return self.plan.describe_device(tasks, lanes, TEAM, limit)
+
+    def device_cost(self, tasks: int, shared_limit: int, lanes: int = 0) -> _C.DeviceCost:
+        """What a call would cost on a CUDA device; none is needed, nor a build with CUDA.
+
+        Args:
+            tasks: T.
+            shared_limit: The most shared memory that a block of the device can have, in bytes.
+            lanes: How many tasks at a time at most; 0 for as many as a round holds.
+
+        Returns:
+            Launches, kernels, FLOPs and bytes, also by kind; see csrc/plan/device_cost.hpp.
+        """
+        return self.plan.device_cost(tasks, lanes, TEAM, shared_limit)
+
     def run(
         self,
         tasks: Tasks,

@@ -88,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: argparse ends the program after ``--help`` (0) or a bad argument (2).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = vars(_parser().parse_args(words))
+    # What follows `bench` belongs to the benchmarks; argparse would take its options for ours.
+    passes_on = words[:1] == ["bench"] and words[1:2] not in (["-h"], ["--help"])
+    options = vars(_parser().parse_args(words[:1] if passes_on else words))
     command: Callable[[dict[str, Any]], int] = options.pop("command")
     options["words"] = words
     try:
@@ -366,7 +368,7 @@ def _bench(options: dict[str, Any]) -> int:
             file=sys.stderr,
         )
         return 2
-    call = [sys.executable, "-m", "benchmarks", *options["rest"]]
+    call = [sys.executable, "-m", "benchmarks", *options["words"][1:]]
     return subprocess.run(call, cwd=root, check=False).returncode
 
 

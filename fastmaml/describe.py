@@ -37,7 +37,9 @@ def describe(
     Returns:
         Threads and lanes, rounds and groups of tasks, bytes of workspace, FLOPs, whether
         activations are kept, how each wide weight is, the precision where it is tf32, and the
-        instructions; or the reason why the call runs in PyTorch.
+        instructions; or the reason why the call runs in PyTorch. On a CUDA device also the executor
+        (one resident kernel, or a graph of launches and why it is not the former), the launches,
+        and the bytes of the plan's tables.
 
     >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
     >>> print(describe(nn.Linear(2, 1), data, data, loss="mse").splitlines()[0])
@@ -54,7 +56,8 @@ def describe(
         return f"backend reference\n{error}"
     assert call.fit is not None
     plan, threads, lanes = call.fit
-    return f"backend fused\n{plan.plan.describe(call.tasks.tasks, threads, lanes).rstrip()}"
+    device = call.tasks.support_x.device
+    return f"backend fused\n{plan.describe(call.tasks.tasks, threads, lanes, device).rstrip()}"
 
 
 def workspace_bytes(

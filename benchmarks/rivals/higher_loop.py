@@ -35,7 +35,7 @@ class Higher(Rival):
         for parameter in self._parameters:
             parameter.grad = None
         (sx, sy), (qx, qy) = self._support, self._query
-        total = torch.zeros((), dtype=sx.dtype)
+        total = sx.new_zeros(())
         for task in range(self._workload.tasks):
             with self._innerloop(self._model, self._optimizer, copy_initial_weights=False) as (
                 fast,
@@ -50,4 +50,6 @@ class Higher(Rival):
 
     def read(self, result: Tensor) -> Outcome:
         gradients = [p.grad for p in self._parameters]
-        return Outcome(result.item(), flatten([g.numpy() for g in gradients if g is not None]))
+        return Outcome(
+            result.item(), flatten([g.cpu().numpy() for g in gradients if g is not None])
+        )

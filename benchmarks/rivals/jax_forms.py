@@ -8,6 +8,7 @@ fastest.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +31,11 @@ Parameters = dict[str, Any]
 def _x64(jax: Any) -> Any:
     """The context manager that allows 64-bit types, wherever this version of JAX keeps it."""
     return jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+
+
+def _precision(jax: Any, problem: Problem) -> AbstractContextManager[Any]:
+    """On a device XLA would multiply float32 in TF32; here it is asked not to, as torch is."""
+    return nullcontext() if problem.device == "cpu" else jax.default_matmul_precision("highest")
 
 
 def network_loss(
@@ -66,13 +72,15 @@ class JaxForm(Rival):
     def prepare(self, problem: Problem) -> None:
         jax = import_jax()
         self._problem = problem
+        if problem.device != "cpu" and jax.default_backend() != "gpu":
+            raise UnavailableError("jax has no CUDA device here")
         if self.scan_steps and problem.workload.inner_steps < 2:
             raise UnavailableError("one inner step: the same as the unrolled form")
         if self.operations is Im2col and not problem.workload.network.is_convolutional:
             raise UnavailableError("no convolution: the same as the form without patches")
         self._run = self.operations()
         # Only while the arrays are made and the program is compiled: dtypes are then fixed.
-        with _x64(jax)(problem.dtype == "float64"):
+        with _x64(jax)(problem.dtype == "float64"), _precision(jax, problem):
             theta = {name: jax.numpy.asarray(to_jax(p)) for name, p in problem.parameters.items()}
             data = tuple(jax.numpy.asarray(part) for part in self._dense_data())
             self._arguments = self._place(theta, data)

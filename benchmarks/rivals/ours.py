@@ -43,4 +43,6 @@ class Fastmaml(Rival):
 
     def read(self, result: Any) -> Outcome:
         gradients = [p.grad for p in self._parameters]
-        return Outcome(result.loss.item(), flatten([g.numpy() for g in gradients if g is not None]))
+        return Outcome(
+            result.loss.item(), flatten([g.cpu().numpy() for g in gradients if g is not None])
+        )

@@ -35,7 +35,7 @@ class PytorchLoop(Rival):
     def step(self) -> Tensor:
         for parameter in self._parameters.values():
             parameter.grad = None
-        total = torch.zeros((), dtype=self._support[0].dtype)
+        total = self._support[0].new_zeros(())
         for task in range(self._workload.tasks):
             fast: Parameters = dict(self._parameters)
             for _ in range(self._workload.inner_steps):
@@ -58,7 +58,9 @@ class PytorchLoop(Rival):
 
     def read(self, result: Tensor) -> Outcome:
         gradients = [p.grad for p in self._parameters.values()]
-        return Outcome(result.item(), flatten([g.numpy() for g in gradients if g is not None]))
+        return Outcome(
+            result.item(), flatten([g.cpu().numpy() for g in gradients if g is not None])
+        )
 
 
 class _Formulas:
@@ -105,7 +107,8 @@ class TorchFunc(Rival):
         run = _Formulas()
         support, query = problem.tensors()
         self._parameters = {
-            name: torch.from_numpy(p).clone() for name, p in problem.parameters.items()
+            name: torch.from_numpy(p).clone().to(problem.device)
+            for name, p in problem.parameters.items()
         }
 
         def task_loss(theta: Parameters, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
@@ -130,4 +133,6 @@ class TorchFunc(Rival):
 
     def read(self, result: Any) -> Outcome:
         gradients, loss = result
-        return Outcome(loss.item(), flatten([gradients[name].numpy() for name in self._parameters]))
+        return Outcome(
+            loss.item(), flatten([gradients[name].cpu().numpy() for name in self._parameters])
+        )

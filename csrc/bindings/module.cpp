@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "fastmaml.hpp"
+#include "plan/device_cost.hpp"
 
 #ifndef FASTMAML_MODULE
 #define FASTMAML_MODULE _C
@@ -129,6 +130,21 @@ void register_specs(py::module_& module) {
       .def_readonly("label", &InstructionTime::label)
       .def_readonly("seconds", &InstructionTime::seconds)
       .def_readonly("flops", &InstructionTime::flops);
+  py::class_<KindCost>(module, "KindCost", py::module_local())
+      .def_readonly("kind", &KindCost::kind)
+      .def_readonly("instructions", &KindCost::instructions)
+      .def_readonly("flops", &KindCost::flops)
+      .def_readonly("bytes", &KindCost::bytes);
+  py::class_<DeviceCost>(module, "DeviceCost", py::module_local())
+      .def_readonly("obstacle", &DeviceCost::obstacle)
+      .def_readonly("launches", &DeviceCost::launches)
+      .def_readonly("kernels", &DeviceCost::kernels)
+      .def_readonly("rounds", &DeviceCost::rounds)
+      .def_readonly("flops", &DeviceCost::flops)
+      .def_readonly("bytes", &DeviceCost::bytes)
+      .def_readonly("workspace_bytes", &DeviceCost::workspace_bytes)
+      .def_readonly("block_bytes", &DeviceCost::block_bytes)
+      .def_readonly("kinds", &DeviceCost::kinds);
 }
 
 void register_plan(py::module_& module) {
@@ -168,6 +184,10 @@ void register_plan(py::module_& module) {
              const std::vector<char>& bytes = plan.device_tables();
              return py::bytes(bytes.data(), bytes.size());
            })
+      .def("device_cost", &Plan::device_cost, py::arg("tasks"), py::arg("lanes"), py::arg("team"),
+           py::arg("shared_limit"))
+      .def("describe_device", &Plan::describe_device, py::arg("tasks"), py::arg("lanes"),
+           py::arg("team"), py::arg("shared_limit"))
       .def("describe", &Plan::describe, py::arg("tasks"), py::arg("threads"), py::arg("lanes") = 0)
       .def("flops", &Plan::flops, py::arg("tasks"))
       .def("output_shape", &Plan::output_shape)
@@ -189,6 +209,7 @@ PYBIND11_MODULE(FASTMAML_MODULE, module) {
   register_simt(module);
 #endif
   module.def("device_absence", &device_absence);
+  module.def("device_shared_limit", &device_shared_limit, py::arg("device"));
   module.def("instruction_set", &instruction_set);
   module.def("available_instruction_sets", &available_instruction_sets);
   module.def("force_instruction_set", &force_instruction_set, py::arg("name"));

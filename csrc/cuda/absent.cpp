@@ -10,6 +10,8 @@ std::string device_absence() {
   return "this build has no CUDA; build it where nvcc is found, with FASTMAML_CUDA=ON";
 }
 
+int64_t device_shared_limit(int) { throw BackendError(device_absence()); }
+
 DevicePlan::DevicePlan(const Program&) { throw BackendError(device_absence()); }
 DevicePlan::~DevicePlan() = default;
 size_t DevicePlan::workspace_bytes(int64_t, int) const { return 0; }

@@ -10,6 +10,7 @@
 #include "cuda/graph.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/launcher.hpp"
+#include "cuda/layout.hpp"
 #include "cuda/lower.hpp"
 #include "plan/scalars.hpp"
 #if defined(FASTMAML_SIMT)
@@ -19,40 +20,8 @@
 namespace fastmaml {
 namespace {
 
-// What a round may keep; beyond it more rounds are made.
-constexpr int64_t kRoundBytes = int64_t{2} << 30;
-constexpr size_t kLine = 256;  // arrays of the workspace begin on so many bytes
 // Blocks per multiprocessor that a launch is cut into, where it has the work.
 constexpr int64_t kBlocksEach = 4;
-
-size_t lined(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-
-// How the workspace is cut up; offsets in bytes.
-struct DeviceLayout {
-  int64_t round = 1;
-  size_t base = 0, scalars = 0, shared = 0, keep = 0, transient = 0, total = 0;
-};
-
-DeviceLayout layout_of(const Program& program, int64_t tasks, int lanes) {
-  const int64_t bytes = program.settings.dtype == Dtype::f32 ? 4 : 8;
-  const int64_t each =
-      std::max<int64_t>(1, (program.keep.elements + program.transient.elements) * bytes);
-  DeviceLayout layout;
-  const int64_t most = std::max<int64_t>(1, lanes > 0 ? lanes : kRoundBytes / each);
-  const int64_t rounds = std::max<int64_t>(1, (tasks + most - 1) / most);
-  layout.round = (tasks + rounds - 1) / rounds;
-  auto take = [&](int64_t size) {
-    const size_t at = layout.total;
-    layout.total += lined(static_cast<size_t>(size));
-    return at;
-  };
-  layout.base = take(spaces_of(program) * 8);
-  layout.scalars = take(Scalars::count(program.settings.inner_steps) * 8);
-  layout.shared = take(program.shared.elements * bytes);
-  layout.keep = take(program.keep.elements * bytes * layout.round);
-  layout.transient = take(program.transient.elements * bytes * layout.round);
-  return layout;
-}
 
 // `from`: where the words stand on the device, if they do.
 void add_pokes(std::vector<Poke>& pokes, char* to, const std::vector<uint64_t>& words,
@@ -178,22 +147,15 @@ namespace {
 
 // The call in one launch, or false where the program or the call is too large for it.
 bool run_resident(const Program& program, const DeviceProgram& lowered, const Call& call,
-                  const std::vector<Poke>& pokes) {
-  // One block sums over the tasks at the end; beyond so many, many blocks do it sooner.
-  constexpr int64_t kMostTasks = 512;
-  const Dtype dtype = program.settings.dtype;
-  const int64_t bytes = dtype == Dtype::f32 ? 4 : 8;
-  ResidentCall run;
-  if (!lowered.resident || call.tasks > kMostTasks || call.team > 0 || pokes.size() != 2 ||
-      pokes[1].words.count > ResidentCall::kMostScalars)
+                  const DeviceLayout& layout, const std::vector<Poke>& pokes) {
+  if (!lowered.resident ||
+      resident_obstacle(program, layout, call.tasks, call.team, device_shared_limit(call.device)))
     return false;
+  const Dtype dtype = program.settings.dtype;
+  const int64_t bytes = dtype == Dtype::f32 ? 4 : 8, wanted = resident_bytes(program);
+  ResidentCall run;
   run.transient_bytes = program.transient.elements * bytes;
   run.shared_bytes = program.shared.elements * bytes;
-  const int64_t wanted = run.transient_bytes + run.shared_bytes + instruction_bytes(dtype);
-  int most = 0;
-  check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, call.device),
-             "asking for the shared memory");
-  if (wanted > most) return false;
   static_assert(ResidentCall::kMostSpaces == Words::kMost);
   std::memcpy(run.base, pokes[0].words.of, sizeof run.base);
   std::memcpy(run.scalars, pokes[1].words.of, sizeof run.scalars);
@@ -216,6 +178,13 @@ std::string device_absence() {
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) return message("CUDA says: ", cudaGetErrorString(error));
   return count > 0 ? "" : "this machine has no CUDA device";
+}
+
+int64_t device_shared_limit(int device) {
+  int most = 0;
+  check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "asking for the shared memory");
+  return most;
 }
 
 DevicePlan::DevicePlan(const Program& program) : state_(std::make_unique<State>(program)) {}
@@ -249,8 +218,7 @@ Executor DevicePlan::run(const Call& call) const {
     launch_all(launcher);
     return Executor::launches;
   }
-  if (layout.round == call.tasks && run_resident(state.program, state.lowered, call, pokes))
-    return Executor::resident;
+  if (run_resident(state.program, state.lowered, call, layout, pokes)) return Executor::resident;
   const Replay::Key key{call.device, call.tasks,     call.lanes,
                         call.team,   call.workspace, call.tables};
   const std::lock_guard<std::mutex> lock(state.mutex);

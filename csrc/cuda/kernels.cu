@@ -27,10 +27,6 @@ const void* resident_kernel(Dtype dtype) {
   return dtype == Dtype::f32 ? resident_of<float>() : resident_of<double>();
 }
 
-int64_t instruction_bytes(Dtype dtype) {
-  return dtype == Dtype::f32 ? kInstructionBytes<float> : kInstructionBytes<double>;
-}
-
 const void* write_words_kernel() {
   static const void* const kernel = device::known(&device::write_words);
   return kernel;

@@ -42,11 +42,7 @@ bool writes_shared(const Instruction& instruction) {
 }  // namespace
 
 void DeviceProgram::list_for_resident(const Program& program) {
-  // Its tiles are float's own.
-  resident = program.epilogue.empty() && !program.settings.tf32;
-  for (const auto* section : {&prologue, &body, &commit})
-    for (const DeviceInstruction& instruction : *section)
-      resident = resident && instruction.kind < kResidentKinds;
+  resident = resident_knows(program);
   if (!resident) return;
   std::vector<DeviceInstruction> own, last;
   for (size_t i = 0; i < prologue.size(); ++i)

@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "cuda/layout.hpp"
 #include "cuda/resident.hpp"
 #include "ops/contract/contract_device.hpp"
 #include "ops/conv2d/conv2d_device.hpp"
@@ -77,10 +78,6 @@ struct DeviceInstruction {
   bool shared = false;  // its outputs are shared by all tasks: one team for the whole round
   int64_t args = 0;     // where its DeviceArgs stand
 };
-
-// The first alternatives of Args: contractions, transposes, pointwise ops, batch norm and losses,
-// which multilayer perceptrons are made of. More would only weigh the resident kernel down.
-constexpr int kResidentKinds = 7;
 
 struct DeviceProgram {
   Tables tables;  // begins with a counter that is 0 between calls, see cuda/resident.cuh

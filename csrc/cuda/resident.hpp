@@ -36,7 +36,5 @@ template <>
 const void* resident_of<float>();
 template <>
 const void* resident_of<double>();
-// Of the instruction that runs, whatever the program.
-int64_t instruction_bytes(Dtype dtype);
 
 }  // namespace fastmaml

@@ -8,7 +8,7 @@
 namespace fastmaml {
 namespace {
 
-const char* kKindNames[] = {
+constexpr const char* kKindNames[] = {
     "contract", "transpose", "pointwise", "batch_norm", "mse",  "cross_entropy", "bce_with_logits",
     "conv2d",   "permute",   "pool2d",    "group_norm", "taps", "patches",       "stem"};
 static_assert(std::size(kKindNames) == std::variant_size_v<Args>);
@@ -16,8 +16,7 @@ static_assert(std::size(kKindNames) == std::variant_size_v<Args>);
 void write_section(std::ostream& out, const char* title, const std::vector<Instruction>& section) {
   out << title << ": " << section.size() << " instructions\n";
   for (const Instruction& instruction : section) {
-    out << "  " << std::left << std::setw(14) << kKindNames[instruction.args.index()] << " "
-        << instruction.label;
+    out << "  " << std::left << std::setw(14) << kind_name(instruction) << " " << instruction.label;
     if (auto* args = std::get_if<ContractArgs>(&instruction.args)) {
       int64_t k = 0;
       for (const ContractTerm& term : args->terms) k += term.k;
@@ -33,7 +32,22 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
   }
 }
 
+void write_rest(std::ostream& out, const Program& program, int64_t tasks) {
+  out << "contractions " << program.body_flops * static_cast<double>(tasks) / 1e9
+      << " GFLOP a call\n";
+  if (program.settings.tf32) out << "precision tf32 in linear layers and convolutions\n";
+  for (const std::string& line : program.decisions) out << line << "\n";
+  write_section(out, "prologue", program.prologue);
+  write_section(out, "body", program.body);
+  write_section(out, "commit", program.commit);
+  write_section(out, "epilogue", program.epilogue);
+}
+
 }  // namespace
+
+const char* kind_name(const Instruction& instruction) {
+  return kKindNames[instruction.args.index()];
+}
 
 std::string describe_program(const Program& program, int64_t tasks, int threads, int lanes) {
   const Layout layout = plan_layout(program, tasks, threads, lanes);
@@ -44,15 +58,25 @@ std::string describe_program(const Program& program, int64_t tasks, int threads,
       << tasks << " tasks in rounds of " << layout.round << ", groups of " << layout.group << "\n"
       << "workspace " << layout.total << " bytes: " << program.keep.elements * bytes << " kept and "
       << program.transient.elements * bytes << " transient for each task, "
-      << program.shared.elements * bytes << " shared\n"
-      << "contractions " << program.body_flops * static_cast<double>(tasks) / 1e9
-      << " GFLOP a call\n";
-  if (program.settings.tf32) out << "precision tf32 in linear layers and convolutions\n";
-  for (const std::string& line : program.decisions) out << line << "\n";
-  write_section(out, "prologue", program.prologue);
-  write_section(out, "body", program.body);
-  write_section(out, "commit", program.commit);
-  write_section(out, "epilogue", program.epilogue);
+      << program.shared.elements * bytes << " shared\n";
+  write_rest(out, program, tasks);
+  return out.str();
+}
+
+std::string describe_device_program(const Program& program, const DeviceCost& cost, int64_t tasks,
+                                    size_t table_bytes, int64_t shared_limit) {
+  std::ostringstream out;
+  const bool resident = cost.obstacle.empty();
+  out << "executor cuda " << (resident ? "resident: " : "graph: ") << cost.launches
+      << " launch a call";
+  if (!resident) out << ", of " << cost.kernels << " kernels\nnot resident: " << cost.obstacle;
+  out << "\n";
+  out << "a resident block needs " << cost.block_bytes << " bytes of shared memory, may have "
+      << shared_limit << "\n"
+      << tasks << " tasks in " << cost.rounds << (cost.rounds == 1 ? " round" : " rounds") << "\n"
+      << "workspace " << cost.workspace_bytes << " bytes, tables " << table_bytes << " bytes\n"
+      << "global memory " << cost.bytes / 1e6 << " MB a call, each array once for each kernel\n";
+  write_rest(out, program, tasks);
   return out.str();
 }
 

@@ -3,10 +3,17 @@
 
 #include <string>
 
+#include "plan/device_cost.hpp"
 #include "plan/program.hpp"
 
 namespace fastmaml {
 
 std::string describe_program(const Program& program, int64_t tasks, int threads, int lanes);
+
+// The same on a device, whose blocks have at most `shared_limit` bytes of shared memory.
+std::string describe_device_program(const Program& program, const DeviceCost& cost, int64_t tasks,
+                                    size_t table_bytes, int64_t shared_limit);
+// "contract", "conv2d" and so on.
+const char* kind_name(const Instruction& instruction);
 
 }  // namespace fastmaml

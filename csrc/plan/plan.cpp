@@ -8,6 +8,7 @@
 #include "cuda/executor.hpp"
 #include "fastmaml.hpp"
 #include "plan/describe.hpp"
+#include "plan/device_cost.hpp"
 #include "plan/program.hpp"
 
 namespace fastmaml {
@@ -73,6 +74,15 @@ size_t Plan::device_workspace_bytes(int64_t tasks, int lanes) const {
 }
 
 const std::vector<char>& Plan::device_tables() const { return compiled_->for_device().tables(); }
+
+DeviceCost Plan::device_cost(int64_t tasks, int lanes, int team, int64_t shared_limit) const {
+  return fastmaml::device_cost(*compiled_, tasks, lanes, team, shared_limit);
+}
+
+std::string Plan::describe_device(int64_t tasks, int lanes, int team, int64_t shared_limit) const {
+  return describe_device_program(*compiled_, device_cost(tasks, lanes, team, shared_limit), tasks,
+                                 device_tables().size(), shared_limit);
+}
 
 Executor Plan::run(const Call& call) const {
   if (call.device >= 0) {
