@@ -17,13 +17,13 @@ from nvcc_build import ARCHITECTURES, ROOT, CudaBuild, Step, budgets, inner_loop
 
 pytestmark = pytest.mark.slow
 
-# Of the instructions of the loop over a slab's depth: the multiply-adds of the widest tile, which
-# loads 8 numbers (or, deep, 4 depths of them) for 16 products. The rest is those loads, in 16
-# bytes each, the counter and the branch. Measured on the worst architecture, and rounded down.
+# Of the instructions of the loop over a slab's depth: the multiply-adds of the widest tile, whose
+# other instructions are loads of 16 bytes, counters and branches. Measured where they are fewest
+# (0.71, 0.79 and 0.65) and rounded down, as compilers differ by an instruction or two.
 PRODUCTS = {
     ("DeviceContractArgs", "f32"): ("FFMA", 0.70),
-    ("DeviceContractArgs", "f64"): ("DFMA", 0.60),
-    ("DeviceConvArgs", "f32"): ("FFMA", 0.75),
+    ("DeviceContractArgs", "f64"): ("DFMA", 0.64),
+    ("DeviceConvArgs", "f32"): ("FFMA", 0.78),
     ("DeviceConvArgs", "f64"): ("DFMA", 0.60),
 }
 
@@ -78,7 +78,8 @@ def test_inner_loops_multiply(build: CudaBuild, kernel: str, dtype: str, archite
     name, share = PRODUCTS[kernel, dtype]
     steps = build.machine_code(architecture)[kernel, dtype]
     loop = max(inner_loops(steps), key=lambda steps: products(steps, name))
-    assert products(loop, name) >= share * len(loop)
+    work = sum(step.name != "NOP" for step in loop)  # 12.0 waits for its few double units so
+    assert products(loop, name) >= share * work
     loads = [step.name for step in loop if step.name.startswith(("LDS", "LD."))]
     assert loads
     assert {load.split(".")[-1] for load in loads} == {"128"}
