@@ -4,12 +4,13 @@
 #   make test-cuda  those that need a CUDA device
 #   make bench      check, then time, against the rivals   make lint        style and types
 #   make sanitize   the core's tests under the sanitizers  make clean       forget what was built
+#   make simt       build what runs the device's code on the host, for the tests
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-CXX_FILES = $(shell find csrc tests/core -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc tests/core tests/simt -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 # The build is repeated when a source changed, came or went (a folder's time changes with its files).
 SOURCES := pyproject.toml setup.py CMakeLists.txt \
@@ -17,16 +18,16 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt \
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: demo test test-slow test-cuda bench lint sanitize clean
+.PHONY: demo test test-slow test-cuda bench lint sanitize simt clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(BIN)/fastmaml train sinusoid --demo --out runs/demo
 
-test: $(READY)
+test: $(READY) simt
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)
+test-slow: $(READY) simt
 	$(BIN)/python -m pytest -m slow
 
 # Without a device every test of it is skipped, with the reason.
@@ -42,6 +43,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+simt: $(READY)
+	$(BIN)/cmake -S . -B build/simt -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	    -DFASTMAML_CUDA=OFF -DFASTMAML_BUILD_SIMT=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	    -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	$(BIN)/cmake --build build/simt --target _simt _simt_checked
 
 # ThreadSanitizer's runtime of GCC < 13 cannot live with much address randomisation: switched off where allowed.
 NO_ASLR = $(shell setarch "$$(uname -m)" -R true 2>/dev/null && echo setarch "$$(uname -m)" -R)

@@ -37,6 +37,8 @@ TEAM = 0
 
 FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
+WINOGRAD = -1
+"""Which 3 x 3 convolutions take Winograd's method: -1 by cost, 0 none, 1 all. Tests force it."""
 
 
 def available() -> bool:
@@ -125,6 +127,7 @@ class CompiledPlan:
         rate_grad: Whether the support losses' tangents are wanted.
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
+        winograd: -1 lets the planner choose the convolutions of Winograd's method; 0 none, 1 all.
 
     Raises:
         UnsupportedModelError: The engine lacks an op of the network.
@@ -145,6 +148,7 @@ class CompiledPlan:
         rate_grad: bool,
         recompute: bool = False,
         factored: int = -1,
+        winograd: int = -1,
     ) -> None:
         """Write the program."""
         self.plan = _C.Plan(
@@ -165,7 +169,9 @@ class CompiledPlan:
             rate_grad=rate_grad,
             recompute=recompute,
             factored=factored,
+            winograd=winograd,
         )
+        self._cpu = _C.Place()
         self.dtype = dtype
         self.purpose = purpose
         self.inner_steps = inner_steps
@@ -254,7 +260,7 @@ class CompiledPlan:
     def _place(self, device: torch.device) -> _C.Place:
         """Where a call runs."""
         if not _device.on_device(device):
-            return _C.Place()
+            return self._cpu
         stream = _device.current_stream(device)
         tables = self._device_tables(device, stream).data_ptr()
         return _C.Place(device=device.index or 0, stream=stream, tables=tables, team=TEAM)

@@ -226,13 +226,15 @@ class _Traced:
         sweeps = purpose == "meta_step" and steps > 0
         first_order = settings.first_order or not sweeps
         rate_grad = rate_grad and steps > 0
-        factored = _engine.FACTORED
+        device = tasks.support_x.device
+        # Winograd's method is the CPU's: device code has one form of convolutions.
+        winograd = 0 if _device.on_device(device) else _engine.WINOGRAD
+        forced = _engine.FACTORED, winograd
         threads = torch.get_num_threads()
         key = (
             (loss.op, loss.attrs, steps, first_order, rate_grad),
-            (tasks.support_rows, tasks.query_rows, dtype, purpose, factored),
+            (tasks.support_rows, tasks.query_rows, dtype, purpose, forced),
         )
-        device = tasks.support_x.device
         wanted = (key, tasks.tasks, threads, memory, device, _device.DEVICE_CODE)
         found = self._fits.get(wanted)
         if found is None:
@@ -252,7 +254,7 @@ class _Traced:
         """The program of a key of `plan`, made once."""
         plan = self._plans.get(key)
         if plan is None:
-            (_, _, steps, first_order, rate_grad), (*_, dtype, purpose, factored) = key[0]
+            (_, _, steps, first_order, rate_grad), (*_, dtype, purpose, forced) = key[0]
             try:
                 plan = CompiledPlan(
                     self.network,
@@ -265,7 +267,8 @@ class _Traced:
                     first_order=first_order,
                     rate_grad=rate_grad,
                     recompute=key[1],
-                    factored=factored,
+                    factored=forced[0],
+                    winograd=forced[1],
                 )
             except (ShapeError, UnsupportedModelError) as error:
                 raise type(error)(f"{where}: {error}") from error

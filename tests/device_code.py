@@ -30,10 +30,16 @@ def load(name: str = "_simt", folder: Path = BUILD) -> ModuleType:
 
 @contextmanager
 def on_fibers(
-    patch: pytest.MonkeyPatch, order: tuple[str, int] = ORDERS[0], team: int = 0
+    patch: pytest.MonkeyPatch,
+    order: tuple[str, int] = ORDERS[0],
+    team: int = 0,
+    name: str = "_simt",
 ) -> Iterator[ModuleType]:
-    """Calls inside run device code on fibers that take turns in this order."""
-    module = load()
+    """Calls inside run device code on fibers that take turns in this order.
+
+    With the module `_simt_checked`, an access out of bounds and a race are BackendErrors.
+    """
+    module = load(name)
     with patch.context() as inner:
         inner.setattr(_engine, "_C", module)
         inner.setattr(_device, "DEVICE_CODE", True)

@@ -17,9 +17,9 @@ import fastmaml
 from fastmaml import reference
 
 NET = Workload(
-    inputs=3, widths=(5, 4), outputs=2, activation="tanh", norm="rows", residual=False, shared=False,
-    bias=True, loss="mse", reduction="mean", tasks=4, support_rows=4, query_rows=5, inner_steps=2,
-    first_order=False, seed=7,
+    inputs=3, widths=(5, 4), outputs=2, activation="tanh", norm="rows", residual=False,
+    shared=False, bias=True, loss="mse", reduction="mean", tasks=4, support_rows=4, query_rows=5,
+    inner_steps=2, first_order=False, seed=7,
 )  # fmt: skip
 SETTINGS = {"loss": "mse", "inner_lr": 0.1, "inner_steps": 2}
 MANY = 1000  # blocks a task: forces launches, though the network would fit one kernel
@@ -35,7 +35,9 @@ def wide() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 90), nn.Tanh(), nn.Linear(90, 90), nn.Linear(90, 2)).double()
 
 
-def step(net: nn.Module, data: object, **settings: object) -> tuple[fastmaml.MetaStepResult, Tensor]:
+def step(
+    net: nn.Module, data: object, **settings: object
+) -> tuple[fastmaml.MetaStepResult, Tensor]:
     net.zero_grad()
     result = fastmaml.meta_step(net, *data, backend="fused", **{**SETTINGS, **settings})
     return result, torch.cat(gradients(net))
@@ -78,13 +80,16 @@ def test_the_executors_agree_bitwise(monkeypatch: pytest.MonkeyPatch) -> None:
     grads = {}
     for team in (0, MANY):
         with on_fibers(monkeypatch, team=team) as module:
-            result, grads[result.executor] = (r := step(net, data))[0], r[1]
-            if team:
-                module.simt.set_capturing(True)
-                try:
-                    result, grads[result.executor] = (r := step(net, data))[0], r[1]
-                finally:
-                    module.simt.set_capturing(False)
+            result, grad = step(net, data)
+            grads[result.executor] = grad
+            if not team:
+                continue
+            module.simt.set_capturing(True)
+            try:
+                result, grad = step(net, data)
+            finally:
+                module.simt.set_capturing(False)
+            grads[result.executor] = grad
     assert set(grads) == {"cuda resident", "cuda graph", "cuda launches"}
     first, *others = grads.values()
     assert all(torch.equal(first, other) for other in others)
@@ -136,7 +141,7 @@ def test_adapt_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
         found = fastmaml.evaluate(net, [(support, query)], loss="mse", inner_lr=0.1, inner_steps=2)
     for name, weight in ours.parameters.items():
         assert_close(device.parameters[name], weight, "meta_f64")
-    assert_close(torch.as_tensor(found.mean), torch.as_tensor(expected.mean), "meta_f64")
+    assert_close(torch.tensor(found.loss), torch.tensor(expected.loss), "meta_f64")
 
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
@@ -170,15 +175,8 @@ def test_a_failed_launch_is_an_error_and_leaves_grad_alone(monkeypatch: pytest.M
     net.zero_grad()
     with on_fibers(monkeypatch) as module:
         module.simt.fail_next_launch()
-        with pytest.raises(fastmaml.BackendError, match="CUDA: .* failed: out of memory"):
+        with pytest.raises(fastmaml.BackendError, match=r"CUDA: .* failed: out of memory"):
             step(net, data)
         assert all(parameter.grad is None for parameter in net.parameters())
         _, grad = step(net, data)
     assert_close(grad, truth(net, data), "meta_f64")
-
-
-def test_a_model_elsewhere_is_refused_by_name() -> None:
-    net = nn.Linear(3, 2, device="meta")
-    x, y = torch.randn(2, 4, 3, device="meta"), torch.randn(2, 4, 2, device="meta")
-    with pytest.raises(fastmaml.DeviceError, match="must have data"):
-        fastmaml.meta_step(net, (x, y), (x, y), loss="mse", backend="fused")

@@ -1,4 +1,8 @@
-"""Each op's device code against torch, pass by pass, on the host's fibers: the cases of test_ops."""
+"""Each op's device code against torch, pass by pass, on the host's fibers: cases of test_ops.
+
+A meta-step of second order runs all four passes; the others, and most orders in which threads can
+take turns, are slow tests.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +29,28 @@ def check(patch: pytest.MonkeyPatch, model: nn.Module, tasks: Pairs, **settings:
         assert_float32(actual, expected, exact)
 
 
-@pytest.mark.parametrize("settings", PASSES.values(), ids=PASSES)
-@pytest.mark.parametrize("case", CASES, ids=case_id)
+# Of many products: tens of seconds on fibers.
+HEAVY = {"conv2d many channels", "conv2d many channels, one tap", "stem in strips"}
+ALL = [pytest.param(c, marks=pytest.mark.slow) if case_id(c) in HEAVY else c for c in CASES]
+*PARTS, WHOLE = PASSES
+
+
+@pytest.mark.parametrize("settings", [PASSES[WHOLE]], ids=[WHOLE])
+@pytest.mark.parametrize("case", ALL, ids=map(case_id, CASES))
 def test_op_agrees(
     case: OpCase, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss = nn.MSELoss()
     check(monkeypatch, case.model(), data(loss), loss=loss, inner_lr=RATE, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", map(PASSES.get, PARTS), ids=PARTS)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_op_agrees_pass_by_pass(
+    case: OpCase, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_op_agrees(case, settings, monkeypatch)
 
 
 @pytest.mark.parametrize("settings", PASSES.values(), ids=PASSES)
@@ -42,15 +61,28 @@ def test_loss_agrees(
     check(monkeypatch, Net(torch.tanh), data(loss), loss=loss, inner_lr=RATE, **settings)
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_bits_depend_on_neither_order_nor_team(
-    case: OpCase, monkeypatch: pytest.MonkeyPatch
+def same_bits(
+    patch: pytest.MonkeyPatch, case: OpCase, runs: list[tuple[tuple[str, int], int]]
 ) -> None:
+    """Assert that all orders of threads and numbers of blocks give the same bits."""
     model, loss = case.model(), nn.MSELoss()
     tasks, settings = data(loss), {"loss": loss, "inner_lr": RATE, "inner_steps": 1}
     answers = []
-    for order, team in [*((o, 0) for o in ORDERS), *((ORDERS[0], t) for t in TEAMS[1:])]:
-        with on_fibers(monkeypatch, order, team):
+    for order, team in runs:
+        with on_fibers(patch, order, team):
             answers.append(answer(model, tasks, torch.float32, fused=True, **settings))
     for other in answers[1:]:
         assert all(map(torch.equal, answers[0], other))
+
+
+@pytest.mark.parametrize("case", ALL, ids=map(case_id, CASES))
+def test_bits_depend_on_neither_order_nor_team(
+    case: OpCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same_bits(monkeypatch, case, [(ORDERS[0], 0), (ORDERS[1], TEAMS[-1]), (ORDERS[2], 1)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_bits_depend_on_no_order_and_no_team(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    same_bits(monkeypatch, case, [*((o, 0) for o in ORDERS), *((ORDERS[0], t) for t in TEAMS[1:])])

@@ -101,6 +101,27 @@ def check(model: nn.Module, tasks: Pairs, *, single: bool = True, **settings: ob
             assert_float32(actual, expected, exact)
 
 
+def check_bits(case: OpCase, dtype: torch.dtype) -> None:
+    """Assert that neither threads nor neighbouring tasks change a bit of the outputs."""
+    model, loss = case.model().to(dtype), nn.MSELoss()
+    (x, y), query = ((pair[0].to(dtype), pair[1].to(dtype)) for pair in data(loss))
+    settings = {"loss": loss, "inner_lr": RATE, "inner_steps": 2, "backend": "fused"}
+    for isa in every_set():
+        together = fastmaml.adapt(model, (x, y), **settings).parameters
+        for task in range(TASKS):
+            pair = x[task : task + 1].clone(), y[task : task + 1].clone()
+            alone = fastmaml.adapt(model, pair, **settings).parameters
+            for name, weight in alone.items():
+                assert torch.equal(weight[0], together[name][task]), (isa, name, task)
+    settings.pop("backend")
+    answers = []
+    for threads in (1, 2, 3, 7):
+        torch.set_num_threads(threads)
+        answers.append(answer(model, ((x, y), query), dtype, fused=True, **settings))
+    for other in answers[1:]:
+        assert all(map(torch.equal, answers[0], other))
+
+
 # --- claims ---------------------------------------------------------------------------------------
 
 
@@ -151,23 +172,7 @@ def test_kinks_are_torchs(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_bits_depend_on_neither_threads_nor_neighbours(case: OpCase, dtype: torch.dtype) -> None:
-    model, loss = case.model().to(dtype), nn.MSELoss()
-    (x, y), query = ((pair[0].to(dtype), pair[1].to(dtype)) for pair in data(loss))
-    settings = {"loss": loss, "inner_lr": RATE, "inner_steps": 2, "backend": "fused"}
-    for isa in every_set():
-        together = fastmaml.adapt(model, (x, y), **settings).parameters
-        for task in range(TASKS):
-            pair = x[task : task + 1].clone(), y[task : task + 1].clone()
-            alone = fastmaml.adapt(model, pair, **settings).parameters
-            for name, weight in alone.items():
-                assert torch.equal(weight[0], together[name][task]), (isa, name, task)
-    settings.pop("backend")
-    answers = []
-    for threads in (1, 2, 3, 7):
-        torch.set_num_threads(threads)
-        answers.append(answer(model, ((x, y), query), dtype, fused=True, **settings))
-    for other in answers[1:]:
-        assert all(map(torch.equal, answers[0], other))
+    check_bits(case, dtype)
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)

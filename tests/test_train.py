@@ -183,11 +183,12 @@ def test_interrupt_waits_for_the_iteration_and_saves(
             signal.raise_signal(signal.SIGINT)
         return sample(self, tasks, generator)
 
+    before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(SinusoidTasks, "sample", interrupting)
         with pytest.raises(StoppedError, match="after iteration 7"):
             run(small(), tmp_path / "parts")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     run(small(), tmp_path / "parts", resume=True)
     run(small(), tmp_path / "whole")
     one, two = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))

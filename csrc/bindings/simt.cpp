@@ -1,8 +1,11 @@
 // What tests set and see of the host executor, in the module _simt.simt.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include "planted.hpp"
 #include "simt/grid.hpp"
 #include "simt/runtime.hpp"
+#include "simt/watch.hpp"
 
 namespace py = pybind11;
 
@@ -29,4 +32,9 @@ void register_simt(py::module_& parent) {
   });
   module.def("set_capturing", &simt::set_capturing, py::arg("on"));
   module.def("fail_next_launch", &simt::fail_next_launch);
+  module.attr("checked") = simt::watched();
+  module.def("planted", &fastmaml::test::planted_names);
+  module.def("run_planted", &fastmaml::test::run_planted, py::arg("name"),
+             py::arg("right") = false);
+  module.def("runtime_failures", &fastmaml::test::runtime_failures);
 }

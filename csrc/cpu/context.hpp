@@ -19,7 +19,7 @@ struct Context {
   const void* scalars = nullptr;      // of the plan's dtype, see Scalars
   int64_t tasks = 0;
   int rank = 0, size = 1;
-  char* scratch = nullptr;  // of this thread, kScratchBytes
+  char* scratch = nullptr;  // of this thread, kScratchBytes or what the program asks for
 };
 
 constexpr size_t kScratchBytes = 512 * 1024;

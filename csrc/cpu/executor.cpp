@@ -33,8 +33,8 @@ size_t lined(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t element_bytes(const Program& program) {
-  return program.settings.dtype == Dtype::f32 ? 4 : 8;
+size_t scratch_of(const Program& program) {
+  return lined(std::max(kScratchBytes, program.scratch_bytes));
 }
 
 // [0, count) cut into `parts` consecutive parts, as even as possible.
@@ -100,7 +100,7 @@ class Worker {
     context_.capacity = tables_.capacity;
     context_.first = tables_.first;
     context_.scalars = run.workspace(layout_.scalars);
-    context_.scratch = run.workspace(layout_.scratch, kScratchBytes, rank);
+    context_.scratch = run.workspace(layout_.scratch, scratch_of(run.program), rank);
   }
 
   void work() {
@@ -183,7 +183,7 @@ Schedule::Schedule(const Program& program) {
 
 Layout plan_layout(const Program& program, int64_t tasks, int threads, int lanes) {
   Layout layout;
-  const int64_t bytes = element_bytes(program);
+  const int64_t bytes = element_bytes(program.settings);
   const int64_t keep = std::max<int64_t>(1, program.keep.elements * bytes);
   const int64_t transient = std::max<int64_t>(1, program.transient.elements * bytes);
   const int64_t rounds = divide_up(tasks, std::max<int64_t>(1, kRoundBytes / keep));
@@ -229,7 +229,7 @@ Layout plan_layout(const Program& program, int64_t tasks, int threads, int lanes
   layout.table = lined(static_cast<size_t>(spaces_of(program)) * 3 * 8);
   layout.tables = take(layout.table * static_cast<size_t>(layout.threads));
   layout.barriers = take(kLine * static_cast<size_t>(layout.lanes));
-  layout.scratch = take(kScratchBytes * static_cast<size_t>(layout.threads));
+  layout.scratch = take(scratch_of(program) * static_cast<size_t>(layout.threads));
   layout.total = at;
   return layout;
 }

@@ -86,19 +86,22 @@ class Carve {
     T* taken = reinterpret_cast<T*>(at_);
     const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
 #if defined(FASTMAML_SIMT)
-    simt::guard(at_ + bytes, kGuardBytes);
+    end_ += bytes;
+    const int64_t exact = count * static_cast<int64_t>(sizeof(T));
+    simt::array(at_, exact, bytes - exact + kGuardBytes, end_);
 #endif
     at_ += bytes + kGuardBytes;
     return taken;
   }
 
  private:
+  char* at_;
 #if defined(FASTMAML_SIMT)
   static constexpr int64_t kGuardBytes = 64;
+  const char* end_ = at_;  // were there no guards
 #else
   static constexpr int64_t kGuardBytes = 0;
 #endif
-  char* at_;
 };
 
 // The block's dynamic shared memory.

@@ -13,6 +13,9 @@
 #include "cuda/layout.hpp"
 #include "cuda/lower.hpp"
 #include "plan/scalars.hpp"
+#if defined(FASTMAML_SIMT)
+#include "cuda/regions.hpp"
+#endif
 
 namespace fastmaml {
 namespace {
@@ -192,6 +195,9 @@ const std::vector<char>& DevicePlan::tables() const { return state_->lowered.tab
 
 Executor DevicePlan::run(const Call& call) const {
   const DeviceGuard guard(call.device);
+#if defined(FASTMAML_SIMT)
+  simt::allow(regions_of(state_->program, call, tables().size()));
+#endif
   State& state = *state_;
   const DeviceLayout layout = layout_of(state.program, call.tasks, call.lanes);
   std::vector<Poke> pokes;

@@ -59,6 +59,9 @@ FASTMAML_DEVICE bool ends_last(const Block& block, const char* tables) {
 template <class T>
 __global__ void __launch_bounds__(kThreads) resident(const __grid_constant__ ResidentCall run) {
   char* const memory = dynamic_shared();
+#if defined(FASTMAML_SIMT)
+  simt::arena(memory, run.transient_bytes + run.shared_bytes);
+#endif
   Block block{};
   block.call.base = reinterpret_cast<char* const*>(run.base);
   block.call.scalars = run.scalars_from ? run.scalars_from : run.scalars;

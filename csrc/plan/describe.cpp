@@ -26,7 +26,8 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
     }
     if (auto* args = std::get_if<ConvArgs>(&instruction.args))
       out << "  " << args->images << " images, " << args->stencil->taps << " taps, " << args->k
-          << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "");
+          << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "")
+          << (args->winograd ? ", Winograd" : "");
     out << "\n";
   }
 }
@@ -49,7 +50,7 @@ const char* kind_name(const Instruction& instruction) {
 
 std::string describe_program(const Program& program, int64_t tasks, int threads, int lanes) {
   const Layout layout = plan_layout(program, tasks, threads, lanes);
-  const int64_t bytes = program.settings.dtype == Dtype::f32 ? 4 : 8;
+  const int64_t bytes = element_bytes(program.settings);
   std::ostringstream out;
   out << "instruction set " << instruction_set() << ", " << layout.threads << " threads, "
       << layout.lanes << " lanes of " << layout.team << "\n"

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "plan/convolutions.hpp"
 #include "plan/emit.hpp"
 
 namespace fastmaml {
@@ -265,7 +266,9 @@ Program write_program(const NetworkSpec& spec, const Settings& settings) {
   program.target_numel = spec.loss.op == "cross_entropy" ? 1 : program.output_numel;
   program.decisions.push_back(message("activations: ", decision_on_activations(settings)));
   const std::vector<bool> factored = choose_factored(program);
+  choose_winograd(program);
   Writer(program, factored).write();
+  program.scratch_bytes = scratch_bytes(program);
   program.body_flops = total_flops(program.body) + total_flops(program.commit);
   return program;
 }

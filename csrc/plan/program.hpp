@@ -16,6 +16,10 @@
 
 namespace fastmaml {
 
+inline int64_t element_bytes(const Settings& settings) {
+  return settings.dtype == Dtype::f32 ? 4 : 8;
+}
+
 struct Instruction {
   Args args;
   std::string label;  // "step 0 fc1.backward_jvp", for describe and profile
@@ -35,6 +39,7 @@ struct Program {
   int64_t target_numel = 0;  // of one row of y (1 for class indices)
   bool any_factored = false;
   double body_flops = 0;               // contractions of one task, commit included
+  size_t scratch_bytes = 0;            // of a thread, for the instruction that asks for most
   std::vector<std::string> decisions;  // one line for each choice, for describe
 };
 

@@ -9,6 +9,9 @@
 #include <cstring>
 #include <source_location>
 
+// Compiled with device code but no part of it: its own accesses are not to be checked.
+#define SIMT_HOST_SIDE __attribute__((noinline, no_sanitize("thread")))
+
 namespace simt {
 
 struct Index {
@@ -39,14 +42,21 @@ T shuffle(unsigned mask, T value, int from, Where where) {
   return read;
 }
 
-// The block's dynamic shared memory, filled with NaN bytes before each block.
+// The block's dynamic shared memory, filled with NaN bytes before each block, and room for gaps.
+constexpr size_t kSharedSpace = 320 * 1024;
 char* shared_memory();
-// Arrays are about to be cut out of it, and the bytes that none of them owns: whoever writes there
-// is reported.
+// Arrays are about to be cut out of it. After each comes a gap that no array owns: whoever writes
+// there is reported. `end`: where the array would end on a device, which has no gaps; beyond what
+// the launch asked for it is reported.
 void begin_carve();
-void guard(char* from, int64_t bytes);
+void array(char* from, int64_t bytes, int64_t gap, const char* end);
+// Shared memory that is the block's for good, whatever is cut out of the rest.
+void arena(char* from, int64_t bytes);
+// __threadfence
+void fence();
 
-// Copies land when they are waited for; until then the target holds NaN bytes.
+// `bytes` is 4, 8 or 16. Copies land when they are waited for; until then the target holds NaN
+// bytes.
 void copy_async(void* to, const void* from, int bytes, bool valid, Where where = Where::current());
 void copy_commit();
 void copy_wait(int pending);

@@ -13,7 +13,7 @@ struct Fiber::Stack {
   alignas(64) char bytes[kBytes];
 };
 
-Fiber::Fiber() = default;
+Fiber::Fiber() : stack_(new Stack) {}
 Fiber::~Fiber() = default;
 
 void Fiber::entry(unsigned high, unsigned low) {
@@ -32,7 +32,6 @@ void Fiber::loop() {
 
 void Fiber::start(const std::function<void()>& body) {
   if (!done_) throw std::logic_error("a fiber was started that is not done");
-  if (!stack_) stack_.reset(new Stack);
   body_ = &body, done_ = false;
   // A fiber that ended is at its yield in `loop`; one that was abandoned begins a fresh stack.
   if (made_ && !restart_) return resume();
@@ -55,5 +54,8 @@ void Fiber::resume() {
 void Fiber::yield() {
   if (_setjmp(fiber_) == 0) _longjmp(caller_, 1);
 }
+
+const char* Fiber::stack() const { return stack_->bytes; }
+size_t Fiber::stack_bytes() { return Stack::kBytes; }
 
 }  // namespace simt

@@ -23,6 +23,8 @@ class Fiber {
   // Called on the fiber: back to whoever started or resumed it.
   void yield();
   bool done() const { return done_; }
+  const char* stack() const;
+  static size_t stack_bytes();
   // Forgets what the fiber was doing; it can be started again.
   void abandon() { done_ = restart_ = true; }
 

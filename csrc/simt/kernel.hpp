@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "simt/device.hpp"
+
 namespace simt {
 
 struct KernelType {
@@ -16,7 +18,7 @@ void add_kernel(const void* function, KernelType type);
 const KernelType* find_kernel(const void* function);
 
 template <class... A, size_t... I>
-void invoke(const void* function, void** arguments, std::index_sequence<I...>) {
+SIMT_HOST_SIDE void invoke(const void* function, void** arguments, std::index_sequence<I...>) {
   reinterpret_cast<void (*)(A...)>(const_cast<void*>(function))(*static_cast<A*>(arguments[I])...);
 }
 

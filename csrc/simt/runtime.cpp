@@ -61,7 +61,8 @@ cudaError_t run(const void* function, dim3 grid, dim3 block, void** arguments, s
   if (std::exchange(g_fails, false)) return cudaErrorMemoryAllocation;
   const KernelType* type = find_kernel(function);
   if (!type) return cudaErrorInvalidValue;
-  if (grid.x == 0 || grid.y == 0 || grid.y > 65535 || grid.z != 1 || bytes > kMostSharedBytes)
+  if (grid.x == 0 || grid.y == 0 || grid.y > 65535 || grid.z != 1 || bytes > kMostSharedBytes ||
+      block.x == 0 || block.x > 1024 || block.y != 1 || block.z != 1)
     return cudaErrorInvalidConfiguration;
   try {
     run_grid({grid.x, grid.y, 1}, {block.x, block.y, block.z}, bytes,

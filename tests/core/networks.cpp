@@ -123,6 +123,15 @@ NetworkSpec images(const std::string& pool) {
   return b.finish(b.linear(b.reshape(wide, {19 * 6}), 3), "cross_entropy");
 }
 
+// Convolutions with tiles that reach over the edge, more than a block of them, and ragged vectors.
+NetworkSpec winograd() {
+  Builder b({2, 13, 15});
+  const int first = b.pointwise("tanh", b.conv2d(0, 18, 3, 1, 1));
+  const int second = b.pointwise("silu", b.conv2d(first, 3, 3, 1, 0));
+  const int pooled = b.adaptive_avg_pool2d(b.conv2d(second, 5, 3, 1, 2), 1, 1);
+  return b.finish(b.linear(b.reshape(pooled, {5}), 3), "cross_entropy");
+}
+
 // A first block that becomes a stem, and a second that stays a pooled norm.
 NetworkSpec stem(int64_t channels, int64_t stride) {
   Builder b({channels, 11, 9});
@@ -148,6 +157,7 @@ std::vector<NetworkCase> network_cases() {
   cases.push_back({"residual", residual()});
   cases.push_back({"images, max_pool2d", images("max_pool2d"), -1, false});
   cases.push_back({"images, avg_pool2d", images("avg_pool2d")});
+  cases.push_back({"Winograd's convolutions", winograd(), -1, true, 1});
   cases.push_back({"stem", stem(3, 1), -1, false});
   cases.push_back({"stem, strided", stem(2, 2), -1, false});
   for (int factored : {0, 1})

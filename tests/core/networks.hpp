@@ -42,6 +42,7 @@ struct NetworkCase {
   NetworkSpec network;
   int factored = -1;
   bool smooth = true;  // false: maxima, whose kinks central differences may straddle
+  int winograd = -1;
 };
 
 // Every op, both forms of the weights, every loss.

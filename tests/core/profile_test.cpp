@@ -10,9 +10,9 @@ namespace {
 
 using Times = std::vector<InstructionTime>;
 
-Settings settings_of(Mode mode, int steps, int factored) {
+Settings settings_of(Mode mode, int steps, const NetworkCase& item = {}) {
   Settings settings;
-  settings.mode = mode, settings.factored = factored;
+  settings.mode = mode, settings.factored = item.factored, settings.winograd = item.winograd;
   settings.support_rows = 5, settings.query_rows = 4, settings.inner_steps = steps;
   settings.rate_grad = mode == Mode::meta_step;
   return settings;
@@ -21,7 +21,7 @@ Settings settings_of(Mode mode, int steps, int factored) {
 TEST(a_profile_gives_the_outputs_of_a_run) {
   for (const NetworkCase& item : network_cases())
     for (Mode mode : {Mode::meta_step, Mode::evaluate, Mode::adapt}) {
-      const Problem<float> problem(item.network, settings_of(mode, 2, item.factored), 6, 3);
+      const Problem<float> problem(item.network, settings_of(mode, 2, item), 6, 3);
       const Plan plan(problem.network, problem.settings);
       Times times;
       CHECK(problem.run(plan, 1, 0xff, &times) == problem.run(plan, 2), item.name);
@@ -36,7 +36,7 @@ TEST(a_profile_gives_the_outputs_of_a_run) {
 
 TEST(a_profile_takes_one_thread_whatever_the_call_says) {
   const NetworkCase item = network_cases().front();
-  const Problem<float> problem(item.network, settings_of(Mode::meta_step, 1, 0), 40, 3);
+  const Problem<float> problem(item.network, settings_of(Mode::meta_step, 1), 40, 3);
   const Plan plan(problem.network, problem.settings);
   Times one, many;
   CHECK(problem.run(plan, 1, 0, &one) == problem.run(plan, 7, 0, &many));
@@ -50,7 +50,7 @@ TEST(flops_of_each_pass_are_the_necessary_ones) {
   Builder b({kIn});
   const int h = b.pointwise("tanh", b.linear(0, kHidden, false));
   const Problem<double> problem(b.finish(b.linear(h, kOut, false), "mse"),
-                                settings_of(Mode::meta_step, 1, 0), kTasks, 3);
+                                settings_of(Mode::meta_step, 1), kTasks, 3);
   Times times;
   problem.run(Plan(problem.network, problem.settings), 1, 0, &times);
   std::map<std::string, double> found;

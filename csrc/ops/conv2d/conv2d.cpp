@@ -29,6 +29,14 @@ ConvArgs towards_out(const Emit& emit, const Node& node) {
   return args;
 }
 
+void add(Emit& emit, const Node& node, ConvArgs args, bool towards_in = false) {
+  if (node.attr("winograd", 0) != 0) {
+    args.winograd = winograd_map(window_of(node), towards_in);
+    set_winograd_blocks(args, emit.element_bytes());
+  }
+  emit.add(std::move(args));
+}
+
 // Adds the terms, each [images of O channels, weights transposed], to the sink of the input.
 void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<ConvTerm> terms) {
   const Sizes s = sizes(emit, node);
@@ -38,7 +46,7 @@ void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<
   args.k = s.out, args.n = s.in;
   args.c = sink.out, args.cin = sink.cin;
   args.terms = std::move(terms);
-  emit.add(std::move(args));
+  add(emit, node, std::move(args), true);
 }
 
 // Adds the terms, each [images of I channels, images of O channels], to the sink of the weight.
@@ -48,7 +56,7 @@ void add_weight_bar(Emit& emit, const Node& node, std::vector<ConvTerm> terms) {
   args.weights = true;
   args.c = sink.out, args.cin = sink.cin, args.scale = sink.scale;
   args.terms = std::move(terms);
-  emit.add(std::move(args));
+  add(emit, node, std::move(args));
 }
 
 void add_bias_bar(Emit& emit, const Node& node, const Operand& y_like) {
@@ -101,7 +109,7 @@ void Conv2d::forward(Emit& emit, const Node& node) const {
   args.c = emit.y(node);
   if (node.has_param(kBias)) args.cin = emit.param(node, kBias), args.cin_row = true;
   args.terms = {{emit.x(node, 0), emit.param(node, kWeight)}};
-  emit.add(std::move(args));
+  add(emit, node, std::move(args));
 }
 
 void Conv2d::backward(Emit& emit, const Node& node) const {
@@ -120,7 +128,7 @@ void Conv2d::forward_jvp(Emit& emit, const Node& node) const {
   if (emit.active(node, 0)) args.terms.push_back({emit.x_dot(node, 0), emit.param(node, kWeight)});
   if (emit.trainable(node, kWeight))
     args.terms.push_back({emit.x(node, 0), emit.param_dot(node, kWeight)});
-  emit.add(std::move(args));
+  add(emit, node, std::move(args));
 }
 
 void Conv2d::backward_jvp(Emit& emit, const Node& node) const {

@@ -10,7 +10,8 @@
 // Images are channels-last, and a weight is kept packed as [groups, taps, I/groups, O/groups]
 // (torch: [O, I/groups, kernel_h, kernel_w]), so that a tap is a matrix product of rows of
 // channels. The pixels that a tap connects come from a `Stencil`; nothing is padded or copied.
-// Parameters: weight, bias. Attributes: those of `window_of`, and groups.
+// Where fewer multiplications are faster (attribute winograd, set by the planner), see
+// ops/winograd. Parameters: weight, bias. Attributes: those of `window_of`, and groups.
 #pragma once
 
 #include <memory>
@@ -19,6 +20,7 @@
 #include "ops/contract/contract.hpp"
 #include "ops/op.hpp"
 #include "ops/window/stencil.hpp"
+#include "ops/winograd/winograd.hpp"
 
 namespace fastmaml {
 
@@ -38,6 +40,7 @@ struct ConvArgs {
   bool cin_row = false;  // images: cin is one row of channels for all pixels
   int scale = 0;         // scalar slot, weights only
   std::vector<ConvTerm> terms;
+  Winograd winograd;  // empty: one product for each tap
 
   template <class Visit>
   void visit(Visit&& visit) {
@@ -45,7 +48,7 @@ struct ConvArgs {
     for (ConvTerm& term : terms) visit(term.a, false), visit(term.b, false);
     visit(c, true);
   }
-  // Multiply-adds counted as two.
+  // Multiply-adds counted as two, those that a product for each tap has.
   double flops() const {
     return 2.0 * static_cast<double>(stencil->pairs() * images * groups * k * n) *
            static_cast<double>(terms.size());

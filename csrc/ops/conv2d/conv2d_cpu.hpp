@@ -6,6 +6,7 @@
 
 #include "ops/conv2d/conv2d_images_cpu.hpp"
 #include "ops/conv2d/conv2d_weights_cpu.hpp"
+#include "ops/winograd/winograd_forms_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
@@ -40,7 +41,9 @@ void run_kernel(const ConvArgs& args, const Context& context) {
   for (int64_t task = 0; task < context.tasks; ++task)
     for (int64_t group = 0; group < args.groups; ++group) {
       const ConvProblem<T> p = conv_problem<T>(args, context, task, group);
-      if (args.weights)
+      if (args.winograd)
+        winograd(p, args, context);
+      else if (args.weights)
         conv_weights(p, panels, context);
       else
         conv_images(p, panels, context);

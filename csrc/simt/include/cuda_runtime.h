@@ -21,7 +21,7 @@
 namespace simt {
 template <Index Thread::* Which, unsigned Index::* Side>
 struct Coordinate {
-  operator unsigned() const { return self().*Which.*Side; }
+  SIMT_HOST_SIDE operator unsigned() const { return self().*Which.*Side; }
 };
 template <Index Thread::* Which>
 struct Coordinates {
@@ -59,7 +59,7 @@ T __shfl_down_sync(unsigned mask, T value, int by, int = 32,
   const int from = simt::lane() + by;
   return simt::shuffle(mask, value, from < 32 ? from : simt::lane(), where);
 }
-inline void __threadfence() {}
+inline void __threadfence() { simt::fence(); }
 inline unsigned atomicAdd(unsigned* to, unsigned value) {
   return std::atomic_ref<unsigned>(*to).fetch_add(value);
 }

@@ -1,0 +1,96 @@
+#include "plan/convolutions.hpp"
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "ops/conv2d/conv2d.hpp"
+
+namespace fastmaml {
+namespace {
+
+// Estimated cycles of all passes of a layer over one task, of both ways.
+struct Cost {
+  double direct = 0, winograd = 0;
+};
+
+class Counter {
+ public:
+  Counter(const Program& program, const Node& node) : program_(program), node_(node) {
+    const Window window = window_of(node);
+    for (bool towards_in : {false, true}) {
+      ConvArgs& args = towards_in ? towards_in_ : towards_out_;
+      args.stencil = std::make_shared<const Stencil>(towards_in ? scatter(window) : gather(window));
+      args.winograd = winograd_map(window, towards_in);
+      args.k = node.in_shapes[0][0], args.n = node.shape[0];
+    }
+    std::swap(towards_in_.k, towards_in_.n);
+  }
+
+  Cost count() {
+    const Settings& s = program_.settings;
+    const bool meta = s.mode == Mode::meta_step;
+    for (int terms : {1, 2}) {
+      if (terms == 2 && (!meta || s.first_order)) break;
+      set(s.support_rows, terms, s.inner_steps);
+      add(true);
+    }
+    if (s.mode == Mode::adapt) return cost_;
+    set(s.query_rows, 1, 1);
+    add(meta);
+    return cost_;
+  }
+
+ private:
+  void set(int64_t images, int terms, double times) {
+    times_ = times;
+    for (ConvArgs* args : {&towards_out_, &towards_in_})
+      args->images = images, args->terms.resize(static_cast<size_t>(terms));
+  }
+  void add(bool backward) {
+    add(towards_out_, false);
+    if (!backward) return;
+    add(towards_out_, true);
+    if (program_.network.active[node_.inputs[0]]) add(towards_in_, false);
+  }
+  void add(ConvArgs& args, bool weights) {
+    const int64_t bytes = element_bytes(program_.settings);
+    args.weights = weights;
+    set_winograd_blocks(args, bytes);
+    cost_.direct += times_ * direct_cycles(args, bytes);
+    cost_.winograd += times_ * winograd_cycles(args, bytes);
+  }
+
+  const Program& program_;
+  const Node& node_;
+  ConvArgs towards_out_, towards_in_;
+  double times_ = 0;
+  Cost cost_;
+};
+
+}  // namespace
+
+void choose_winograd(Program& program) {
+  for (Node& node : program.network.nodes) {
+    if (node.op_name != "conv2d" || node.attr("groups", 1) != 1) continue;
+    if (!winograd_takes(window_of(node))) continue;
+    const Cost cost = Counter(program, node).count();
+    const int forced = program.settings.winograd;
+    // A tie goes to the direct way, which rounds less.
+    const bool winograd = forced >= 0 ? forced == 1 : cost.winograd < 0.9 * cost.direct;
+    node.attrs["winograd"] = winograd;
+    program.decisions.push_back(
+        message("layer ", node.name, ": ", winograd ? "Winograd's" : "direct", " convolution (",
+                "estimated ", static_cast<int64_t>(cost.direct), " cycles direct, ",
+                static_cast<int64_t>(cost.winograd), " Winograd's)"));
+  }
+}
+
+size_t scratch_bytes(const Program& program) {
+  size_t most = 0;
+  for (const Instruction& instruction : program.body)
+    if (const auto* conv = std::get_if<ConvArgs>(&instruction.args); conv && conv->winograd)
+      most = std::max(most, winograd_scratch_bytes(*conv, element_bytes(program.settings)));
+  return most;
+}
+
+}  // namespace fastmaml

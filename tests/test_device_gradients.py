@@ -1,0 +1,38 @@
+"""The meta-gradient of random networks by device code, against double backward in float64.
+
+The networks and what is asked of them are those of test_meta_gradients and test_conv_gradients.
+"""
+
+from __future__ import annotations
+
+import pytest
+import test_conv_gradients
+import test_meta_gradients
+from device_code import ORDERS, TEAMS, on_fibers
+
+
+def test_random_networks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_fibers(monkeypatch, ORDERS[2]):
+        test_meta_gradients.all_agree(12)
+
+
+def test_random_conv_networks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_fibers(monkeypatch, ORDERS[1]):
+        test_conv_gradients.all_agree(6)
+
+
+@pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
+def test_both_forms_of_wide_weights_agree(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmaml._engine.FACTORED", factored)
+    with on_fibers(monkeypatch):
+        test_meta_gradients.all_agree(6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS, ids="{0[0]} {0[1]}".format)
+def test_many_random_networks_agree(
+    order: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with on_fibers(monkeypatch, order, TEAMS[order[1]]):
+        test_meta_gradients.all_agree(60)
+        test_conv_gradients.all_agree(25)

@@ -1,0 +1,44 @@
+"""Each op's device code under the checker of bounds and races: the cases of test_ops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from device_code import ORDERS, TEAMS, on_fibers
+from op_case import OpCase
+from op_cases import CASES, LOSSES, Net, case_id, loss_id
+from test_ops import RATE, answer, data
+from torch import nn
+
+RUNS = [
+    (torch.float32, ORDERS[0], TEAMS[0]),
+    (torch.float32, ORDERS[2], TEAMS[-1]),
+    (torch.float64, ORDERS[2], TEAMS[0]),
+]
+# A hook before every access: these take tens of seconds.
+HEAVY = {"conv2d many channels", "conv2d many channels, one tap", "stem in strips"}
+ALL = [pytest.param(c, marks=pytest.mark.slow) if case_id(c) in HEAVY else c for c in CASES]
+
+
+def check(patch: pytest.MonkeyPatch, model: nn.Module, loss: nn.Module) -> None:
+    """Run every pass of a meta-step of second order; the checker raises BackendError."""
+    tasks = data(loss)
+    for dtype, order, team in RUNS:
+        with on_fibers(patch, order, team, "_simt_checked") as module:
+            before = sum(module.simt.counts().values())
+            answer(model, tasks, dtype, fused=True, loss=loss, inner_lr=RATE, inner_steps=1)
+            assert sum(module.simt.counts().values()) > before
+
+
+@pytest.mark.parametrize("case", ALL, ids=map(case_id, CASES))
+def test_op_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, case.model(), nn.MSELoss())
+
+
+def test_heavy_cases_exist() -> None:
+    assert set(map(case_id, CASES)) >= HEAVY
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=loss_id)
+def test_loss_is_clean(loss: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, Net(torch.tanh), loss)

@@ -1,0 +1,115 @@
+"""Convolutions by Winograd's method, forced on them or chosen: every pass against torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from op_case import INPUTS, OpCase
+from op_cases import PASSES, case_id
+from op_cases_image import ImageNet, ManyChannels, Twice, conv, image
+from test_ops import RATE, check, check_bits, data
+from torch import nn
+
+import fastmaml
+from fastmaml import _engine
+
+
+def sized(variant: str, shape: tuple[int, int, int], out: int, padding: object) -> OpCase:
+    return image("conv2d", variant, lambda: nn.Conv2d(shape[0], out, 3, padding=padding), "", shape)
+
+
+CASES = [
+    conv("inside", 2, 3, 3),
+    conv("same", 2, 3, 3, padding=1),
+    conv("no bias", 2, 3, 3, padding="same", bias=False),
+    conv("wider than the image", 1, 2, 3, padding=2),
+    conv("padding of rows alone", 2, 1, 3, padding=(3, 0)),
+    conv("frozen weight", 2, 3, 3, padding=1, freeze="op.weight"),
+    conv("frozen bias", 2, 3, 3, padding=1, freeze="op.bias"),
+    conv("frozen first", 2, 3, 3, padding=1, freeze="first.weight first.bias"),
+    sized("one pixel to one", (2, 1, 1), 3, 1),
+    sized("nine pixels to one", (2, 3, 3), 3, 0),
+    sized("odd", (3, 5, 7), 4, 1),
+    sized("even", (3, 4, 6), 4, 1),
+    sized("ragged vectors", (17, 4, 3), 33, 1),
+    sized("several blocks of tiles", (2, 31, 29), 3, 1),
+    image("conv2d", "twice", Twice),
+    image("conv2d", "streamed weights", lambda: ManyChannels(260, 131, 3, padding=1)),
+    image("conv2d", "several panels", lambda: ManyChannels(70, 170, 3, padding=1)),
+]
+
+
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "WINOGRAD", 1)
+
+
+def description(model: nn.Module, **settings: object) -> str:
+    return fastmaml.describe(model, *data(nn.MSELoss()), loss="mse", **settings)
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("settings", PASSES.values(), ids=PASSES)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_every_pass_agrees(case: OpCase, settings: dict[str, object]) -> None:
+    loss, model = nn.MSELoss(), case.model()
+    assert ", Winograd" in description(model, **settings)
+    check(model, data(loss), loss=loss, inner_lr=RATE, **settings)
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_bits_depend_on_neither_threads_nor_neighbours(case: OpCase, dtype: torch.dtype) -> None:
+    check_bits(case, dtype)
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_spreads_to_its_tiles_alone(value: float) -> None:
+    model = nn.Sequential(nn.Unflatten(1, (1, 12, 12)), nn.Conv2d(1, 1, 3, padding=1), nn.Flatten())
+    x, y = torch.rand(1, 3, 144), torch.rand(1, 3, 144)
+    query = x.clone()
+    query[0, 1, 5 * 12 + 6] = value
+    settings = {"loss": "mse", "inner_steps": 0, "backend": "fused"}
+    logits = fastmaml.meta_step(model, (x, y), (query, y), **settings).logits
+    finite = logits.view(3, 12, 12).isfinite()
+    assert not finite[1, 4:7, 5:8].any()
+    finite[1, 4:8, 4:8] = True
+    assert finite.all()
+
+
+def wide(channels: int) -> ImageNet:
+    return ImageNet(nn.Conv2d(channels, channels, 3, padding=1), (channels, 8, 8))
+
+
+@pytest.mark.parametrize(("channels", "chosen"), [(3, "direct"), (64, "Winograd's")])
+def test_the_cost_decides(channels: int, chosen: str) -> None:
+    text = description(wide(channels))
+    line = rf"^layer op: {chosen} convolution \(estimated \d+ cycles direct, \d+ Winograd's\)$"
+    assert re.search(line, text, re.MULTILINE)
+    assert (", Winograd" in text) == (chosen != "direct")
+
+
+@pytest.mark.parametrize("other", [nn.Conv2d(6, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, groups=2)])
+def test_other_windows_have_no_choice(other: nn.Module, forced: None) -> None:
+    assert "Winograd" not in description(ImageNet(other, (6, 5, 4)))
+
+
+def necessary(text: str) -> list[str]:
+    return re.findall(r"^contractions .*$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("make", [lambda: wide(8), lambda: nn.Linear(INPUTS, 2)])
+def test_flops_are_those_of_a_product_for_each_tap(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, found = make(), []
+    for winograd in (0, 1):
+        monkeypatch.setattr(_engine, "WINOGRAD", winograd)
+        found.append(necessary(description(model)))
+    assert found[0]
+    assert found[0] == found[1]
