@@ -220,8 +220,8 @@ def _caption() -> str:
         f"x {KERNEL_SECONDS * 1e6:g} µs, an assumption, for what one kernel of a graph takes at "
         "least after the other). Second-level caches may save some of the memory's time, and "
         "kernels may start sooner than assumed; everything else only adds, and what the resident "
-        "kernel's blocks wait for inside it is not counted at all. The host asks for one launch a step, of the resident kernel or "
-        "of a graph of all kernels."
+        "kernel's blocks wait for inside it is not counted at all. The host asks for one launch a "
+        "step, of the resident kernel or of a graph of all kernels."
     )
 
 
