@@ -8,7 +8,7 @@ The engine counts launches, arithmetic and global memory of a plan without any d
     starts       kernels that run one after another x KERNEL_SECONDS
 
 A step takes at least the largest of the three. No kernel reaches a peak, so that real steps take
-longer; only the bytes may be fewer than counted, where a second-level cache (40 MB on the A100, 50
+longer; but the bytes may be fewer than counted, where a second-level cache (40 MB on the A100, 50
 MB on the H100) still holds what an earlier kernel wrote.
 """
 
@@ -117,6 +117,7 @@ def compile_step(workload: Workload) -> CompiledPlan:
         inner_steps=workload.inner_steps,
         first_order=False,
         rate_grad=False,
+        winograd=0,  # which is the CPU's
     )
 
 
@@ -217,9 +218,10 @@ def _caption() -> str:
         "column is what the tensor cores' peak would allow), memory (each kernel reads its inputs "
         "and writes its outputs once, over the bandwidth), starts (kernels "
         f"x {KERNEL_SECONDS * 1e6:g} µs, an assumption, for what one kernel of a graph takes at "
-        "least after the other). Second-level caches may save some of the memory's time; "
-        "everything else only adds. The host asks for one launch a step, of the resident kernel or "
-        "of a graph of all kernels."
+        "least after the other). Second-level caches may save some of the memory's time, and "
+        "kernels may start sooner than assumed; everything else only adds, and what the resident "
+        "kernel's blocks wait for inside it is not counted at all. The host asks for one launch a "
+        "step, of the resident kernel or of a graph of all kernels."
     )
 
 

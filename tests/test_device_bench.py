@@ -78,6 +78,43 @@ def test_why_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.absence() == ""
 
 
+class Event:
+    """Two of them lie 20 ms apart."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None: ...
+    def synchronize(self) -> None: ...
+    def elapsed_time(self, other: Event) -> float:
+        return 20.0
+
+
+def test_times_are_those_between_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    steps: list[int] = []
+    assert devices.Cuda().visit(lambda: steps.append(1), 4) == pytest.approx(0.005)
+    assert len(steps) == 4
+
+
+def test_memory_is_what_steps_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"peak": 900, "now": 100}
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: held.update(peak=100))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: held["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: held["peak"])
+    assert devices.Cuda().peak_memory(lambda: held.update(peak=350)) == 250
+
+
+def test_tf32_is_off_for_a_run_only() -> None:
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    with devices.Cuda().plain_float32():
+        assert (products.allow_tf32, convolutions.allow_tf32) == (False, False)
+    assert (products.allow_tf32, convolutions.allow_tf32) == before
+
+
 def test_contestants_take_turns_on_the_device() -> None:
     device = MadeUp()
     names = [OURS, "pytorch-loop", "torch-func"]

@@ -16,20 +16,16 @@ constexpr size_t kLine = 256;  // arrays of the workspace begin on so many bytes
 // One block sums over the tasks at the end; beyond so many, many blocks do it sooner.
 constexpr int64_t kMostResidentTasks = 512;
 
-int64_t number_bytes(const Program& program) {
-  return program.settings.dtype == Dtype::f32 ? 4 : 8;
-}
-
 size_t lined(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
 int64_t scalar_words(const Program& program) {
-  return (Scalars::count(program.settings.inner_steps) * number_bytes(program) + 7) / 8;
+  return (Scalars::count(program.settings.inner_steps) * element_bytes(program.settings) + 7) / 8;
 }
 
 }  // namespace
 
 DeviceLayout layout_of(const Program& program, int64_t tasks, int lanes) {
-  const int64_t bytes = number_bytes(program);
+  const int64_t bytes = element_bytes(program.settings);
   const int64_t each =
       std::max<int64_t>(1, (program.keep.elements + program.transient.elements) * bytes);
   DeviceLayout layout;
@@ -66,7 +62,7 @@ bool resident_knows(const Program& program) {
 int64_t resident_bytes(const Program& program) {
   const int64_t instruction =
       program.settings.dtype == Dtype::f32 ? kInstructionBytes<float> : kInstructionBytes<double>;
-  return (program.transient.elements + program.shared.elements) * number_bytes(program) +
+  return (program.transient.elements + program.shared.elements) * element_bytes(program.settings) +
          instruction;
 }
 
