@@ -49,8 +49,8 @@ class Step(NamedTuple):
 
 def kernel_of(symbol: str) -> tuple[str, str] | None:
     """(the name in cuda/budgets.hpp, the dtype) of a mangled kernel."""
-    if found := re.search(r"instruction_kernelI([fd])NS_\d+(\w+?)EEEv", symbol):
-        return found[2], DTYPES[found[1]]
+    if found := re.search(r"instruction_kernelI([fd])NS_\d+([A-Za-z]+)EJ(\w*?)EEEv", symbol):
+        return found[2] + ("_tf32" if "Tf32Tiles" in found[3] else ""), DTYPES[found[1]]
     if found := re.search(r"\d+residentI([fd])E", symbol):
         return "resident", DTYPES[found[1]]
     return ("write_words", "f32") if "write_words" in symbol else None
@@ -61,7 +61,7 @@ def budgets() -> dict[tuple[str, str], int]:
     text = (ROOT / "csrc/cuda/budgets.hpp").read_text()
     rows = re.findall(r'\{"(\w+)", (\d+), (\d+)\}', text)
     table = {(kernel, "f32"): int(f32) for kernel, f32, _ in rows}
-    return table | {(k, "f64"): int(f64) for k, _, f64 in rows if k != "write_words"}
+    return table | {(k, "f64"): int(f64) for k, _, f64 in rows if int(f64)}
 
 
 class CudaBuild:

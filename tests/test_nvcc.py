@@ -86,6 +86,13 @@ def test_inner_loops_multiply(build: CudaBuild, kernel: str, dtype: str, archite
     assert any(re.match(r"LDGSTS\..*\b128\b", step.name) for step in steps)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", ["DeviceContractArgs_tf32", "DeviceConvArgs_tf32"])
+def test_tf32_takes_the_tensor_cores(build: CudaBuild, kernel: str, architecture: str) -> None:
+    steps = build.machine_code(architecture)[kernel, "f32"]
+    assert any(step.name.startswith("HMMA.1688.F32.TF32") for step in steps)
+
+
 PROGRAM = """
 import torch, fastmaml
 from fastmaml import _C, _device

@@ -19,16 +19,28 @@ constexpr int kBlocksHeld = sizeof(T) == sizeof(float) ? 2 : 1;
 
 struct RegisterBudget {
   const char* kernel;  // the arguments of instruction_kernel, or the kernel's own name
-  int f32, f64;
+  int f32, f64;        // 0: there is no such kernel
 };
 
 constexpr RegisterBudget kRegisterBudgets[] = {
-    {"DeviceContractArgs", 128, 200}, {"TransposeArgs", 64, 64},    {"PointwiseArgs", 48, 64},
-    {"BatchNormArgs", 128, 176},      {"MseArgs", 96, 128},         {"CrossEntropyArgs", 80, 120},
-    {"BceWithLogitsArgs", 48, 56},    {"DeviceConvArgs", 128, 208}, {"PermuteArgs", 56, 56},
-    {"DevicePoolArgs", 48, 56},       {"GroupNormArgs", 128, 192},  {"TapArgs", 80, 96},
-    {"DevicePatchArgs", 128, 176},    {"StemArgs", 120, 120},       {"resident", 216, 255},
-    {"write_words", 40, 40},
+    {"DeviceContractArgs", 128, 200},
+    {"TransposeArgs", 64, 64},
+    {"PointwiseArgs", 48, 64},
+    {"BatchNormArgs", 128, 176},
+    {"MseArgs", 96, 128},
+    {"CrossEntropyArgs", 80, 120},
+    {"BceWithLogitsArgs", 48, 56},
+    {"DeviceConvArgs", 128, 208},
+    {"PermuteArgs", 56, 56},
+    {"DevicePoolArgs", 48, 56},
+    {"GroupNormArgs", 128, 192},
+    {"TapArgs", 80, 96},
+    {"DevicePatchArgs", 128, 176},
+    {"StemArgs", 120, 120},
+    {"resident", 216, 255},
+    {"DeviceContractArgs_tf32", 128, 0},
+    {"DeviceConvArgs_tf32", 128, 0},
+    {"write_words", 40, 0},
 };
 
 // Registers of a multiprocessor, and the shared memory that a block has without asking for more;
