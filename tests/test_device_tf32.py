@@ -196,16 +196,19 @@ def test_linear_meta_steps(factored: int, monkeypatch: pytest.MonkeyPatch) -> No
     check(perceptron(), pairs((20,)), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 4])
 def test_convolutional_meta_steps(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check(Images(groups), pairs((4, 6, 6)), monkeypatch)
 
 
+@pytest.mark.slow
 def test_stem_meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its maxima and its ReLU jump where rounding turns a comparison."""
     check(stem(), pairs((3, 6, 6)), monkeypatch, kinks=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_bits_depend_on_neither_order_nor_team(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, row = MODELS[name]

@@ -101,7 +101,7 @@ said = _C.device_absence()
 assert said.startswith("CUDA says: "), said
 torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
-data = [torch.randn(4, 5, n) for n in (3, 2, 3, 2)]
+data = [(torch.randn(4, 5, 3), torch.randn(4, 5, 2)) for _ in range(2)]
 settings = {"loss": "mse", "inner_lr": 0.1, "inner_steps": 2, "backend": "fused"}
 step = lambda: fastmaml.meta_step(net, *data, **settings)
 print(step().executor)

@@ -178,7 +178,7 @@ def test_without_a_limit_half_of_the_machine_is_one(monkeypatch: pytest.MonkeyPa
     free = fastmaml.workspace_bytes(model, *data, **settings)
     smallest = fastmaml.workspace_bytes(model, *data, **settings, max_workspace_bytes=free - 1)
     assert smallest < free
-    monkeypatch.setattr(memory, "_half_of_memory", lambda: 1)
+    monkeypatch.setattr(memory, "_half_of_memory", lambda device: 1)
     other, pairs = mlp(), tasks((6,))
     assert fastmaml.workspace_bytes(other, *pairs, **settings) <= smallest
 
