@@ -17,6 +17,9 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt \
            $(shell find csrc -type d -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+# Where there is nvcc, tests read the machine code that it emits.
+comma := ,
+EXTRAS := train,test,dev$(if $(shell command -v nvcc),$(comma)cuda-test)
 
 .PHONY: demo test test-slow test-cuda bench lint sanitize simt clean
 .DELETE_ON_ERROR:
@@ -70,7 +73,7 @@ $(VENV)/.torch:
 	touch $@
 
 $(READY): $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --editable '.[train,test,dev]'
+	$(BIN)/python -m pip install --editable '.[$(EXTRAS)]'
 	touch $@
 
 $(BENCH_READY): $(READY)

@@ -56,42 +56,47 @@ class Replay {
   template <class LaunchAll>
   Replay(const Key& key, std::vector<Poke> pokes, LaunchAll&& launch_all)
       : key_(key), pokes_(std::move(pokes)) {
-    check_cuda(cudaGraphCreate(&graph_, 0), "making a graph");
-    GraphLauncher launcher(graph_);
+    check_cuda(cudaGraphCreate(&own_.graph, 0), "making a graph");
+    GraphLauncher launcher(own_.graph);
     for (const Poke& poke : pokes_) {
       launcher.launch(write_words_kernel(), {1, 1}, 0, poke.to, poke.words);
       nodes_.push_back(launcher.last());
     }
     launch_all(launcher);
-    check_cuda(cudaGraphInstantiate(&exec_, graph_, 0), "instantiating a graph");
+    check_cuda(cudaGraphInstantiate(&own_.exec, own_.graph, 0), "instantiating a graph");
   }
-  ~Replay() {
-    if (exec_) cudaGraphExecDestroy(exec_);
-    if (graph_) cudaGraphDestroy(graph_);
-  }
-  Replay(const Replay&) = delete;
-  Replay& operator=(const Replay&) = delete;
 
   const Key& key() const { return key_; }
 
   void launch(const std::vector<Poke>& pokes, void* stream) {
     for (size_t i = 0; i < pokes.size(); ++i) {
       if (std::memcmp(&pokes_[i], &pokes[i], sizeof(Poke)) == 0) continue;
-      pokes_[i] = pokes[i];
-      void* arguments[] = {&pokes_[i].to, &pokes_[i].words};
+      Poke poke = pokes[i];
+      void* arguments[] = {&poke.to, &poke.words};
       const cudaKernelNodeParams params = node_params(write_words_kernel(), {1, 1}, 0, arguments);
-      check_cuda(cudaGraphExecKernelNodeSetParams(exec_, nodes_[i], &params),
+      check_cuda(cudaGraphExecKernelNodeSetParams(own_.exec, nodes_[i], &params),
                  "giving a graph new pointers");
+      pokes_[i] = poke;
     }
-    check_cuda(cudaGraphLaunch(exec_, static_cast<cudaStream_t>(stream)), "launching a graph");
+    check_cuda(cudaGraphLaunch(own_.exec, static_cast<cudaStream_t>(stream)), "launching a graph");
   }
 
  private:
   const Key key_;
   std::vector<Poke> pokes_;
   std::vector<cudaGraphNode_t> nodes_;
-  cudaGraph_t graph_ = nullptr;
-  cudaGraphExec_t exec_ = nullptr;
+  // A member, so that they go where the constructor fails half-way.
+  struct Handles {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    Handles() = default;
+    ~Handles() {
+      if (exec) cudaGraphExecDestroy(exec);
+      if (graph) cudaGraphDestroy(graph);
+    }
+    Handles(const Handles&) = delete;
+    Handles& operator=(const Handles&) = delete;
+  } own_;
 };
 
 // The graphs of one plan, the last used first. Not for several threads at once.
