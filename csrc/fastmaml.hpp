@@ -57,8 +57,8 @@ struct Settings {
   bool rate_grad = false;    // also write the loss tangents that give the rates' meta-gradient
   bool recompute = false;    // the sweep makes the activations of each step again
   int factored = -1;         // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
-  int winograd = -1;         // convolutions that can: -1 chosen by cost, 0 none, 1 all
-  bool tf32 = false;         // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
+  int winograd = -1;  // convolutions that can: -1 chosen by cost, 0 none, 2 or 4: all, tiles of it
+  bool tf32 = false;  // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
 };
 
 // One call. All arrays are dense, C-ordered, of the plan's dtype unless said otherwise.

@@ -38,7 +38,8 @@ TEAM = 0
 FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
 WINOGRAD = -1
-"""Which 3 x 3 convolutions take Winograd's method: -1 by cost, 0 none, 1 all. Tests force it."""
+"""Which 3 x 3 convolutions take Winograd's method: -1 by cost, 0 none; 2 or 4: all, with tiles of
+so many pixels squared. Tests force it."""
 
 
 def available() -> bool:
@@ -127,7 +128,8 @@ class CompiledPlan:
         rate_grad: Whether the support losses' tangents are wanted.
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
-        winograd: -1 lets the planner choose the convolutions of Winograd's method; 0 none, 1 all.
+        winograd: -1 lets the planner choose the convolutions of Winograd's method; 0 none; 2 or 4
+            all, with output tiles of so many pixels squared.
         tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.
 
     Raises:

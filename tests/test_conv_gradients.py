@@ -21,7 +21,7 @@ from tolerances import (
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import reference
+from fastmaml import _engine, reference
 
 DRAWS = 16  # equivalent runs that torch's spread is read off
 EXCUSED = 0.05  # share of the examples that may need it
@@ -118,6 +118,12 @@ def all_agree(examples: int) -> None:
 
 
 def test_random_networks_agree() -> None:
+    all_agree(40)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_random_networks_agree_by_winograd(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "WINOGRAD", tile)
     all_agree(40)
 
 

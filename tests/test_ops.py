@@ -85,7 +85,14 @@ def every_set() -> Iterator[str]:
         _C.force_instruction_set(best)
 
 
-def check(model: nn.Module, tasks: Pairs, *, single: bool = True, **settings: object) -> None:
+def check(
+    model: nn.Module,
+    tasks: Pairs,
+    *,
+    single: bool = True,
+    winograd_4: bool = False,
+    **settings: object,
+) -> None:
     """Assert that the engine agrees with the reference in double, and in single with the truth."""
     truth = answer(model, tasks, torch.float64, fused=False, **settings)
     for _ in every_set():
@@ -98,7 +105,7 @@ def check(model: nn.Module, tasks: Pairs, *, single: bool = True, **settings: ob
     for _ in every_set():
         ours = answer(model, tasks, torch.float32, fused=True, **settings)
         for actual, expected, exact in zip(ours, torchs, truth, strict=True):
-            assert_float32(actual, expected, exact)
+            assert_float32(actual, expected, exact, winograd_4=winograd_4)
 
 
 def check_bits(case: OpCase, dtype: torch.dtype) -> None:

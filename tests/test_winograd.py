@@ -42,32 +42,33 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "WINOGRAD", 1)
+@pytest.fixture(params=[2, 4])
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every convolution that can takes Winograd's method with tiles of this side."""
+    monkeypatch.setattr(_engine, "WINOGRAD", request.param)
+    return int(request.param)
 
 
 def description(model: nn.Module, **settings: object) -> str:
     return fastmaml.describe(model, *data(nn.MSELoss()), loss="mse", **settings)
 
 
-@pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("settings", PASSES.values(), ids=PASSES)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_every_pass_agrees(case: OpCase, settings: dict[str, object]) -> None:
+def test_every_pass_agrees(case: OpCase, settings: dict[str, object], tile: int) -> None:
     loss, model = nn.MSELoss(), case.model()
-    assert ", Winograd" in description(model, **settings)
-    check(model, data(loss), loss=loss, inner_lr=RATE, **settings)
+    assert f", Winograd F({tile}x{tile})" in description(model, **settings)
+    check(model, data(loss), loss=loss, inner_lr=RATE, winograd_4=tile == 4, **settings)
 
 
-@pytest.mark.usefixtures("forced")
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_bits_depend_on_neither_threads_nor_neighbours(case: OpCase, dtype: torch.dtype) -> None:
     check_bits(case, dtype)
 
 
-@pytest.mark.usefixtures("forced")
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_is_not_finite_spreads_to_its_tiles_alone(value: float) -> None:
     model = nn.Sequential(nn.Unflatten(1, (1, 12, 12)), nn.Conv2d(1, 1, 3, padding=1), nn.Flatten())
@@ -82,20 +83,24 @@ def test_what_is_not_finite_spreads_to_its_tiles_alone(value: float) -> None:
     assert finite.all()
 
 
-def wide(channels: int) -> ImageNet:
-    return ImageNet(nn.Conv2d(channels, channels, 3, padding=1), (channels, 8, 8))
+def wide(channels: int, side: int = 8) -> ImageNet:
+    return ImageNet(nn.Conv2d(channels, channels, 3, padding=1), (channels, side, side))
 
 
-@pytest.mark.parametrize(("channels", "chosen"), [(3, "direct"), (64, "Winograd's")])
-def test_the_cost_decides(channels: int, chosen: str) -> None:
-    text = description(wide(channels))
-    line = rf"^layer op: {chosen} convolution \(estimated \d+ cycles direct, \d+ Winograd's\)$"
-    assert re.search(line, text, re.MULTILINE)
-    assert (", Winograd" in text) == (chosen != "direct")
+@pytest.mark.parametrize(
+    ("channels", "side", "chosen"), [(3, 8, "direct"), (64, 10, "F(2x2)"), (64, 16, "F(4x4)")]
+)
+def test_the_cost_decides(channels: int, side: int, chosen: str) -> None:
+    text = description(wide(channels, side))
+    name = re.escape(chosen if chosen == "direct" else f"Winograd's {chosen[:-1]},3x3)")
+    costs = r"\d+ cycles direct, \d+ by F\(2x2\), \d+ by F\(4x4\)"
+    assert re.search(rf"^layer op: {name} convolution \(estimated {costs}\)$", text, re.MULTILINE)
+    assert set(re.findall(r", Winograd (\S+)", text)) == {chosen} - {"direct"}
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("other", [nn.Conv2d(6, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, groups=2)])
-def test_other_windows_have_no_choice(other: nn.Module, forced: None) -> None:
+def test_other_windows_have_no_choice(other: nn.Module) -> None:
     assert "Winograd" not in description(ImageNet(other, (6, 5, 4)))
 
 
@@ -108,8 +113,14 @@ def test_flops_are_those_of_a_product_for_each_tap(
     make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, found = make(), []
-    for winograd in (0, 1):
+    for winograd in (0, 2, 4):
         monkeypatch.setattr(_engine, "WINOGRAD", winograd)
         found.append(necessary(description(model)))
     assert found[0]
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
+
+
+def test_tiles_of_other_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "WINOGRAD", 3)
+    with pytest.raises(fastmaml.SettingError, match="winograd must be -1, 0, 2 or 4, got 3"):
+        description(wide(3))

@@ -8,19 +8,20 @@
 namespace fastmaml {
 namespace {
 
-// Estimated cycles of all passes of a layer over one task, of both ways.
+// Estimated cycles of all passes of a layer over one task: `direct`, and by Winograd's method with
+// tiles of one size.
 struct Cost {
   double direct = 0, winograd = 0;
 };
 
 class Counter {
  public:
-  Counter(const Program& program, const Node& node) : program_(program), node_(node) {
+  Counter(const Program& program, const Node& node, int64_t tile) : program_(program), node_(node) {
     const Window window = window_of(node);
     for (bool towards_in : {false, true}) {
       ConvArgs& args = towards_in ? towards_in_ : towards_out_;
       args.stencil = std::make_shared<const Stencil>(towards_in ? scatter(window) : gather(window));
-      args.winograd = winograd_map(window, towards_in);
+      args.winograd = winograd_map(window, towards_in, tile);
       args.k = node.in_shapes[0][0], args.n = node.shape[0];
     }
     std::swap(towards_in_.k, towards_in_.n);
@@ -73,15 +74,26 @@ void choose_winograd(Program& program) {
   for (Node& node : program.network.nodes) {
     if (node.op_name != "conv2d" || node.attr("groups", 1) != 1) continue;
     if (!winograd_takes(window_of(node))) continue;
-    const Cost cost = Counter(program, node).count();
-    const int forced = program.settings.winograd;
-    // A tie goes to the direct way, which rounds less.
-    const bool winograd = forced >= 0 ? forced == 1 : cost.winograd < 0.9 * cost.direct;
-    node.attrs["winograd"] = winograd;
+    int64_t chosen = 0;
+    double best = 0;
+    std::string estimates;
+    for (const int64_t tile : kWinogradTiles) {
+      const Cost cost = Counter(program, node, tile).count();
+      if (best == 0) {
+        best = cost.direct;
+        estimates = message(static_cast<int64_t>(cost.direct), " cycles direct");
+      }
+      // A tie goes to the way that rounds less.
+      if (cost.winograd < 0.9 * best) chosen = tile, best = cost.winograd;
+      estimates +=
+          message(", ", static_cast<int64_t>(cost.winograd), " by F(", tile, "x", tile, ")");
+    }
+    if (program.settings.winograd >= 0) chosen = program.settings.winograd;
+    node.attrs["winograd"] = chosen;
+    const std::string name =
+        chosen == 0 ? "direct" : message("Winograd's F(", chosen, "x", chosen, ",3x3)");
     program.decisions.push_back(
-        message("layer ", node.name, ": ", winograd ? "Winograd's" : "direct", " convolution (",
-                "estimated ", static_cast<int64_t>(cost.direct), " cycles direct, ",
-                static_cast<int64_t>(cost.winograd), " Winograd's)"));
+        message("layer ", node.name, ": ", name, " convolution (estimated ", estimates, ")"));
   }
 }
 

@@ -24,10 +24,12 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
           << (args->stack ? " stacked" : "") << (args->dot ? " inner" : "")
           << (args->gate == Gate::open ? "" : " + relu");
     }
-    if (auto* args = std::get_if<ConvArgs>(&instruction.args))
+    if (auto* args = std::get_if<ConvArgs>(&instruction.args)) {
       out << "  " << args->images << " images, " << args->stencil->taps << " taps, " << args->k
-          << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "")
-          << (args->winograd ? ", Winograd" : "");
+          << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "");
+      if (const int64_t tile = args->winograd.tile)
+        out << ", Winograd F(" << tile << "x" << tile << ")";
+    }
     out << "\n";
   }
 }

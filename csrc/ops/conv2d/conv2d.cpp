@@ -30,8 +30,8 @@ ConvArgs towards_out(const Emit& emit, const Node& node) {
 }
 
 void add(Emit& emit, const Node& node, ConvArgs args, bool towards_in = false) {
-  if (node.attr("winograd", 0) != 0) {
-    args.winograd = winograd_map(window_of(node), towards_in);
+  if (const int64_t tile = node.attr("winograd", 0); tile != 0) {
+    args.winograd = winograd_map(window_of(node), towards_in, tile);
     set_winograd_blocks(args, emit.element_bytes());
   }
   emit.add(std::move(args));

@@ -10,11 +10,11 @@ namespace {
 // Weights of all columns are transformed once where they fit into so much; the block of tiles then
 // shares a second-level cache with what is made of it. Larger weights stream past blocks of as many
 // tiles as a third-level cache holds.
-constexpr int64_t kKeptBytes = int64_t{4} << 20;
+constexpr int64_t kKeptBytes = int64_t{8} << 20;
 constexpr int64_t kSmallBlockBytes = int64_t{512} << 10, kLargeBlockBytes = int64_t{11} << 20;
 constexpr int64_t kFewestTiles = 48, kMostTiles = 192, kTileStep = 24;
-// Columns of c (images), rows of streamed weights; rows and columns of a block of gradients.
-constexpr int64_t kPanelBytes = 256, kRunBytes = 256, kUnitBytes = 640;
+// Columns of c (images); rows and columns of a block of gradients.
+constexpr int64_t kPanelBytes = 256, kUnitBytes = 640;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -30,8 +30,10 @@ int64_t terms(const ConvArgs& args) { return static_cast<int64_t>(args.terms.siz
 // Cycles of 64-byte multiply-adds at their peak rate, measured on Zen 4 at 32 to 640 channels: a
 // vector of channels of an input tile, of an output or cotangent tile, of a weight, of a gradient;
 // contractions reach 85 and 88% of the peak.
-constexpr double kInputCycles = 150, kOutputCycles = 130, kWeightCycles = 240,
-                 kGradientCycles = 300;
+struct Cycles {
+  double input, output, weight, gradient;
+};
+constexpr Cycles kTile2{150, 130, 240, 300}, kTile4{700, 550, 700, 500};
 constexpr double kDirectRate = 0.85, kProductRate = 0.88;
 
 struct Vectors {
@@ -49,10 +51,10 @@ bool winograd_takes(const Window& window) {
   return true;
 }
 
-Winograd winograd_map(const Window& window, bool towards_in) {
+Winograd winograd_map(const Window& window, bool towards_in, int64_t tile) {
   const Span &y = window.y, &x = window.x;
   Winograd map;
-  map.flipped = towards_in;
+  map.tile = tile, map.flipped = towards_in;
   if (towards_in) {
     map.from_h = y.out, map.from_w = x.out, map.to_h = y.in, map.to_w = x.in;
     map.pad_y = y.kernel - 1 - y.pad, map.pad_x = x.kernel - 1 - x.pad;
@@ -71,25 +73,24 @@ void set_winograd_blocks(ConvArgs& args, int64_t bytes) {
     w.depth = std::min(kUnitBytes / bytes, args.k);
     return;
   }
-  const int64_t tile = kWinogradPoints * bytes * terms(args) * args.k;
+  const int64_t tile = w.points() * bytes * terms(args) * args.k;
   w.kept = args.n * tile <= kKeptBytes;
   const int64_t fit = (w.kept ? kSmallBlockBytes : kLargeBlockBytes) / tile / kTileStep * kTileStep;
   w.tile_block = std::min(std::clamp(fit, kFewestTiles, kMostTiles), all_tiles(args));
   w.columns = std::min(kPanelBytes / bytes, lined(args.n, bytes));
-  w.depth = w.kept ? args.k : std::min(kRunBytes / bytes, args.k);
 }
 
 size_t winograd_scratch_bytes(const ConvArgs& args, int64_t bytes) {
   const Winograd& w = args.winograd;
   auto planes = [&](int64_t rows, int64_t columns) {
-    return PlaneSizes(rows, columns, bytes).total();
+    return w.points() * PlaneSizes(rows, columns, bytes).plane;
   };
   int64_t total = planes(w.tile_block, w.columns);
   if (args.weights)
     total += planes(w.tile_block, w.depth) + planes(w.depth, w.columns);
   else
     total += terms(args) * planes(w.tile_block, args.k) +
-             planes(w.depth, w.columns) * (w.kept ? terms(args) * divide_up(args.n, w.columns) : 1);
+             planes(args.k, w.columns) * (w.kept ? terms(args) * divide_up(args.n, w.columns) : 1);
   return static_cast<size_t>(total * bytes);
 }
 
@@ -97,18 +98,19 @@ double winograd_cycles(const ConvArgs& args, int64_t bytes) {
   const Winograd& w = args.winograd;
   const Vectors vectors(args, bytes);
   const auto tiles = static_cast<double>(all_tiles(args)), k = static_cast<double>(args.k);
-  const auto both = static_cast<double>(terms(args));
-  const double products = both * kWinogradPoints * tiles * k * vectors.n / kProductRate;
+  const auto both = static_cast<double>(terms(args)), points = static_cast<double>(w.points());
+  const double products = both * points * tiles * k * vectors.n / kProductRate;
+  const Cycles& cycles = w.tile == 2 ? kTile2 : kTile4;
   if (args.weights) {
     const auto again_a = static_cast<double>(divide_up(args.n, w.columns));
     const auto again_b = static_cast<double>(divide_up(args.k, w.depth));
-    return products + k * vectors.n * kGradientCycles +
+    return products + k * vectors.n * cycles.gradient +
            both * tiles *
-               (again_a * vectors.k * kInputCycles + again_b * vectors.n * kOutputCycles);
+               (again_a * vectors.k * cycles.input + again_b * vectors.n * cycles.output);
   }
   const auto blocks = static_cast<double>(w.kept ? 1 : divide_up(all_tiles(args), w.tile_block));
-  return products + tiles * (both * vectors.k * kInputCycles + vectors.n * kOutputCycles) +
-         both * blocks * k * vectors.n * kWeightCycles;
+  return products + tiles * (both * vectors.k * cycles.input + vectors.n * cycles.output) +
+         both * blocks * k * vectors.n * cycles.weight;
 }
 
 double direct_cycles(const ConvArgs& args, int64_t bytes) {

@@ -1,8 +1,9 @@
 // A convolution by Winograd's method on one core: both forms of ConvArgs, made of the contraction's
-// tiles at each of the 16 points.
+// tiles at each point.
 //
-// A number of M is summed over runs of channels (images) or blocks of tiles (weights) that follow
-// from the shapes alone; threads split c's pixels or columns, or rows and columns of the weight.
+// A number of M is summed over the channels in one order (images), or over blocks of tiles that
+// follow from the shapes alone (weights); threads split c's pixels or columns, or rows and columns
+// of the weight.
 #pragma once
 
 #include "ops/contract/contract_outer_cpu.hpp"
@@ -11,13 +12,15 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
-// c[p] = a[p] b[p] at every point, a [m, k], b [k, n]; on top of c unless `first`.
-template <class T>
+// c[p] = a[p] b[p] at every point, a [m, k], b [k, n]; on top of c unless `first`. One point's
+// matrices fit into a second-level cache, those of all points do not: c is summed over all of k at
+// once.
+template <class Tile, class T>
 void point_products(const Planes<T>& a, int64_t a_row, int64_t a_col, const Planes<T>& b,
                     const Planes<T>& c, int64_t m, int64_t n, int64_t k, bool first) {
   constexpr int W = kWidth<T>;
   const Cut panels((n + W - 1) / W, kVectorTile);
-  for (int p = 0; p < kPoints; ++p) {
+  for (int p = 0; p < Tile::kPoints; ++p) {
     const Segment<T> segment{a.at + p * a.plane, a_row, a_col, b.at + p * b.plane, b.row, 1, k};
     Contraction<T> product{};
     product.segments = &segment, product.count = 1;
@@ -51,50 +54,62 @@ struct Columns {
 // --- images --------------------------------------------------------------------------------------
 
 // c of the tiles [begin, end), columns [j, j + n), from m.
-template <class T>
+template <class Tile, class T>
 void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, int64_t end,
                   int64_t j, int64_t n, const Planes<T>& m) {
-  const int64_t down = map.to_w * p.c_row;
-  const int64_t shift[4] = {0, p.c_row, down, down + p.c_row};
+  constexpr int S = Tile::kTile;
   each_tile(map, begin, end, [&](int64_t index, const TileAt& at) {
-    const int64_t y = 2 * at.y, x = 2 * at.x;
+    const int64_t y = S * at.y, x = S * at.x;
     const int64_t first = at.image * p.c_image + (y * map.to_w + x) * p.c_row + j;
-    const bool low = y + 1 < map.to_h, right = x + 1 < map.to_w;
-    const bool inside[4] = {true, right, low, low && right};
+    int64_t shift[S * S];
+    bool inside[S * S];
+    for (int i = 0; i < S * S; ++i) {
+      shift[i] = (i / S * map.to_w + i % S) * p.c_row;
+      inside[i] = y + i / S < map.to_h && x + i % S < map.to_w;
+    }
     const T* const row = m.at + index * m.row;
     each_channels<T>(n, [&](int64_t o, const auto& lanes) __attribute__((always_inline)) {
-      Vec<T> points[kPoints], out[4];
-#pragma GCC unroll 16
-      for (int i = 0; i < kPoints; ++i) points[i] = load(row + i * m.plane + o);
-      transform<OutputLine>(points, out);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        if (!inside[i]) continue;
-        const int64_t to = first + shift[i] + o;
-        if (p.cin) out[i] = lanes.load(p.cin + (p.cin_row ? to : j + o)) + out[i];
-        lanes.store(p.c + to, out[i]);
-      }
+      transform<typename Tile::Output, Vec<T>>(
+          [&](int i) __attribute__((always_inline)) { return load(row + i * m.plane + o); },
+          [&](int i, Vec<T> out) __attribute__((always_inline)) {
+            if (!inside[i]) return;
+            const int64_t to = first + shift[i] + o;
+            if (p.cin) out = lanes.load(p.cin + (p.cin_row ? to : j + o)) + out;
+            lanes.store(p.c + to, out);
+          });
     });
   });
 }
 
-// The tiles and columns that one thread takes, and its scratch.
+// A narrower panel wastes multiply-adds.
+constexpr int64_t kFewestVectors = 2;
+
+// Threads share the columns, so that large weights are transformed by one thread each and not by
+// all, or the tiles. How c is cut changes no bit of it.
 template <class T>
+Columns<T> images_columns(int64_t n, const Winograd& w, int64_t threads) {
+  const Columns<T> most(n, w.columns);
+  const int64_t parts = (most.parts() + threads - 1) / threads * threads;
+  const int64_t even = (n + parts - 1) / parts;
+  const bool shared = !w.kept && even >= kFewestVectors * kWidth<T>;
+  return shared ? Columns<T>(n, (even + kWidth<T> - 1) / kWidth<T> * kWidth<T>) : most;
+}
+
+// The tiles and columns that one thread takes, and its scratch.
+template <class Tile, class T>
 class ImagesPart {
  public:
   ImagesPart(const ConvProblem<T>& p, const Winograd& w, const Context& context)
       : p_(p),
         w_(w),
-        columns_(p.n, w.columns),
+        columns_(images_columns<T>(p.n, w, context.size)),
         v_(reinterpret_cast<T*>(context.scratch), w.tile_block, p.k),
-        m_(v_.at + p.terms * kPoints * v_.plane, w.tile_block, w.columns),
-        u_(m_.end(), w.depth, w.columns) {}
+        m_(v_.at + p.terms * Tile::kPoints * v_.plane, w.tile_block, w.columns),
+        u_(m_.at + Tile::kPoints * m_.plane, p.k, w.columns) {}
 
   void run(const Context& context) {
     const int64_t total = p_.images * w_.tiles(), parts = columns_.parts();
-    // Large weights are better transformed by one thread each than by all.
-    const bool by_columns =
-        !w_.kept && (parts % context.size == 0 || parts >= int64_t{8} * context.size);
+    const bool by_columns = !w_.kept && parts % context.size == 0;
     const Context alone;
     const Share panels(by_columns ? context : alone, parts);
     const Share tiles(by_columns ? alone : context, total, kMostRows);
@@ -105,28 +120,26 @@ class ImagesPart {
       for (int t = 0; t < p_.terms; ++t) {
         const TileSource<T> source{p_.a[t],   p_.a_pixel, p_.a_image, p_.k,
                                    w_.from_h, w_.from_w,  w_.pad_y,   w_.pad_x};
-        transform_tiles<InputLine>(w_, begin_, end_, source, v(t));
+        transform_tiles<Tile, typename Tile::Input>(w_, begin_, end_, source, v(t));
       }
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) block(panel, b == 0);
     }
   }
 
  private:
-  Planes<T> v(int term) const { return v_.moved(term * kPoints * v_.plane); }
+  Planes<T> v(int term) const { return v_.moved(term * Tile::kPoints * v_.plane); }
 
   // One panel of columns of the tiles at hand.
   void block(int64_t panel, bool first_block) {
     const int64_t j = columns_.begin(panel), width = columns_.width(panel);
-    for (int t = 0; t < p_.terms; ++t)
-      for (int64_t i = 0; i < p_.k; i += w_.depth) {
-        const int64_t depth = p_.k - i < w_.depth ? p_.k - i : w_.depth;
-        const Planes<T> u = w_.kept ? u_.moved((panel * p_.terms + t) * kPoints * u_.plane) : u_;
-        if (!w_.kept || first_block)
-          transform_weights(p_.b[t] + i * p_.n + j, p_.k * p_.n, p_.n, w_.flipped, depth, width, u);
-        point_products(v(t).moved(i), v_.row, 1, u, m_, end_ - begin_, width, depth,
-                       t == 0 && i == 0);
-      }
-    output_tiles(p_, w_, begin_, end_, j, width, m_);
+    for (int t = 0; t < p_.terms; ++t) {
+      const int64_t kept = w_.kept ? (panel * p_.terms + t) * Tile::kPoints * u_.plane : 0;
+      const Planes<T> u = u_.moved(kept);
+      if (!w_.kept || first_block)
+        transform_weights<Tile>(p_.b[t] + j, p_.k * p_.n, p_.n, w_.flipped, p_.k, width, u);
+      point_products<Tile>(v(t), v_.row, 1, u, m_, end_ - begin_, width, p_.k, t == 0);
+    }
+    output_tiles<Tile>(p_, w_, begin_, end_, j, width, m_);
   }
 
   const ConvProblem<T>& p_;
@@ -139,26 +152,22 @@ class ImagesPart {
 // --- weights -------------------------------------------------------------------------------------
 
 // Rows [i, i + k) and columns [j, j + n) of all taps of c, from m.
-template <class T>
+template <class Tile, class T>
 void output_weights(const ConvProblem<T>& p, int64_t i, int64_t k, int64_t j, int64_t n,
                     const Planes<T>& m) {
-  constexpr int kTaps = 9;
   const int64_t tap = p.k * p.n;
   for (int64_t r = 0; r < k; ++r) {
     const T* const row = m.at + r * m.row;
     const int64_t first = (i + r) * p.n + j;
     each_channels<T>(n, [&](int64_t o, const auto& lanes) __attribute__((always_inline)) {
-      Vec<T> points[kPoints], g[kTaps];
-#pragma GCC unroll 16
-      for (int e = 0; e < kPoints; ++e) points[e] = load(row + e * m.plane + o);
-      transform<GradientLine>(points, g);
-#pragma GCC unroll 9
-      for (int t = 0; t < kTaps; ++t) {
-        const int64_t to = first + t * tap + o;
-        g[t] *= splat(p.scale);
-        if (p.cin) g[t] = lanes.load(p.cin + to) + g[t];
-        lanes.store(p.c + to, g[t]);
-      }
+      transform<typename Tile::Gradient, Vec<T>>(
+          [&](int i) __attribute__((always_inline)) { return load(row + i * m.plane + o); },
+          [&](int t, Vec<T> g) __attribute__((always_inline)) {
+            const int64_t to = first + t * tap + o;
+            g *= splat(p.scale);
+            if (p.cin) g = lanes.load(p.cin + to) + g;
+            lanes.store(p.c + to, g);
+          });
     });
   }
 }
@@ -172,14 +181,15 @@ inline int64_t row_parts(int64_t k, int64_t depth, int64_t columns, int64_t thre
   return least;
 }
 
-template <class T>
+template <class Tile, class T>
 void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context& context) {
   const Columns<T> columns(p.n, w.columns);
   const int64_t parts = row_parts(p.k, w.depth, columns.parts(), context.size);
   const Cut rows(p.k, (p.k + parts - 1) / parts);
   const int64_t total = p.images * w.tiles();
   const Planes<T> v(reinterpret_cast<T*>(context.scratch), w.tile_block, w.depth);
-  const Planes<T> z(v.end(), w.tile_block, w.columns), m(z.end(), w.depth, w.columns);
+  const Planes<T> z(v.at + Tile::kPoints * v.plane, w.tile_block, w.columns);
+  const Planes<T> m(z.at + Tile::kPoints * z.plane, w.depth, w.columns);
   const Share mine(context, rows.parts * columns.parts());
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
     const int64_t panel = unit / rows.parts, part = unit % rows.parts;
@@ -191,21 +201,29 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
         const TileSource<T> a{p.a[t] + i, p.a_pixel, p.a_image, depth,
                               w.from_h,   w.from_w,  w.pad_y,   w.pad_x};
         const TileSource<T> b{p.b[t] + j, p.b_pixel, p.b_image, width, w.to_h, w.to_w, 0, 0};
-        transform_tiles<InputLine>(w, begin, end, a, v);
-        transform_tiles<CotangentLine>(w, begin, end, b, z);
-        point_products(v, 1, v.row, z, m, depth, width, end - begin, begin == 0 && t == 0);
+        transform_tiles<Tile, typename Tile::Input>(w, begin, end, a, v);
+        transform_tiles<Tile, typename Tile::Cotangent>(w, begin, end, b, z);
+        point_products<Tile>(v, 1, v.row, z, m, depth, width, end - begin, begin == 0 && t == 0);
       }
     }
-    output_weights(p, i, depth, j, width, m);
+    output_weights<Tile>(p, i, depth, j, width, m);
   }
+}
+
+template <class Tile, class T>
+void winograd_by(const ConvProblem<T>& p, const ConvArgs& args, const Context& context) {
+  if (args.weights)
+    winograd_weights<Tile>(p, args.winograd, context);
+  else
+    ImagesPart<Tile, T>(p, args.winograd, context).run(context);
 }
 
 template <class T>
 void winograd(const ConvProblem<T>& p, const ConvArgs& args, const Context& context) {
-  if (args.weights)
-    winograd_weights(p, args.winograd, context);
+  if (args.winograd.tile == 2)
+    winograd_by<Tile2>(p, args, context);
   else
-    ImagesPart<T>(p, args.winograd, context).run(context);
+    winograd_by<Tile4>(p, args, context);
 }
 
 }  // namespace fastmaml::FASTMAML_ISA

@@ -1,5 +1,7 @@
-// Winograd's transforms on one core: tiles of pixels and taps of weights to 16 matrices in scratch.
+// Winograd's transforms on one core: tiles of pixels and taps of weights to matrices in scratch.
 #pragma once
+
+#include <type_traits>
 
 #include "cpu/context.hpp"
 #include "cpu/simd.hpp"
@@ -7,70 +9,161 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
-constexpr int kPoints = kWinogradPoints;
+// One dimension of each transform of a method, in -> out. Rows of B^T, G and A^T belong to the
+// places 0, then pairs of opposite ones, then infinity: pairs share what is even and what is odd.
+//
+//   F(2 x 2, 3 x 3)
+//
+//   B^T = 1  0 -1  0     G =  1    0    0      A^T = 1  1  1  0
+//         0  1  1  0         1/2  1/2  1/2           0  1 -1 -1
+//         0 -1  1  0         1/2 -1/2  1/2
+//         0  1  0 -1          0    0    1
+struct Tile2 {
+  static constexpr int kTile = 2, kSide = 4, kPoints = kSide * kSide;
 
-// One dimension of each transform, in -> out; numbers `in_step` and `out_step` apart.
-struct InputLine {  // B^T d
-  static constexpr int kIn = 4, kOut = 4;
-  template <class V>
-  static FASTMAML_INLINE void run(const V* d, int in_step, V* v, int out_step) {
-    v[0] = d[0] - d[2 * in_step];
-    v[out_step] = d[in_step] + d[2 * in_step];
-    v[2 * out_step] = d[2 * in_step] - d[in_step];
-    v[3 * out_step] = d[in_step] - d[3 * in_step];
-  }
-};
-struct WeightLine {  // G w
-  static constexpr int kIn = 3, kOut = 4;
-  template <class V>
-  static FASTMAML_INLINE void run(const V* w, int in_step, V* u, int out_step) {
-    const V ends = 0.5f * (w[0] + w[2 * in_step]), middle = 0.5f * w[in_step];
-    u[0] = w[0];
-    u[out_step] = ends + middle;
-    u[2 * out_step] = ends - middle;
-    u[3 * out_step] = w[2 * in_step];
-  }
-};
-struct OutputLine {  // A^T m
-  static constexpr int kIn = 4, kOut = 2;
-  template <class V>
-  static FASTMAML_INLINE void run(const V* m, int in_step, V* y, int out_step) {
-    y[0] = m[0] + (m[in_step] + m[2 * in_step]);
-    y[out_step] = (m[in_step] - m[2 * in_step]) - m[3 * in_step];
-  }
-};
-struct CotangentLine {  // A d
-  static constexpr int kIn = 2, kOut = 4;
-  template <class V>
-  static FASTMAML_INLINE void run(const V* d, int in_step, V* z, int out_step) {
-    z[0] = d[0];
-    z[out_step] = d[0] + d[in_step];
-    z[2 * out_step] = d[0] - d[in_step];
-    z[3 * out_step] = -d[in_step];
-  }
-};
-struct GradientLine {  // G^T m
-  static constexpr int kIn = 4, kOut = 3;
-  template <class V>
-  static FASTMAML_INLINE void run(const V* m, int in_step, V* g, int out_step) {
-    const V even = 0.5f * (m[in_step] + m[2 * in_step]);
-    g[0] = m[0] + even;
-    g[out_step] = 0.5f * (m[in_step] - m[2 * in_step]);
-    g[2 * out_step] = even + m[3 * in_step];
-  }
+  struct Input {  // B^T d
+    static constexpr int kIn = 4, kOut = 4;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* d, V* v) {
+      v[0] = d[0] - d[2], v[1] = d[1] + d[2], v[2] = d[2] - d[1], v[3] = d[1] - d[3];
+    }
+  };
+  struct Weight {  // G w
+    static constexpr int kIn = 3, kOut = 4;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* w, V* u) {
+      const V even = 0.5f * (w[0] + w[2]), odd = 0.5f * w[1];
+      u[0] = w[0], u[1] = even + odd, u[2] = even - odd, u[3] = w[2];
+    }
+  };
+  struct Output {  // A^T m
+    static constexpr int kIn = 4, kOut = 2;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* m, V* y) {
+      y[0] = m[0] + (m[1] + m[2]), y[1] = (m[1] - m[2]) - m[3];
+    }
+  };
+  struct Cotangent {  // A d
+    static constexpr int kIn = 2, kOut = 4;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* d, V* z) {
+      z[0] = d[0], z[1] = d[0] + d[1], z[2] = d[0] - d[1], z[3] = -d[1];
+    }
+  };
+  struct Gradient {  // G^T m
+    static constexpr int kIn = 4, kOut = 3;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* m, V* g) {
+      const V even = 0.5f * (m[1] + m[2]);
+      g[0] = m[0] + even, g[1] = 0.5f * (m[1] - m[2]), g[2] = even + m[3];
+    }
+  };
 };
 
-// Both dimensions: [kIn, kIn] -> [kOut, kOut].
-template <class Line, class V>
-FASTMAML_INLINE void transform(const V* in, V* out) {
-  V half[Line::kOut * Line::kIn];
-#pragma GCC unroll 4
-  for (int x = 0; x < Line::kIn; ++x) Line::run(in + x, Line::kIn, half + x, Line::kIn);
-#pragma GCC unroll 4
-  for (int y = 0; y < Line::kOut; ++y) Line::run(half + y * Line::kIn, 1, out + y * Line::kOut, 1);
+//   F(4 x 4, 3 x 3) at 0, +-a, +-b, infinity with a b = 1, s = a^2 + b^2,
+//   p = 1 / (2 a^2 (a^2 - b^2)), q = 1 / (2 b^2 (b^2 - a^2))
+//
+//   B^T = 1   0   -s   0  1  0     G =  1   0    0      A^T = 1  1  1  1  1  0
+//         0  -b  -b^2  a  1  0         p   a p  a^2 p        0  a -a  b -b  0
+//         0   b  -b^2 -a  1  0         p  -a p  a^2 p        0 a^2 a^2 b^2 b^2 0
+//         0  -a  -a^2  b  1  0         q   b q  b^2 q        0 a^3 -a^3 b^3 -b^3 1
+//         0   a  -a^2 -b  1  0         q  -b q  b^2 q
+//         0   1    0  -s  0  1         0   0    1
+template <class T>
+struct Places4 {
+  static constexpr T a = T(2) / T(3), b = T(3) / T(2), aa = a * a, bb = b * b, s = aa + bb;
+  static constexpr T p = 1 / (2 * aa * (aa - bb)), q = 1 / (2 * bb * (bb - aa));
+};
+
+struct Tile4 {
+  static constexpr int kTile = 4, kSide = 6, kPoints = kSide * kSide;
+  template <class V>
+  using Places = Places4<std::remove_cvref_t<decltype(V{}[0])>>;
+
+  struct Input {  // B^T d
+    static constexpr int kIn = 6, kOut = 6;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* d, V* v) {
+      using P = Places<V>;
+      const V even_a = d[4] - P::bb * d[2], odd_a = d[3] - P::bb * d[1];
+      const V even_b = d[4] - P::aa * d[2], odd_b = d[3] - P::aa * d[1];
+      v[0] = (d[0] + d[4]) - P::s * d[2];
+      v[1] = even_a + P::a * odd_a, v[2] = even_a - P::a * odd_a;
+      v[3] = even_b + P::b * odd_b, v[4] = even_b - P::b * odd_b;
+      v[5] = (d[1] + d[5]) - P::s * d[3];
+    }
+  };
+  struct Weight {  // G w
+    static constexpr int kIn = 3, kOut = 6;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* w, V* u) {
+      using P = Places<V>;
+      const V even_a = P::p * (w[0] + P::aa * w[2]), odd_a = (P::p * P::a) * w[1];
+      const V even_b = P::q * (w[0] + P::bb * w[2]), odd_b = (P::q * P::b) * w[1];
+      u[0] = w[0], u[5] = w[2];
+      u[1] = even_a + odd_a, u[2] = even_a - odd_a;
+      u[3] = even_b + odd_b, u[4] = even_b - odd_b;
+    }
+  };
+  struct Output {  // A^T m
+    static constexpr int kIn = 6, kOut = 4;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* m, V* y) {
+      using P = Places<V>;
+      const V even_a = m[1] + m[2], odd_a = P::a * (m[1] - m[2]);
+      const V even_b = m[3] + m[4], odd_b = P::b * (m[3] - m[4]);
+      y[0] = m[0] + (even_a + even_b), y[1] = odd_a + odd_b;
+      y[2] = P::aa * even_a + P::bb * even_b, y[3] = P::aa * odd_a + (P::bb * odd_b + m[5]);
+    }
+  };
+  struct Cotangent {  // A d
+    static constexpr int kIn = 4, kOut = 6;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* d, V* z) {
+      using P = Places<V>;
+      const V even_a = d[0] + P::aa * d[2], odd_a = P::a * (d[1] + P::aa * d[3]);
+      const V even_b = d[0] + P::bb * d[2], odd_b = P::b * (d[1] + P::bb * d[3]);
+      z[0] = d[0], z[5] = d[3];
+      z[1] = even_a + odd_a, z[2] = even_a - odd_a;
+      z[3] = even_b + odd_b, z[4] = even_b - odd_b;
+    }
+  };
+  struct Gradient {  // G^T m
+    static constexpr int kIn = 6, kOut = 3;
+    template <class V>
+    static FASTMAML_INLINE void run(const V* m, V* g) {
+      using P = Places<V>;
+      const V even_a = P::p * (m[1] + m[2]), even_b = P::q * (m[3] + m[4]);
+      g[0] = m[0] + (even_a + even_b);
+      g[1] = (P::p * P::a) * (m[1] - m[2]) + (P::q * P::b) * (m[3] - m[4]);
+      g[2] = P::aa * even_a + (P::bb * even_b + m[5]);
+    }
+  };
+};
+
+// Both dimensions: in(i) of [kIn, kIn] -> out(i, value) of [kOut, kOut].
+template <class Line, class V, class In, class Out>
+FASTMAML_INLINE void transform(In&& in, Out&& out) {
+  V half[Line::kOut][Line::kIn];
+#pragma GCC unroll 6
+  for (int x = 0; x < Line::kIn; ++x) {
+    V column[Line::kIn], made[Line::kOut];
+#pragma GCC unroll 6
+    for (int y = 0; y < Line::kIn; ++y) column[y] = in(y * Line::kIn + x);
+    Line::run(column, made);
+#pragma GCC unroll 6
+    for (int y = 0; y < Line::kOut; ++y) half[y][x] = made[y];
+  }
+#pragma GCC unroll 6
+  for (int y = 0; y < Line::kOut; ++y) {
+    V made[Line::kOut];
+    Line::run(half[y], made);
+#pragma GCC unroll 6
+    for (int x = 0; x < Line::kOut; ++x) out(y * Line::kOut + x, made[x]);
+  }
 }
 
-// 16 matrices in scratch.
+// A matrix for each point, in scratch.
 template <class T>
 struct Planes {
   T* at;
@@ -79,7 +172,6 @@ struct Planes {
     const PlaneSizes sizes(rows, columns, sizeof(T));
     row = sizes.row, plane = sizes.plane;
   }
-  T* end() const { return at + kPoints * plane; }
   Planes moved(int64_t by) const {
     Planes there = *this;
     there.at += by;
@@ -131,16 +223,16 @@ struct TileSource {
 };
 
 // The tiles [begin, end), transformed by Line, to rows of `to`.
-template <class Line, class T>
+template <class Tile, class Line, class T>
 void transform_tiles(const Winograd& map, int64_t begin, int64_t end, const TileSource<T>& source,
                      const Planes<T>& to) {
-  constexpr int S = Line::kIn;
+  constexpr int S = Line::kIn, kFresh = S - Tile::kTile;  // columns that the last tile had, too
   // Two tiles ahead: memory then keeps up with the arithmetic.
-  constexpr int64_t kAhead = 4;
+  constexpr int64_t kAhead = 2 * Tile::kTile;
   each_tile(map, begin, end, [&](int64_t index, const TileAt& at) {
     const T* from[S * S];
     int64_t inside[S * S];  // all ones, or 0: the same zeros for every channel
-    const int64_t top = 2 * at.y - source.pad_y, left = 2 * at.x - source.pad_x;
+    const int64_t top = Tile::kTile * at.y - source.pad_y, left = Tile::kTile * at.x - source.pad_x;
     const T* const image = source.at + at.image * source.image;
     for (int i = 0; i < S * S; ++i) {
       const int64_t y = top + i / S, x = left + i % S;
@@ -149,24 +241,22 @@ void transform_tiles(const Winograd& map, int64_t begin, int64_t end, const Tile
       inside[i] = there ? ~int64_t{0} : 0;
     }
     T* const row = to.at + index * to.row;
-    each_channels<T>(source.channels,
-                     [&](int64_t c, const auto& lanes) __attribute__((always_inline)) {
-                       Vec<T> d[S * S], v[kPoints];
-#pragma GCC unroll 16
-                       for (int i = 0; i < S * S; ++i) d[i] = lanes.load(from[i] + (c & inside[i]));
-#pragma GCC unroll 16
-                       for (int i = 0; i < S * S; ++i)
-                         if (i % S >= S - 2)
-                           __builtin_prefetch(from[i] + ((c + kAhead * source.pixel) & inside[i]));
-                       transform<Line>(d, v);
-#pragma GCC unroll 16
-                       for (int i = 0; i < kPoints; ++i) store(row + i * to.plane + c, v[i]);
-                     });
+    each_channels<T>(
+        source.channels, [&](int64_t c, const auto& lanes) __attribute__((always_inline)) {
+          transform<Line, Vec<T>>(
+              [&](int i) __attribute__((always_inline)) {
+                if (i % S >= kFresh)
+                  __builtin_prefetch(from[i] + ((c + kAhead * source.pixel) & inside[i]));
+                return lanes.load(from[i] + (c & inside[i]));
+              },
+              [&](int i, Vec<T> v)
+                  __attribute__((always_inline)) { store(row + i * to.plane + c, v); });
+        });
   });
 }
 
 // Rows [0, k) and columns [0, n) of weights packed as [9, rows `w_row` apart] to `to`.
-template <class T>
+template <class Tile, class T>
 void transform_weights(const T* w, int64_t w_tap, int64_t w_row, bool flipped, int64_t k, int64_t n,
                        const Planes<T>& to) {
   constexpr int kTaps = 9;
@@ -175,15 +265,13 @@ void transform_weights(const T* w, int64_t w_tap, int64_t w_row, bool flipped, i
   for (int64_t i = 0; i < k; ++i, w += w_row) {
     T* const row = to.at + i * to.row;
     each_channels<T>(n, [&](int64_t j, const auto& lanes) __attribute__((always_inline)) {
-      Vec<T> g[kTaps], u[kPoints];
-#pragma GCC unroll 9
-      for (int t = 0; t < kTaps; ++t) {
-        g[t] = lanes.load(w + t * step + j);
-        __builtin_prefetch(w + t * step + 2 * w_row + j);
-      }
-      transform<WeightLine>(g, u);
-#pragma GCC unroll 16
-      for (int p = 0; p < kPoints; ++p) store(row + p * to.plane + j, u[p]);
+      transform<typename Tile::Weight, Vec<T>>(
+          [&](int t) __attribute__((always_inline)) {
+            __builtin_prefetch(w + t * step + 2 * w_row + j);
+            return lanes.load(w + t * step + j);
+          },
+          [&](int p, Vec<T> u)
+              __attribute__((always_inline)) { store(row + p * to.plane + j, u); });
     });
   }
 }
