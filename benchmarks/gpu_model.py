@@ -117,7 +117,7 @@ def compile_step(workload: Workload) -> CompiledPlan:
         inner_steps=workload.inner_steps,
         first_order=False,
         rate_grad=False,
-        winograd=0,  # which is the CPU's
+        device=True,
     )
 
 

@@ -58,7 +58,9 @@ struct Settings {
   bool recompute = false;    // the sweep makes the activations of each step again
   int factored = -1;         // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
   int winograd = -1;  // convolutions that can: -1 chosen by cost, 0 none, 2 or 4: all, tiles of it
-  bool tf32 = false;  // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
+  bool device = false;        // for a CUDA device alone: work is cut for many small cores
+  int64_t run_pixels = 2048;  // device: of a run of a convolution's sum over pixels
+  bool tf32 = false;          // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
 };
 
 // One call. All arrays are dense, C-ordered, of the plan's dtype unless said otherwise.

@@ -63,6 +63,8 @@ class Plan:
         recompute: bool,
         factored: int = -1,
         winograd: int = -1,
+        device: bool = False,
+        run_pixels: int = 2048,
         tf32: bool = False,
     ) -> None: ...
     def workspace_bytes(self, tasks: int, threads: int, lanes: int = 0) -> int: ...

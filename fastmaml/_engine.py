@@ -37,9 +37,10 @@ TEAM = 0
 
 FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
+RUN_PIXELS = 2048
+"""Pixels of a run of a convolution's sum over pixels, on a device. Tests force short ones."""
 WINOGRAD = -1
-"""Which 3 x 3 convolutions take Winograd's method: -1 by cost, 0 none; 2 or 4: all, with tiles of
-so many pixels squared. Tests force it."""
+"""Side of the tiles of Winograd's method, for 3 x 3 convolutions: 2 or 4, 0 none, -1 by cost."""
 
 
 def available() -> bool:
@@ -128,8 +129,9 @@ class CompiledPlan:
         rate_grad: Whether the support losses' tangents are wanted.
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
-        winograd: -1 lets the planner choose the convolutions of Winograd's method; 0 none; 2 or 4
-            all, with output tiles of so many pixels squared.
+        winograd: The same for Winograd's method: 0 none; 2 or 4 all, the side of their tiles.
+        device: Whether the program is for a CUDA device: cut for it, and run nowhere else.
+        run_pixels: On a device, the pixels of a run of a convolution's sum over pixels.
         tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.
 
     Raises:
@@ -152,6 +154,8 @@ class CompiledPlan:
         recompute: bool = False,
         factored: int = -1,
         winograd: int = -1,
+        device: bool = False,
+        run_pixels: int = RUN_PIXELS,
         tf32: bool = False,
     ) -> None:
         """Write the program."""
@@ -174,6 +178,8 @@ class CompiledPlan:
             recompute=recompute,
             factored=factored,
             winograd=winograd,
+            device=device,
+            run_pixels=run_pixels,
             tf32=tf32,
         )
         self._cpu = _C.Place()

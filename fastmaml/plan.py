@@ -227,9 +227,7 @@ class _Traced:
         first_order = settings.first_order or not sweeps
         rate_grad = rate_grad and steps > 0
         device = tasks.support_x.device
-        # Winograd's method is the CPU's: device code has one form of convolutions.
-        winograd = 0 if _device.on_device(device) else _engine.WINOGRAD
-        forced = _engine.FACTORED, winograd
+        forced = _engine.FACTORED, _engine.WINOGRAD, _device.on_device(device), _engine.RUN_PIXELS
         threads = torch.get_num_threads()
         key = (
             (loss.op, loss.attrs, steps, first_order, rate_grad, settings.precision),
@@ -270,6 +268,8 @@ class _Traced:
                     recompute=key[1],
                     factored=forced[0],
                     winograd=forced[1],
+                    device=forced[2],
+                    run_pixels=forced[3],
                     tf32=precision == "tf32",
                 )
             except (ShapeError, UnsupportedModelError) as error:

@@ -151,6 +151,9 @@ DeviceConvArgs lower(const ConvArgs& args, Tables& tables) {
   to.taps = static_cast<int32_t>(stencil.taps);
   to.from_pixels = static_cast<int32_t>(stencil.from_pixels);
   to.to_pixels = static_cast<int32_t>(stencil.to_pixels);
+  const int64_t pixels = args.images * stencil.to_pixels;
+  to.splits = static_cast<int32_t>(args.splits);
+  to.run = static_cast<int32_t>((pixels + args.splits - 1) / args.splits);
   to.by_k = Divisor(args.k), to.by_n = Divisor(args.n),
   to.by_channels = Divisor(args.groups * args.n);
   const std::vector<Part> parts =

@@ -71,6 +71,8 @@ class Counter {
 }  // namespace
 
 void choose_winograd(Program& program) {
+  // Device code has one form of convolutions.
+  if (program.settings.device) return;
   for (Node& node : program.network.nodes) {
     if (node.op_name != "conv2d" || node.attr("groups", 1) != 1) continue;
     if (!winograd_takes(window_of(node))) continue;

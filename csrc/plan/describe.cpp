@@ -27,6 +27,7 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
     if (auto* args = std::get_if<ConvArgs>(&instruction.args)) {
       out << "  " << args->images << " images, " << args->stencil->taps << " taps, " << args->k
           << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "");
+      if (args->splits > 1) out << ", in " << args->splits << " runs";
       if (const int64_t tile = args->winograd.tile)
         out << ", Winograd F(" << tile << "x" << tile << ")";
     }

@@ -49,6 +49,7 @@ class Emit {
 
   // The passes' view ---------------------------------------------------------------------------
   int64_t rows() const { return pass_->rows; }
+  const Settings& settings() const { return program_.settings; }
   int64_t element_bytes() const { return fastmaml::element_bytes(program_.settings); }
   Operand x(const Node& node, int i) const { return pass_->y[node.inputs[i]]; }
   Operand y(const Node& node);  // made on first use

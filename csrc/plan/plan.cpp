@@ -27,6 +27,11 @@ struct Compiled : Program {
 
 namespace {
 
+void check_not_for_device(const Settings& settings) {
+  if (settings.device)
+    throw InternalError("run: the program is for a device, and the call names the CPU");
+}
+
 void check_call(const Program& program, const Call& call, size_t bytes) {
   const Settings& s = program.settings;
   auto require = [](bool holds, auto... parts) {
@@ -89,12 +94,14 @@ Executor Plan::run(const Call& call) const {
     check_call(*compiled_, call, device_workspace_bytes(call.tasks, call.lanes));
     return compiled_->for_device().run(call);
   }
+  check_not_for_device(compiled_->settings);
   check_call(*compiled_, call, workspace_bytes(call.tasks, call.threads, call.lanes));
   execute(*compiled_, compiled_->schedule, kernels_of(compiled_->settings.dtype), call);
   return Executor::cpu;
 }
 
 std::vector<InstructionTime> Plan::profile(const Call& call) const {
+  check_not_for_device(compiled_->settings);
   Call alone = call;
   alone.threads = 1;
   check_call(*compiled_, alone, workspace_bytes(alone.tasks, 1, alone.lanes));

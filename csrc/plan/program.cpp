@@ -242,6 +242,8 @@ void check_settings(const Settings& s) {
   if (s.support_rows < 1 || (s.query_rows < 1 && s.mode != Mode::adapt))
     throw ShapeError(message("a task needs at least one row in each set, got ", s.support_rows,
                              " and ", s.query_rows));
+  if (s.run_pixels < 1)
+    throw SettingError(message("run_pixels must be at least 1, got ", s.run_pixels));
   if (s.winograd > 0 && std::ranges::find(kWinogradTiles, s.winograd) == std::end(kWinogradTiles))
     throw SettingError(message("winograd must be -1, 0, 2 or 4, got ", s.winograd));
 }

@@ -90,7 +90,7 @@ void list(const ConvArgs& a, Listing& to) {
   const int64_t from = a.images * a.stencil->from_pixels * a.groups * a.k;
   const int64_t into = a.images * a.stencil->to_pixels * a.groups * a.n;
   const int64_t weight = a.groups * a.stencil->taps * a.k * a.n;
-  const int64_t c = a.weights ? weight : into;
+  const int64_t c = a.weights ? a.splits * weight : into;
   for (const ConvTerm& term : a.terms)
     to.in(term.a, from), to.in(term.b, a.weights ? into : weight);
   to.in(a.cin, a.cin_row ? a.groups * a.n : c);

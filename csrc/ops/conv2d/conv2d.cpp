@@ -29,12 +29,12 @@ ConvArgs towards_out(const Emit& emit, const Node& node) {
   return args;
 }
 
-void add(Emit& emit, const Node& node, ConvArgs args, bool towards_in = false) {
-  if (const int64_t tile = node.attr("winograd", 0); tile != 0) {
-    args.winograd = winograd_map(window_of(node), towards_in, tile);
-    set_winograd_blocks(args, emit.element_bytes());
-  }
-  emit.add(std::move(args));
+// Takes Winograd's method where the planner chose it.
+void choose(const Emit& emit, const Node& node, ConvArgs& args, bool towards_in = false) {
+  const int64_t tile = node.attr("winograd", 0);
+  if (tile == 0) return;
+  args.winograd = winograd_map(window_of(node), towards_in, tile);
+  set_winograd_blocks(args, emit.element_bytes());
 }
 
 // Adds the terms, each [images of O channels, weights transposed], to the sink of the input.
@@ -46,8 +46,12 @@ void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<
   args.k = s.out, args.n = s.in;
   args.c = sink.out, args.cin = sink.cin;
   args.terms = std::move(terms);
-  add(emit, node, std::move(args), true);
+  choose(emit, node, args, true);
+  emit.add(std::move(args));
 }
+
+// The most runs that a sum over pixels is cut into: each costs a write and a read of c.
+constexpr int64_t kMostRuns = 64;
 
 // Adds the terms, each [images of I channels, images of O channels], to the sink of the weight.
 void add_weight_bar(Emit& emit, const Node& node, std::vector<ConvTerm> terms) {
@@ -56,7 +60,8 @@ void add_weight_bar(Emit& emit, const Node& node, std::vector<ConvTerm> terms) {
   args.weights = true;
   args.c = sink.out, args.cin = sink.cin, args.scale = sink.scale;
   args.terms = std::move(terms);
-  add(emit, node, std::move(args));
+  choose(emit, node, args);
+  add_weights(emit, std::move(args));
 }
 
 void add_bias_bar(Emit& emit, const Node& node, const Operand& y_like) {
@@ -86,6 +91,24 @@ void check_size(const Node& node, const char* side, const Span& span) {
 
 }  // namespace
 
+void add_weights(Emit& emit, ConvArgs args) {
+  const Settings& settings = emit.settings();
+  const int64_t pixels = args.images * args.stencil->to_pixels;
+  const int64_t runs = std::min(kMostRuns, pixels / settings.run_pixels);
+  // Groups are blocks enough.
+  if (!settings.device || args.groups > 1 || runs < 2) return emit.add(std::move(args));
+  const int64_t run = (pixels + runs - 1) / runs;
+  args.splits = (pixels + run - 1) / run;  // none is empty
+  const int64_t numel = args.stencil->taps * args.k * args.n;
+  ContractArgs sum;
+  sum.m = 1, sum.n = sum.c_row = sum.cin_row = numel;
+  sum.c = args.c, sum.cin = args.cin, sum.scale = args.scale;
+  args.c = emit.scratch(args.splits * numel), args.cin = {}, args.scale = Scalars::kOne;
+  sum.terms = {{Operand{kScalars}, 0, 0, args.c, numel, 1, args.splits}};
+  emit.add(std::move(args));
+  emit.add(std::move(sum));
+}
+
 void Conv2d::check(const Node& node, const std::vector<TensorSpec>& tensors) const {
   const Window window = window_of(node);
   check_size(node, "height", window.y);
@@ -109,7 +132,8 @@ void Conv2d::forward(Emit& emit, const Node& node) const {
   args.c = emit.y(node);
   if (node.has_param(kBias)) args.cin = emit.param(node, kBias), args.cin_row = true;
   args.terms = {{emit.x(node, 0), emit.param(node, kWeight)}};
-  add(emit, node, std::move(args));
+  choose(emit, node, args);
+  emit.add(std::move(args));
 }
 
 void Conv2d::backward(Emit& emit, const Node& node) const {
@@ -128,7 +152,8 @@ void Conv2d::forward_jvp(Emit& emit, const Node& node) const {
   if (emit.active(node, 0)) args.terms.push_back({emit.x_dot(node, 0), emit.param(node, kWeight)});
   if (emit.trainable(node, kWeight))
     args.terms.push_back({emit.x(node, 0), emit.param_dot(node, kWeight)});
-  add(emit, node, std::move(args));
+  choose(emit, node, args);
+  emit.add(std::move(args));
 }
 
 void Conv2d::backward_jvp(Emit& emit, const Node& node) const {

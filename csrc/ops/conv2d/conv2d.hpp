@@ -39,7 +39,10 @@ struct ConvArgs {
   int64_t k = 0, n = 0;  // channels of a, and of b's images or c's, of one group
   Operand c, cin;        // cin absent: 0
   bool cin_row = false;  // images: cin is one row of channels for all pixels
-  int scale = 0;         // scalar slot, weights only
+  // weights, on devices: c is [splits, taps, k, n], a sum of its own for each run of pixels, whose
+  // order follows from the shapes alone.
+  int64_t splits = 1;
+  int scale = 0;  // scalar slot, weights only
   std::vector<ConvTerm> terms;
   Winograd winograd;  // empty: one product for each tap
 
@@ -55,6 +58,9 @@ struct ConvArgs {
            static_cast<double>(terms.size());
   }
 };
+
+// Adds `args` in the weights form. Devices sum many pixels in runs, which other blocks can take.
+void add_weights(Emit& emit, ConvArgs args);
 
 class Conv2d final : public Op {
  public:

@@ -109,7 +109,7 @@ struct ConvImagesOut {
   }
 };
 
-// The weight of one task and one group. There is one part, with all pixels and taps.
+// The weight of one task and one group, over one run of pixels. There is one part, with all taps.
 template <class T>
 struct ConvWeights {
   struct Segment {
@@ -130,12 +130,12 @@ struct ConvWeights {
   const ConvPart& part;
   int64_t task;
   int32_t m, n;
-  int32_t group, a_pixel, b_pixel;
+  int32_t group, run, a_pixel, b_pixel;
   const int32_t* sources;
 
   FASTMAML_DEVICE ConvWeights(const DeviceConvArgs& c, const Block& b, int64_t t, const ConvPart& p,
-                              int32_t g)
-      : args(c), block(b), part(p), task(t), m(c.taps * c.k), n(c.n), group(g) {
+                              int32_t g, int32_t r)
+      : args(c), block(b), part(p), task(t), m(c.taps * c.k), n(c.n), group(g), run(r) {
     a_pixel = args.groups * args.k, b_pixel = args.groups * args.n;
     sources = block.table<int32_t>(part.sources);
   }
@@ -143,8 +143,10 @@ struct ConvWeights {
   FASTMAML_DEVICE const T* anywhere() const { return static_cast<const T*>(block.call.scalars); }
   FASTMAML_DEVICE bool open(int s, Segment& to) const {
     to.a = address<T>(block, args.term[s].a, task) + group * args.k;
-    to.b = address<T>(block, args.term[s].b, task) + group * args.n;
-    to.k = args.images * args.to_pixels;
+    to.b = address<T>(block, args.term[s].b, task) + group * args.n +
+           int64_t{run} * args.run * b_pixel;
+    const int32_t left = args.images * args.to_pixels - run * args.run;
+    to.k = left < args.run ? left : args.run;
     to.a_wide = args.k % kWide<T> == 0 && on_wide(to.a);
     to.b_wide = args.n % kWide<T> == 0 && on_wide(to.b);
     return true;
@@ -155,7 +157,7 @@ struct ConvWeights {
     return {tap * part.pixels, args.by_k.remainder(at, tap)};
   }
   FASTMAML_DEVICE Depth depth(const Segment&, int64_t l) const {
-    const auto at = static_cast<int32_t>(l);
+    const auto at = static_cast<int32_t>(l) + run * args.run;
     const int32_t image = part.by_pixels.quotient(at);
     return {image * args.from_pixels, part.by_pixels.remainder(at, image)};
   }
@@ -179,7 +181,7 @@ struct ConvWeightsOut {
 
   FASTMAML_DEVICE explicit ConvWeightsOut(const ConvWeights<T>& p)
       : n(p.n), scale(p.block.template scalar<T>(p.args.scale)) {
-    const int64_t shift = int64_t{p.group} * p.m * p.n;
+    const int64_t shift = (int64_t{p.run} * p.args.groups + p.group) * p.m * p.n;
     c = address<T>(p.block, p.args.c, p.task) + shift;
     cin = p.args.cin ? address<T>(p.block, p.args.cin, p.task) + shift : nullptr;
   }
@@ -199,8 +201,10 @@ FASTMAML_DEVICE void run_pass(const DeviceConvArgs& args, const Block& block, in
   auto turn = static_cast<int32_t>(block.rank);
   for (int32_t group = 0; group < args.groups; ++group) {
     if (args.form == ConvForm::weights) {
-      const ConvWeights<T> problem(args, block, task, parts[0], group);
-      contract<Tiles, true>(problem, block, ConvWeightsOut<T>(problem), problem.m, turn);
+      for (int32_t run = 0; run < args.splits; ++run) {
+        const ConvWeights<T> problem(args, block, task, parts[0], group, run);
+        contract<Tiles, true>(problem, block, ConvWeightsOut<T>(problem), problem.m, turn);
+      }
       continue;
     }
     for (int32_t p = 0; p < args.parts; ++p) {
@@ -217,7 +221,7 @@ inline int64_t units(const DeviceConvArgs& args) {
     case ConvForm::images:  // every part may end in a tile that is not full
       return args.groups * (tile_count(pixels, args.n, true) + args.parts - 1);
     case ConvForm::weights:
-      return args.groups * tile_count(weights, args.n, true);
+      return int64_t{args.groups} * args.splits * tile_count(weights, args.n, true);
     case ConvForm::images_direct:
       return (pixels * args.groups * args.n + kThreads - 1) / kThreads;
     case ConvForm::weights_direct:

@@ -30,6 +30,7 @@ struct DeviceConvArgs {
   bool cin_row = false;
   int32_t scale = 0, terms = 0, parts = 0;
   int32_t images = 0, groups = 1, k = 0, n = 0, taps = 0, from_pixels = 0, to_pixels = 0;
+  int32_t splits = 1, run = 0;      // weights: runs of `run` pixels of all images, the last shorter
   Divisor by_k, by_n, by_channels;  // the last: n of all groups
   int64_t part = 0;                 // where the ConvParts stand in the program's tables
   Operand c, cin;

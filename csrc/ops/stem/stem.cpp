@@ -14,8 +14,10 @@ constexpr size_t kWeight = 0, kBias = 1, kNormWeight = 2, kNormBias = 3;
 constexpr int kTaps = 0, kSums = 1, kProducts = 2;  // saved buffers: taps, D, G
 
 // Numbers of the convolution's output that are in cache at once: of some images, or of a strip of
-// one, whose height is a multiple of the pool's.
-constexpr int64_t kChunkNumbers = 64 * 1024;
+// one, whose height is a multiple of the pool's. On a device several runs of pixels, so that its
+// many cores have a block each: so much of a few tasks still fits into its second-level cache.
+constexpr int64_t kChunkNumbers = 64 * 1024,
+                  kDeviceChunkNumbers = 512;  // the latter: of a run's pixel
 
 // The part of each image that a chunk has.
 struct Strip {
@@ -40,10 +42,11 @@ Stencil cut_strip(const Stencil& image, int64_t begin, int64_t end) {
   return strip;
 }
 
-std::vector<Strip> cut_strips(const Window& window, const PoolSize& pool, int64_t features) {
+std::vector<Strip> cut_strips(const Window& window, const PoolSize& pool, int64_t features,
+                              int64_t numbers) {
   const Stencil image = gather(window);
   const int64_t band = pool.kernel_h * pool.in_w;  // pixels under a row of windows
-  const int64_t most = std::max<int64_t>(1, kChunkNumbers / (band * features));
+  const int64_t most = std::max<int64_t>(1, numbers / (band * features));
   const int64_t count = (pool.out_h + most - 1) / most;
   std::vector<Strip> strips;
   for (int64_t i = 0; i < count; ++i) {
@@ -72,10 +75,13 @@ class Chunks {
                         node.shape[2],
                         static_cast<int64_t>(node.attr("pool_h", 1)),
                         static_cast<int64_t>(node.attr("pool_w", 1))};
-    strips_ = cut_strips(window_, pool, features_);
+    const Settings& settings = emit.settings();
+    const int64_t numbers =
+        settings.device ? kDeviceChunkNumbers * settings.run_pixels : kChunkNumbers;
+    strips_ = cut_strips(window_, pool, features_, numbers);
     for (const Strip& strip : strips_) tallest_ = std::max(tallest_, strip.stencil->to_pixels);
     if (strips_.size() == 1)
-      images_ = std::min(emit.rows(), std::max<int64_t>(1, kChunkNumbers / (tallest_ * features_)));
+      images_ = std::min(emit.rows(), std::max<int64_t>(1, numbers / (tallest_ * features_)));
     taps_ = emit.saved(node, kTaps, tap_numel(emit.rows() * numel(node.shape)));
     dense_ = emit.scratch(images_ * tallest_ * features_);
   }
@@ -108,7 +114,7 @@ class Chunks {
       if (!first) taps.sums_cin = sums, conv.cin = products;
       first = false;
       emit_.add(taps);
-      emit_.add(std::move(conv));
+      add_weights(emit_, std::move(conv));
     });
   }
 
