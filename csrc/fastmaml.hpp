@@ -19,9 +19,8 @@ using Shape = std::vector<int64_t>;
 
 enum class Dtype { f32, f64 };
 
-// What a program produces.
-//   meta_step: losses, logits and the meta-gradient;  evaluate: losses and logits;
-//   adapt: the fast weights phi[K] of every task (no query set).
+// What a program produces: losses, logits and the meta-gradient; losses and logits; or the fast
+// weights phi[K] of every task, without a query set.
 enum class Mode { meta_step, evaluate, adapt };
 
 struct TensorSpec {
@@ -50,14 +49,14 @@ struct NetworkSpec {
 struct Settings {
   Dtype dtype = Dtype::f32;
   Mode mode = Mode::meta_step;
-  int64_t support_rows = 1;  // S
-  int64_t query_rows = 1;    // Q (ignored by Mode::adapt)
-  int inner_steps = 1;       // K
-  bool first_order = false;  // drop the Hessian terms
-  bool rate_grad = false;    // also write the loss tangents that give the rates' meta-gradient
-  bool recompute = false;    // the sweep makes the activations of each step again
-  int factored = -1;         // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
-  int winograd = -1;  // convolutions that can: -1 chosen by cost, 0 none, 2 or 4: all, tiles of it
+  int64_t support_rows = 1;   // S
+  int64_t query_rows = 1;     // Q (ignored by Mode::adapt)
+  int inner_steps = 1;        // K
+  bool first_order = false;   // drop the Hessian terms
+  bool rate_grad = false;     // also write the loss tangents that give the rates' meta-gradient
+  bool recompute = false;     // the sweep makes the activations of each step again
+  int factored = -1;          // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
+  int winograd = -1;          // convolutions that can: -1 chosen by cost, 0 none, 2 or 4 all
   bool device = false;        // for a CUDA device alone: work is cut for many small cores
   int64_t run_pixels = 2048;  // device: of a run of a convolution's sum over pixels
   bool tf32 = false;          // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
