@@ -63,12 +63,12 @@ struct Tile2 {
 //   F(4 x 4, 3 x 3) at 0, +-a, +-b, infinity with a b = 1, s = a^2 + b^2,
 //   p = 1 / (2 a^2 (a^2 - b^2)), q = 1 / (2 b^2 (b^2 - a^2))
 //
-//   B^T = 1   0   -s   0  1  0     G =  1   0    0      A^T = 1  1  1  1  1  0
-//         0  -b  -b^2  a  1  0         p   a p  a^2 p        0  a -a  b -b  0
-//         0   b  -b^2 -a  1  0         p  -a p  a^2 p        0 a^2 a^2 b^2 b^2 0
-//         0  -a  -a^2  b  1  0         q   b q  b^2 q        0 a^3 -a^3 b^3 -b^3 1
-//         0   a  -a^2 -b  1  0         q  -b q  b^2 q
-//         0   1    0  -s  0  1         0   0    1
+//   B^T = 1   0   -s   0   1   0     G =  1   0     0     A^T = 1   1    1    1    1   0
+//         0  -b  -b^2  a   1   0          p  a p  a^2 p         0   a   -a    b   -b   0
+//         0   b  -b^2 -a   1   0          p -a p  a^2 p         0  a^2  a^2  b^2  b^2  0
+//         0  -a  -a^2  b   1   0          q  b q  b^2 q         0  a^3 -a^3  b^3 -b^3  1
+//         0   a  -a^2 -b   1   0          q -b q  b^2 q
+//         0   1    0  -s   0   1          0   0     1
 template <class T>
 struct Places4 {
   static constexpr T a = T(2) / T(3), b = T(3) / T(2), aa = a * a, bb = b * b, s = aa + bb;
