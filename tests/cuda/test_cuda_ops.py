@@ -16,6 +16,7 @@ from fastmaml import _engine
 pytestmark = pytest.mark.cuda
 
 TEAMS = [1, 2, 7]  # blocks that share a task
+SUMS = [case for case in CASES if case.op in ("conv2d", "stem")]  # that sum over pixels in runs
 
 
 def check(place: Place, model: nn.Module, tasks: Pairs, **settings: object) -> None:
@@ -35,6 +36,15 @@ def check(place: Place, model: nn.Module, tasks: Pairs, **settings: object) -> N
 def test_op_agrees(case: OpCase, settings: dict[str, object], place: Place) -> None:
     loss = nn.MSELoss()
     check(place, case.model(), data(loss), loss=loss, inner_lr=RATE, **settings)
+
+
+@pytest.mark.parametrize("case", SUMS, ids=case_id)
+def test_short_runs_of_pixels_agree(
+    case: OpCase, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_engine, "RUN_PIXELS", 7)
+    loss = nn.MSELoss()
+    check(place, case.model(), data(loss), loss=loss, inner_lr=RATE, inner_steps=2)
 
 
 @pytest.mark.parametrize("settings", PASSES.values(), ids=PASSES)
