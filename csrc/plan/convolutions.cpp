@@ -77,14 +77,10 @@ void choose_winograd(Program& program) {
     if (node.op_name != "conv2d" || node.attr("groups", 1) != 1) continue;
     if (!winograd_takes(window_of(node))) continue;
     int64_t chosen = 0;
-    double best = 0;
-    std::string estimates;
+    double best = Counter(program, node, kWinogradTiles[0]).count().direct;
+    std::string estimates = message(static_cast<int64_t>(best), " cycles direct");
     for (const int64_t tile : kWinogradTiles) {
       const Cost cost = Counter(program, node, tile).count();
-      if (best == 0) {
-        best = cost.direct;
-        estimates = message(static_cast<int64_t>(cost.direct), " cycles direct");
-      }
       // A tie goes to the way that rounds less.
       if (cost.winograd < 0.9 * best) chosen = tile, best = cost.winograd;
       estimates +=

@@ -6,8 +6,10 @@
 #include "plan/program.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "core/error.hpp"
+#include "ops/winograd/winograd.hpp"
 #include "plan/convolutions.hpp"
 #include "plan/emit.hpp"
 

@@ -14,10 +14,9 @@ constexpr size_t kWeight = 0, kBias = 1, kNormWeight = 2, kNormBias = 3;
 constexpr int kTaps = 0, kSums = 1, kProducts = 2;  // saved buffers: taps, D, G
 
 // Numbers of the convolution's output that are in cache at once: of some images, or of a strip of
-// one, whose height is a multiple of the pool's. On a device several runs of pixels, so that its
-// many cores have a block each: so much of a few tasks still fits into its second-level cache.
-constexpr int64_t kChunkNumbers = 64 * 1024,
-                  kDeviceChunkNumbers = 512;  // the latter: of a run's pixel
+// one, whose height is a multiple of the pool's. On a device so many for each pixel of a run: that
+// is several runs, for its many cores, and of a few tasks still fits into its second-level cache.
+constexpr int64_t kChunkNumbers = 64 * 1024, kDeviceNumbersPerRunPixel = 512;
 
 // The part of each image that a chunk has.
 struct Strip {
@@ -77,7 +76,7 @@ class Chunks {
                         static_cast<int64_t>(node.attr("pool_w", 1))};
     const Settings& settings = emit.settings();
     const int64_t numbers =
-        settings.device ? kDeviceChunkNumbers * settings.run_pixels : kChunkNumbers;
+        settings.device ? kDeviceNumbersPerRunPixel * settings.run_pixels : kChunkNumbers;
     strips_ = cut_strips(window_, pool, features_, numbers);
     for (const Strip& strip : strips_) tallest_ = std::max(tallest_, strip.stencil->to_pixels);
     if (strips_.size() == 1)

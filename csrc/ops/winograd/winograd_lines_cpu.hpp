@@ -226,7 +226,7 @@ struct TileSource {
 template <class Tile, class Line, class T>
 void transform_tiles(const Winograd& map, int64_t begin, int64_t end, const TileSource<T>& source,
                      const Planes<T>& to) {
-  constexpr int S = Line::kIn, kFresh = S - Tile::kTile;  // columns that the last tile had, too
+  constexpr int S = Line::kIn, kShared = S - Tile::kTile;  // columns that the last tile had, too
   // Two tiles ahead: memory then keeps up with the arithmetic.
   constexpr int64_t kAhead = 2 * Tile::kTile;
   each_tile(map, begin, end, [&](int64_t index, const TileAt& at) {
@@ -245,7 +245,7 @@ void transform_tiles(const Winograd& map, int64_t begin, int64_t end, const Tile
         source.channels, [&](int64_t c, const auto& lanes) __attribute__((always_inline)) {
           transform<Line, Vec<T>>(
               [&](int i) __attribute__((always_inline)) {
-                if (i % S >= kFresh)
+                if (i % S >= kShared)
                   __builtin_prefetch(from[i] + ((c + kAhead * source.pixel) & inside[i]));
                 return lanes.load(from[i] + (c & inside[i]));
               },
