@@ -129,7 +129,7 @@ class CompiledPlan:
         rate_grad: Whether the support losses' tangents are wanted.
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
-        winograd: The same for Winograd's method: 0 none; 2 or 4 all, the side of their tiles.
+        winograd: The same for Winograd's method: 0 none; 4 or 5 all, the side of their tiles.
         device: Whether the program is for a CUDA device: cut for it, and run nowhere else.
         run_pixels: On a device, the pixels of a run of a convolution's sum over pixels.
         tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.

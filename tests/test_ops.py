@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from op_case import INPUTS, OUTPUTS, Function, OpCase
 from op_cases import CASES, LOSSES, PASSES, Net, batch_norm, case_id, loss_id
-from tolerances import assert_close, assert_float32
+from tolerances import Claim, assert_close, assert_float32
 from torch import Tensor, nn
 
 import fastmaml
@@ -90,7 +90,7 @@ def check(
     tasks: Pairs,
     *,
     single: bool = True,
-    winograd_4: bool = False,
+    times: Claim | None = None,
     **settings: object,
 ) -> None:
     """Assert that the engine agrees with the reference in double, and in single with the truth."""
@@ -105,7 +105,7 @@ def check(
     for _ in every_set():
         ours = answer(model, tasks, torch.float32, fused=True, **settings)
         for actual, expected, exact in zip(ours, torchs, truth, strict=True):
-            assert_float32(actual, expected, exact, winograd_4=winograd_4)
+            assert_float32(actual, expected, exact, times=times)
 
 
 def check_bits(case: OpCase, dtype: torch.dtype) -> None:

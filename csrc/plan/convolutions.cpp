@@ -82,7 +82,7 @@ void choose_winograd(Program& program) {
     for (const int64_t tile : kWinogradTiles) {
       const Cost cost = Counter(program, node, tile).count();
       // A tie goes to the way that rounds less.
-      if (cost.winograd < 0.9 * best) chosen = tile, best = cost.winograd;
+      if (cost.winograd < 0.95 * best) chosen = tile, best = cost.winograd;
       estimates +=
           message(", ", static_cast<int64_t>(cost.winograd), " by F(", tile, "x", tile, ")");
     }

@@ -23,7 +23,22 @@ int64_t lined(int64_t columns, int64_t bytes) {
   return divide_up(columns, line) * line;
 }
 
-int64_t all_tiles(const ConvArgs& args) { return args.images * args.winograd.tiles(); }
+int64_t all_tiles(const ConvArgs& args) {
+  return args.winograd.sheets(args.images) * args.winograd.tiles();
+}
+
+// The sheet that wastes fewest tiles; of equals the narrowest.
+void set_sheet(ConvArgs& args) {
+  Winograd& w = args.winograd;
+  Winograd best = w;
+  best.across = best.down = 1;
+  int64_t fewest = args.images * best.tiles();
+  for (int64_t across = 1; across <= args.images; ++across) {
+    w.across = across, w.down = divide_up(args.images, across);
+    if (w.tiles() < fewest) fewest = w.tiles(), best = w;
+  }
+  w = best;
+}
 
 int64_t terms(const ConvArgs& args) { return static_cast<int64_t>(args.terms.size()); }
 
@@ -33,7 +48,7 @@ int64_t terms(const ConvArgs& args) { return static_cast<int64_t>(args.terms.siz
 struct Cycles {
   double input, output, weight, gradient;
 };
-constexpr Cycles kTile2{150, 130, 240, 300}, kTile4{700, 550, 700, 500};
+constexpr Cycles kTile4{750, 600, 500, 500}, kTile5{1350, 1000, 700, 800};
 constexpr double kDirectRate = 0.85, kProductRate = 0.88;
 
 struct Vectors {
@@ -67,6 +82,7 @@ Winograd winograd_map(const Window& window, bool towards_in, int64_t tile) {
 
 void set_winograd_blocks(ConvArgs& args, int64_t bytes) {
   Winograd& w = args.winograd;
+  set_sheet(args);
   if (args.weights) {
     w.tile_block = std::min(kMostTiles, all_tiles(args));
     w.columns = std::min(kUnitBytes / bytes, lined(args.n, bytes));
@@ -85,12 +101,15 @@ size_t winograd_scratch_bytes(const ConvArgs& args, int64_t bytes) {
   auto planes = [&](int64_t rows, int64_t columns) {
     return w.points() * PlaneSizes(rows, columns, bytes).plane;
   };
-  int64_t total = planes(w.tile_block, w.columns);
+  int64_t total = 0;
   if (args.weights)
-    total += planes(w.tile_block, w.depth) + planes(w.depth, w.columns);
+    total += planes(w.tile_block, w.depth) + planes(w.tile_block, w.columns) +
+             planes(w.depth, w.columns);
   else
-    total += terms(args) * planes(w.tile_block, args.k) +
-             planes(args.k, w.columns) * (w.kept ? terms(args) * divide_up(args.n, w.columns) : 1);
+    total += planes(w.tile_block, w.columns) + terms(args) * planes(w.tile_block, args.k) +
+             PlaneSizes(9 * args.k, w.columns, bytes).plane +
+             (w.kept ? terms(args) * divide_up(args.n, w.columns) * planes(args.k, w.columns)
+                     : w.side() * PlaneSizes(args.k, w.columns, bytes).plane);
   return static_cast<size_t>(total * bytes);
 }
 
@@ -100,7 +119,7 @@ double winograd_cycles(const ConvArgs& args, int64_t bytes) {
   const auto tiles = static_cast<double>(all_tiles(args)), k = static_cast<double>(args.k);
   const auto both = static_cast<double>(terms(args)), points = static_cast<double>(w.points());
   const double products = both * points * tiles * k * vectors.n / kProductRate;
-  const Cycles& cycles = w.tile == 2 ? kTile2 : kTile4;
+  const Cycles& cycles = w.tile == 4 ? kTile4 : kTile5;
   if (args.weights) {
     const auto again_a = static_cast<double>(divide_up(args.n, w.columns));
     const auto again_b = static_cast<double>(divide_up(args.k, w.depth));

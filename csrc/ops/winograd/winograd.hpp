@@ -1,5 +1,5 @@
 // winograd: 3 x 3 convolutions of stride 1 with fewer multiplications, by the methods
-// F(m x m, 3 x 3), m = 2 or 4: 16 instead of 36 for 4 pixels, 36 instead of 144 for 16. No op of
+// F(m x m, 3 x 3), m = 4 or 5: 36 instead of 144 for 16 pixels, 49 instead of 225 for 25. No op of
 // its own but a second way to run a ConvArgs.
 //
 // An output tile of m x m pixels needs an input tile of (m + 2) x (m + 2). At each of as many
@@ -10,20 +10,24 @@
 //   weights:   Z = A d A^T of the cotangent's tile,
 //              M[p] = sum_(terms, tiles) V[p]^T Z[p],     c = cin + scale * G^T M G
 //
-// In one dimension that is a product of polynomials, evaluated at m + 1 places and at infinity: x
-// is 0, 1, -1 for m = 2 and 0, 2/3, -2/3, 3/2, -3/2 for m = 4. Places near 1 keep the transforms
-// from magnifying rounding (float32, both forms, sums of 150 to 3,000 products: 1.5 to 2.3 times
-// the error of a plain sum, where the usual 0, 1, -1, 2, -2 have 3.3 to 5.4 times), those whose
-// product is 1 cost fewest operations.
-// `winograd_lines_cpu.hpp` has the matrices.
+// In one dimension that is a product of polynomials, evaluated at m + 2 places, of which infinity
+// is one: 0, +-2/3, +-3/2 for m = 4 and +-2/7, +-6/7, +-7/4 for m = 5. The places decide how much
+// the transforms magnify rounding. For independent numbers the factor is a third of the mean, over
+// the outputs y of one dimension, of sum_p (A^T)_yp^2 |B^T_p|^2 |G_p|^2: 4.8 and 9.5 here, and no
+// symmetric places have less than 4.7 and 9.5; the usual 0, +-1, +-2 for m = 4 have 10.8. Measured
+// against a plain sum, whose own terms round, too (float32, both forms, sums of 300 to 6,000
+// products), errors are 1.3 to 1.8, 2.1 to 3.6, and for those usual places 2.5 to 4.0 times as
+// large. `winograd_places_cpu.hpp` has the matrices.
 //
 // Both terms of a Hessian-vector product meet in M, so that it is transformed back once. The input
 // gradient is the images form with the window turned round. The last row or column of tiles may
-// reach over the image's edge: what lies outside reads as 0 and is not written.
+// reach over the edge: what lies outside reads as 0 and is not written. So that little does, small
+// images are first laid out on a sheet, as far apart as the window needs, and the sheet is cut.
 //
 // Nothing transformed outlives the instruction: blocks are made in scratch and used up there.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -39,20 +43,27 @@ struct Winograd {
   int64_t from_h = 0, from_w = 0, to_h = 0, to_w = 0;
   int64_t pad_y = 0, pad_x = 0;
   bool flipped = false;
-  int64_t tile = 0;  // m
+  int64_t tile = 0;              // m
+  int64_t across = 1, down = 1;  // images of a sheet, side by side and one above the other
   // Block sizes. Images: tiles, columns of c; the weights of all columns are made once where
   // `kept`, else a panel's for every block of tiles. Weights: tiles, columns and rows (depth) of c.
   int64_t tile_block = 0, columns = 0, depth = 0;
   bool kept = false;
 
   explicit operator bool() const { return tile > 0; }
-  int64_t points() const { return (tile + 2) * (tile + 2); }
-  int64_t tiles_x() const { return (to_w + tile - 1) / tile; }
-  int64_t tiles() const { return (to_h + tile - 1) / tile * tiles_x(); }  // of one image
+  int64_t side() const { return tile + 2; }
+  int64_t points() const { return side() * side(); }
+  // From an image of a sheet to the next: no window reaches into both.
+  int64_t pitch_y() const { return std::max({from_h, from_h + pad_y, to_h}); }
+  int64_t pitch_x() const { return std::max({from_w, from_w + pad_x, to_w}); }
+  int64_t tiles_y() const { return ((down - 1) * pitch_y() + to_h + tile - 1) / tile; }
+  int64_t tiles_x() const { return ((across - 1) * pitch_x() + to_w + tile - 1) / tile; }
+  int64_t tiles() const { return tiles_y() * tiles_x(); }  // of one sheet
+  int64_t sheets(int64_t images) const { return (images + across * down - 1) / (across * down); }
 };
 
 // The tiles there are, as the attribute and the setting `winograd` name them.
-constexpr int64_t kWinogradTiles[] = {2, 4};
+constexpr int64_t kWinogradTiles[] = {4, 5};
 constexpr int kWinogradLine = 64;
 
 // Matrices [rows, columns] in scratch, one for each point: rows begin on cache lines, and a line of

@@ -15,12 +15,13 @@ namespace fastmaml::FASTMAML_ISA {
 // c[p] = a[p] b[p] at every point, a [m, k], b [k, n]; on top of c unless `first`. One point's
 // matrices fit into a second-level cache, those of all points do not: c is summed over all of k at
 // once.
-template <class Tile, class T>
-void point_products(const Planes<T>& a, int64_t a_row, int64_t a_col, const Planes<T>& b,
-                    const Planes<T>& c, int64_t m, int64_t n, int64_t k, bool first) {
+template <class T>
+void point_products(int points, const Planes<T>& a, int64_t a_row, int64_t a_col,
+                    const Planes<T>& b, const Planes<T>& c, int64_t m, int64_t n, int64_t k,
+                    bool first) {
   constexpr int W = kWidth<T>;
   const Cut panels((n + W - 1) / W, kVectorTile);
-  for (int p = 0; p < Tile::kPoints; ++p) {
+  for (int p = 0; p < points; ++p) {
     const Segment<T> segment{a.at + p * a.plane, a_row, a_col, b.at + p * b.plane, b.row, 1, k};
     Contraction<T> product{};
     product.segments = &segment, product.count = 1;
@@ -51,6 +52,11 @@ struct Columns {
   }
 };
 
+template <class T>
+ImagesAt input_images(const ConvProblem<T>& p, const Winograd& w) {
+  return {p.images, w.from_h, w.from_w, p.a_pixel, p.a_image, w.pad_y, w.pad_x};
+}
+
 // --- images --------------------------------------------------------------------------------------
 
 // c of the tiles [begin, end), columns [j, j + n), from m.
@@ -58,22 +64,17 @@ template <class Tile, class T>
 void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, int64_t end,
                   int64_t j, int64_t n, const Planes<T>& m) {
   constexpr int S = Tile::kTile;
+  const ImagesAt images{p.images, map.to_h, map.to_w, p.c_row, p.c_image, 0, 0};
   each_tile(map, begin, end, [&](int64_t index, const TileAt& at) {
-    const int64_t y = S * at.y, x = S * at.x;
-    const int64_t first = at.image * p.c_image + (y * map.to_w + x) * p.c_row + j;
-    int64_t shift[S * S];
-    bool inside[S * S];
-    for (int i = 0; i < S * S; ++i) {
-      shift[i] = (i / S * map.to_w + i % S) * p.c_row;
-      inside[i] = y + i / S < map.to_h && x + i % S < map.to_w;
-    }
+    int64_t place[S * S];
+    tile_pixels<S>(map, at, images, place);
     const T* const row = m.at + index * m.row;
     each_channels<T>(n, [&](int64_t o, const auto& lanes) __attribute__((always_inline)) {
       transform<typename Tile::Output, Vec<T>>(
           [&](int i) __attribute__((always_inline)) { return load(row + i * m.plane + o); },
           [&](int i, Vec<T> out) __attribute__((always_inline)) {
-            if (!inside[i]) return;
-            const int64_t to = first + shift[i] + o;
+            if (place[i] < 0) return;
+            const int64_t to = place[i] + j + o;
             if (p.cin) out = lanes.load(p.cin + (p.cin_row ? to : j + o)) + out;
             lanes.store(p.c + to, out);
           });
@@ -105,22 +106,22 @@ class ImagesPart {
         columns_(images_columns<T>(p.n, w, context.size)),
         v_(reinterpret_cast<T*>(context.scratch), w.tile_block, p.k),
         m_(v_.at + p.terms * Tile::kPoints * v_.plane, w.tile_block, w.columns),
-        u_(m_.at + Tile::kPoints * m_.plane, p.k, w.columns) {}
+        packed_(m_.at + Tile::kPoints * m_.plane),
+        u_(packed_ + PlaneSizes(9 * p.k, w.columns, sizeof(T)).plane, p.k, w.columns) {}
 
   void run(const Context& context) {
-    const int64_t total = p_.images * w_.tiles(), parts = columns_.parts();
+    const int64_t total = w_.sheets(p_.images) * w_.tiles(), parts = columns_.parts();
     const bool by_columns = !w_.kept && parts % context.size == 0;
     const Context alone;
     const Share panels(by_columns ? context : alone, parts);
     const Share tiles(by_columns ? alone : context, total, kMostRows);
     const Cut blocks(tiles.end - tiles.begin, w_.tile_block);
     if (tiles.begin == tiles.end) return;
+    const ImagesAt source = input_images(p_, w_);
     for (int64_t b = 0; b < blocks.parts; ++b) {
       begin_ = tiles.begin + blocks.begin(b), end_ = tiles.begin + blocks.begin(b + 1);
       for (int t = 0; t < p_.terms; ++t) {
-        const TileSource<T> source{p_.a[t],   p_.a_pixel, p_.a_image, p_.k,
-                                   w_.from_h, w_.from_w,  w_.pad_y,   w_.pad_x};
-        transform_tiles<Tile, typename Tile::Input>(w_, begin_, end_, source, v(t));
+        transform_tiles<Tile, typename Tile::Input>(w_, begin_, end_, p_.a[t], source, p_.k, v(t));
       }
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) block(panel, b == 0);
     }
@@ -131,13 +132,20 @@ class ImagesPart {
 
   // One panel of columns of the tiles at hand.
   void block(int64_t panel, bool first_block) {
+    constexpr int S = Tile::kSide;
     const int64_t j = columns_.begin(panel), width = columns_.width(panel);
     for (int t = 0; t < p_.terms; ++t) {
       const int64_t kept = w_.kept ? (panel * p_.terms + t) * Tile::kPoints * u_.plane : 0;
       const Planes<T> u = u_.moved(kept);
-      if (!w_.kept || first_block)
-        transform_weights<Tile>(p_.b[t] + j, p_.k * p_.n, p_.n, w_.flipped, p_.k, width, u);
-      point_products<Tile>(v(t), v_.row, 1, u, m_, end_ - begin_, width, p_.k, t == 0);
+      const bool make = !w_.kept || first_block;
+      if (make)
+        pack_weights(p_.b[t] + j, p_.k * p_.n, p_.n, w_.flipped, p_.k, width, packed_, m_.row);
+      for (int line = 0; line < S; ++line) {
+        const Planes<T> at = w_.kept ? u.moved(line * S * u.plane) : u;
+        if (make) transform_weights<Tile>(line, packed_, m_.row, p_.k, width, at);
+        point_products(S, v(t).moved(line * S * v_.plane), v_.row, 1, at,
+                       m_.moved(line * S * m_.plane), end_ - begin_, width, p_.k, t == 0);
+      }
     }
     output_tiles<Tile>(p_, w_, begin_, end_, j, width, m_);
   }
@@ -145,7 +153,9 @@ class ImagesPart {
   const ConvProblem<T>& p_;
   const Winograd& w_;
   const Columns<T> columns_;
-  const Planes<T> v_, m_, u_;
+  const Planes<T> v_, m_;
+  T* const packed_;
+  const Planes<T> u_;
   int64_t begin_ = 0, end_ = 0;  // the block of tiles at hand
 };
 
@@ -164,6 +174,7 @@ void output_weights(const ConvProblem<T>& p, int64_t i, int64_t k, int64_t j, in
           [&](int i) __attribute__((always_inline)) { return load(row + i * m.plane + o); },
           [&](int t, Vec<T> g) __attribute__((always_inline)) {
             const int64_t to = first + t * tap + o;
+            __builtin_prefetch(p.c + to + 2 * p.n, 1);
             g *= splat(p.scale);
             if (p.cin) g = lanes.load(p.cin + to) + g;
             lanes.store(p.c + to, g);
@@ -186,7 +197,9 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
   const Columns<T> columns(p.n, w.columns);
   const int64_t parts = row_parts(p.k, w.depth, columns.parts(), context.size);
   const Cut rows(p.k, (p.k + parts - 1) / parts);
-  const int64_t total = p.images * w.tiles();
+  const int64_t total = w.sheets(p.images) * w.tiles();
+  const ImagesAt inputs = input_images(p, w);
+  const ImagesAt cotangents{p.images, w.to_h, w.to_w, p.b_pixel, p.b_image, 0, 0};
   const Planes<T> v(reinterpret_cast<T*>(context.scratch), w.tile_block, w.depth);
   const Planes<T> z(v.at + Tile::kPoints * v.plane, w.tile_block, w.columns);
   const Planes<T> m(z.at + Tile::kPoints * z.plane, w.depth, w.columns);
@@ -198,12 +211,11 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
     for (int64_t begin = 0; begin < total; begin += w.tile_block) {
       const int64_t end = begin + w.tile_block < total ? begin + w.tile_block : total;
       for (int t = 0; t < p.terms; ++t) {
-        const TileSource<T> a{p.a[t] + i, p.a_pixel, p.a_image, depth,
-                              w.from_h,   w.from_w,  w.pad_y,   w.pad_x};
-        const TileSource<T> b{p.b[t] + j, p.b_pixel, p.b_image, width, w.to_h, w.to_w, 0, 0};
-        transform_tiles<Tile, typename Tile::Input>(w, begin, end, a, v);
-        transform_tiles<Tile, typename Tile::Cotangent>(w, begin, end, b, z);
-        point_products<Tile>(v, 1, v.row, z, m, depth, width, end - begin, begin == 0 && t == 0);
+        transform_tiles<Tile, typename Tile::Input>(w, begin, end, p.a[t] + i, inputs, depth, v);
+        transform_tiles<Tile, typename Tile::Cotangent>(w, begin, end, p.b[t] + j, cotangents,
+                                                        width, z);
+        point_products(Tile::kPoints, v, 1, v.row, z, m, depth, width, end - begin,
+                       begin == 0 && t == 0);
       }
     }
     output_weights<Tile>(p, i, depth, j, width, m);
@@ -220,10 +232,10 @@ void winograd_by(const ConvProblem<T>& p, const ConvArgs& args, const Context& c
 
 template <class T>
 void winograd(const ConvProblem<T>& p, const ConvArgs& args, const Context& context) {
-  if (args.winograd.tile == 2)
-    winograd_by<Tile2>(p, args, context);
-  else
+  if (args.winograd.tile == 4)
     winograd_by<Tile4>(p, args, context);
+  else
+    winograd_by<Tile5>(p, args, context);
 }
 
 }  // namespace fastmaml::FASTMAML_ISA
