@@ -21,10 +21,11 @@
 #pragma once
 
 #include "cuda/device.cuh"
+#include "cuda/tile_shape.hpp"
 
 namespace fastmaml::device {
 
-constexpr int kTileColumns = 64, kNarrowColumns = 32, kSlab = 16, kChainSlabs = 16, kTilePad = 4;
+constexpr int kSlab = 16, kChainSlabs = 16, kTilePad = 4;
 
 // 16 bytes (32 in double) of shared memory.
 template <class T>
@@ -284,11 +285,6 @@ FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, const
   turn -= tiles;
 }
 
-// Few rows take the low tile: a task's support set rarely fills the high one. Where `kNarrow`, few
-// columns take the narrow one.
-constexpr int kHighTile = 64, kLowTile = 16, kNarrowTile = 128;
-constexpr int64_t kLowRows = 24;  // up to so many
-
 // `rows` chooses the tile: those of all problems of the instruction that a column has.
 template <class Tiles, bool kNarrow = false, class Problem, class Store>
 FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, const Store& store,
@@ -299,13 +295,6 @@ FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, const 
     if (problem.n <= kNarrowColumns)
       return run_tiles<Tiles, kNarrowTile, kNarrowColumns>(problem, block, store, turn);
   run_tiles<Tiles, kHighTile, kTileColumns>(problem, block, store, turn);
-}
-
-// How many blocks a problem can occupy.
-constexpr int64_t tile_count(int64_t m, int64_t n, bool narrow = false) {
-  if (narrow && m > kLowRows && n <= kNarrowColumns) return (m + kNarrowTile - 1) / kNarrowTile;
-  const int64_t rows = m <= kLowRows ? kLowTile : kHighTile;
-  return (m + rows - 1) / rows * ((n + kTileColumns - 1) / kTileColumns);
 }
 
 }  // namespace fastmaml::device

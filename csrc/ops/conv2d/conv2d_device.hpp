@@ -41,5 +41,8 @@ struct DeviceConvArgs {
 // so many threads, and so many groups at a time.
 constexpr int32_t kThinChannels = 8;
 constexpr int32_t kConvLanes = 8, kConvGroups = 32;
+constexpr bool is_thin(int64_t groups, int64_t k, int64_t n) {
+  return groups > 1 && (k == 1 || n == 1) && k < kThinChannels && n < kThinChannels;
+}
 
 }  // namespace fastmaml
