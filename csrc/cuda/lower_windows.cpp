@@ -81,7 +81,8 @@ DeviceConvArgs lower(const ConvArgs& args, Tables& tables) {
     to.form = thin ? ConvForm::weights_direct : ConvForm::weights;
   else
     to.form = thin ? ConvForm::images_direct : ConvForm::images;
-  to.c = args.c, to.cin = args.cin, to.cin_row = args.cin_row, to.scale = args.scale;
+  to.c = args.c, to.cin = args.cin, to.moments = args.moments, to.cin_row = args.cin_row,
+  to.scale = args.scale;
   std::copy(args.terms.begin(), args.terms.end(), to.term);
   to.terms = static_cast<int32_t>(args.terms.size());
   to.images = static_cast<int32_t>(args.images), to.groups = static_cast<int32_t>(args.groups);

@@ -33,7 +33,7 @@ struct DeviceConvArgs {
   int32_t splits = 1, run = 0;      // weights: runs of `run` pixels of all images, the last shorter
   Divisor by_k, by_n, by_channels;  // the last: n of all groups
   int64_t part = 0;                 // where the ConvParts stand in the program's tables
-  Operand c, cin;
+  Operand c, cin, moments;
   ConvTerm term[kMostDeviceConvTerms];
 };
 
