@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "core/error.hpp"
 
 namespace fastmaml::test {
 namespace {
