@@ -91,7 +91,13 @@ CASES = [
     case("weight of the norm alone", (2, 7, 5), 37, 3, norms="bias"),
 ]
 STREAMED = case("streamed weights", (260, 3, 3), 131, 3, padding=1)
-EVERY = pytest.mark.parametrize("case", CASES, ids=case_id)
+# Fibers take seconds a case: one of every kind of tile by default, the rest is slow.
+TILES = ("low tiles, relu", "several groups, pooled", "narrow tiles, relu", "groups, relu")
+ON_DEVICE = pytest.mark.parametrize(
+    "case",
+    [c if c.variant in TILES else pytest.param(c, marks=pytest.mark.slow) for c in CASES],
+    ids=[case_id(c) for c in CASES],
+)
 ON_CPU = pytest.mark.parametrize("case", [*CASES, STREAMED], ids=case_id)
 
 
@@ -107,7 +113,7 @@ def told(model: nn.Module, pairs: Pairs, **settings: object) -> str:
 def test_passes_agree(case: OpCase, settings: dict[str, object]) -> None:
     model, pairs = case.model(), data(nn.MSELoss())
     text = told(model, pairs, inner_steps=1)
-    assert "layer op.0: batch statistics in the convolution's epilogue of both sets\n" in text
+    assert "layer op.0: batch statistics in the convolution's epilogue, of both sets\n" in text
     check(model, pairs, loss=nn.MSELoss(), inner_lr=RATE, **settings)
 
 
@@ -118,13 +124,13 @@ def test_bits_depend_on_neither_threads_nor_neighbours(case: OpCase, dtype: torc
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@ON_CPU
+@pytest.mark.parametrize(
+    "case", [c for c in [*CASES, STREAMED] if ", pooled" not in c.variant], ids=case_id
+)
 def test_bits_are_those_of_the_norms_own_sums(
     case: OpCase, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the CPU a norm without a pool sums the same groups in the same order by itself."""
-    if ", pooled" in case.variant:
-        pytest.skip("a pooled norm's own groups are strips of windows")
     model, pairs = case.model(), data(nn.MSELoss())
     settings = {"loss": "mse", "inner_lr": RATE, "inner_steps": 2}
     for _ in every_set():
@@ -135,14 +141,14 @@ def test_bits_are_those_of_the_norms_own_sums(
         assert all(map(torch.equal, *found))
 
 
-@EVERY
+@ON_DEVICE
 def test_device_code_agrees(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = nn.MSELoss()
     settings = {"loss": loss, "inner_lr": RATE, "inner_steps": 1}
     test_device_ops.check(monkeypatch, case.model(), data(loss), **settings)
 
 
-@EVERY
+@ON_DEVICE
 def test_bits_depend_on_neither_order_nor_team(
     case: OpCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,12 +156,23 @@ def test_bits_depend_on_neither_order_nor_team(
     test_device_ops.same_bits(monkeypatch, case, runs)
 
 
-@pytest.mark.parametrize("case", [CASES[1], *CASES[6:9]], ids=case_id)
+@pytest.mark.parametrize(
+    "case", [CASES[1], *(pytest.param(c, marks=pytest.mark.slow) for c in CASES[6:9])], ids=case_id
+)
 def test_device_code_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
     test_device_races.check(monkeypatch, case.model(), nn.MSELoss())
 
 
-@EVERY
+@pytest.mark.parametrize(
+    "case", [CASES[1], *(pytest.param(c, marks=pytest.mark.slow) for c in CASES[6:9])], ids=case_id
+)
+def test_tf32_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_fibers(monkeypatch, ORDERS[2], TEAMS[-1], "_simt_checked"):
+        settings = {"loss": "mse", "inner_steps": 0, "precision": "tf32"}
+        answer(case.model(), data(nn.MSELoss()), torch.float32, fused=True, **settings)
+
+
+@ON_DEVICE
 def test_tf32_agrees(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients but for the rounding of factors; in every order of threads and team the same."""
     model, pairs = case.model(), data(nn.MSELoss())
@@ -273,9 +290,9 @@ def test_small_outputs_are_left_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> 
         return found.removeprefix("layer 0: batch statistics ")
 
     assert line(few, few) == "by the norm's own sums"
-    assert line(few, many) == "in the convolution's epilogue of the query set"
-    assert line(many, few) == "in the convolution's epilogue of the support set"
-    assert line(many, many) == "in the convolution's epilogue of both sets"
+    assert line(few, many) == "in the convolution's epilogue, of the query set"
+    assert line(many, few) == "in the convolution's epilogue, of the support set"
+    assert line(many, many) == "in the convolution's epilogue, of both sets"
 
 
 @pytest.mark.parametrize("recompute", [False, True])

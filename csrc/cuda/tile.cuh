@@ -23,7 +23,7 @@
 
 #include "cuda/device.cuh"
 #include "cuda/tile_shape.hpp"
-#include "ops/moments/moments_cuda.cuh"
+#include "ops/moments/moments_tile_cuda.cuh"
 
 namespace fastmaml::device {
 

@@ -22,15 +22,15 @@ void choose_moments(Program& program) {
   const Settings& s = program.settings;
   for (Node& node : program.network.nodes) {
     if (node.op_name != "conv2d" || !feeds_norm(program.network, node)) continue;
-    const bool queries = s.mode != Mode::adapt, steps = s.inner_steps > 0;
-    const bool support = steps && conv_moment_groups(s, node, s.support_rows);
-    const bool query = queries && conv_moment_groups(s, node, s.query_rows);
+    const bool support = s.inner_steps > 0 && conv_moment_groups(s, node, s.support_rows);
+    const bool query = s.mode != Mode::adapt && conv_moment_groups(s, node, s.query_rows);
     node.attrs["moments"] = support || query;
-    const char* sets = support && query ? " of both sets" : support ? " of the support set" : "";
-    const char* where =
-        support || query ? "in the convolution's epilogue" : "by the norm's own sums";
-    program.decisions.push_back(message("layer ", node.name, ": batch statistics ", where,
-                                        query && !support && steps ? " of the query set" : sets));
+    const char* sets = support && query ? "both sets"
+                       : support        ? "the support set"
+                                        : "the query set";
+    const std::string where = support || query ? message("in the convolution's epilogue, of ", sets)
+                                               : "by the norm's own sums";
+    program.decisions.push_back(message("layer ", node.name, ": batch statistics ", where));
   }
 }
 

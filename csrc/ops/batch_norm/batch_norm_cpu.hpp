@@ -8,7 +8,7 @@
 #include "cpu/math.hpp"
 #include "ops/batch_norm/batch_norm_rows_cpu.hpp"
 #include "ops/batch_norm/norm_formulas.hpp"
-#include "ops/moments/moments_cpu.hpp"
+#include "ops/moments/moments_rows_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "ops/conv2d/conv2d_problem_cpu.hpp"
-#include "ops/moments/moments_cpu.hpp"
+#include "ops/moments/moments_rows_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
