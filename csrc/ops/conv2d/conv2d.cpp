@@ -54,8 +54,8 @@ void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<
 }
 
 // On the CPU, what forward must write for its moments to pay: only what has left the second-level
-// cache is slow to read again. (Convolution and norm together, Zen 4, one thread: 0.91 to 0.98 of
-// the time from 2.7 MB on, no change at 1.3 MB and below.) Threads then have groups enough, too.
+// cache is slow to read again. (Convolution and norm together, Zen 4, one thread: 0.89 to 0.99 of
+// the time from 2.7 MiB on, none saved at 1.3 MiB and below.) Threads then have groups enough, too.
 constexpr int64_t kLeastMomentBytes = int64_t{2} << 20;
 // And the least of a pixel's channels in one of several groups: as many as make whole vectors.
 constexpr int64_t kLeastGroupBytes = 64;
