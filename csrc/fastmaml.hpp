@@ -58,6 +58,7 @@ struct Settings {
   int factored = -1;          // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
   int winograd = -1;          // convolutions that can: -1 chosen by cost, 0 none, 4 or 5 all
   bool device = false;        // for a CUDA device alone: work is cut for many small cores
+  int64_t moment_bytes = -1;  // least outputs of convolutions that leave moments; -1: that pay
   int64_t run_pixels = 2048;  // device: of a run of a convolution's sum over pixels
   bool tf32 = false;          // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
 };
@@ -141,8 +142,7 @@ std::vector<std::string> available_instruction_sets();
 std::string device_absence();
 // The most shared memory of a block of a CUDA device, in bytes.
 int64_t device_shared_limit(int device);
-// Index of the first of `count` values outside [0, limit), or -1: the door's check of class
-// indices.
+// Index of the first of `count` values outside [0, limit), or -1: the door's check of indices.
 int64_t first_outside(const int64_t* values, int64_t count, int64_t limit);
 // Measured fused multiply-add rate of `threads` threads together, in FLOP/s.
 double peak_flops(Dtype dtype, int threads);

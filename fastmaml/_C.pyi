@@ -63,6 +63,7 @@ class Plan:
         recompute: bool,
         factored: int = -1,
         winograd: int = -1,
+        moment_bytes: int = -1,
         device: bool = False,
         run_pixels: int = 2048,
         tf32: bool = False,

@@ -37,6 +37,8 @@ TEAM = 0
 
 FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
+MOMENT_BYTES = -1
+"""Least output of a convolution that leaves moments for its batch norm; -1: what pays."""
 RUN_PIXELS = 2048
 """Pixels of a run of a convolution's sum over pixels, on a device. Tests force short ones."""
 WINOGRAD = -1
@@ -74,9 +76,8 @@ def require(where: str, device: torch.device | None = None) -> None:
 
 def info() -> dict[str, str]:
     """What the engine is and runs on: ``instruction_set``, ``threads`` and ``cuda``."""
-    sets = "not built" if _C is None else _C.instruction_set()
     return {
-        "instruction_set": sets,
+        "instruction_set": "not built" if _C is None else _C.instruction_set(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
         "cuda": "not built" if _C is None else _C.device_absence() or "ready",
     }
@@ -178,6 +179,7 @@ class CompiledPlan:
             recompute=recompute,
             factored=factored,
             winograd=winograd,
+            moment_bytes=MOMENT_BYTES,
             device=device,
             run_pixels=run_pixels,
             tf32=tf32,
@@ -309,8 +311,7 @@ class CompiledPlan:
         dtype, adapt = self.dtype, self.purpose == "adapt"
         support = _dense(tasks.support_x), _dense(tasks.support_y)
         query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
-        count = tasks.tasks
-        device = tasks.support_x.device
+        count, device = tasks.tasks, tasks.support_x.device
 
         def new(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
@@ -322,8 +323,7 @@ class CompiledPlan:
         else:
             outputs = [torch.empty_like(theta[i]) for i in self.trainable]
         losses = new(count)
-        rows = 0 if adapt else tasks.query_rows
-        logits = new(count, rows, *self.output_shape)
+        logits = new(count, 0 if adapt else tasks.query_rows, *self.output_shape)
         dots = new(count, self.inner_steps) if self.rate_grad else None
         size = self.workspace_bytes(count, threads, lanes, device)
         rates, scalars = self._rates(rate, count, device)

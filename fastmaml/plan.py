@@ -227,7 +227,13 @@ class _Traced:
         first_order = settings.first_order or not sweeps
         rate_grad = rate_grad and steps > 0
         device = tasks.support_x.device
-        forced = _engine.FACTORED, _engine.WINOGRAD, _device.on_device(device), _engine.RUN_PIXELS
+        forced = (
+            _engine.FACTORED,
+            _engine.WINOGRAD,
+            _device.on_device(device),
+            _engine.RUN_PIXELS,
+            _engine.MOMENT_BYTES,  # read where the plan is made
+        )
         threads = torch.get_num_threads()
         key = (
             (loss.op, loss.attrs, steps, first_order, rate_grad, settings.precision),

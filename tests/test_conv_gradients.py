@@ -127,6 +127,12 @@ def test_random_networks_agree_by_winograd(tile: int, monkeypatch: pytest.Monkey
     all_agree(40)
 
 
+def test_random_networks_agree_with_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "MOMENT_BYTES", 0)
+    monkeypatch.setattr(_engine, "WINOGRAD", 0)
+    all_agree(40)
+
+
 @pytest.mark.slow
 def test_many_random_networks_agree() -> None:
     all_agree(500)

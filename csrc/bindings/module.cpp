@@ -153,7 +153,7 @@ void register_plan(py::module_& module) {
                        std::vector<NodeSpec> nodes, int output, NodeSpec loss, bool float64,
                        Mode mode, int64_t support_rows, int64_t query_rows, int inner_steps,
                        bool first_order, bool rate_grad, bool recompute, int factored, int winograd,
-                       bool device, int64_t run_pixels, bool tf32) {
+                       int64_t moment_bytes, bool device, int64_t run_pixels, bool tf32) {
              const NetworkSpec network{std::move(row_shape), std::move(tensors), std::move(nodes),
                                        output, std::move(loss)};
              const Settings settings{float64 ? Dtype::f64 : Dtype::f32,
@@ -167,6 +167,7 @@ void register_plan(py::module_& module) {
                                      factored,
                                      winograd,
                                      device,
+                                     moment_bytes,
                                      run_pixels,
                                      tf32};
              const py::gil_scoped_release release;
@@ -176,8 +177,8 @@ void register_plan(py::module_& module) {
            py::arg("loss"), py::kw_only(), py::arg("float64"), py::arg("mode"),
            py::arg("support_rows"), py::arg("query_rows"), py::arg("inner_steps"),
            py::arg("first_order"), py::arg("rate_grad"), py::arg("recompute"),
-           py::arg("factored") = -1, py::arg("winograd") = -1, py::arg("device") = false,
-           py::arg("run_pixels") = 2048, py::arg("tf32") = false)
+           py::arg("factored") = -1, py::arg("winograd") = -1, py::arg("moment_bytes") = -1,
+           py::arg("device") = false, py::arg("run_pixels") = 2048, py::arg("tf32") = false)
       .def("workspace_bytes", &Plan::workspace_bytes, py::arg("tasks"), py::arg("threads"),
            py::arg("lanes") = 0)
       .def("device_workspace_bytes", &Plan::device_workspace_bytes, py::arg("tasks"),

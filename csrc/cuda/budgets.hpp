@@ -30,7 +30,7 @@ constexpr RegisterBudget kRegisterBudgets[] = {
     {"MseArgs", 96, 128},
     {"CrossEntropyArgs", 80, 120},
     {"BceWithLogitsArgs", 48, 56},
-    {"DeviceConvArgs", 128, 208},
+    {"DeviceConvArgs", 128, 224},
     {"PermuteArgs", 56, 56},
     {"DevicePoolArgs", 48, 56},
     {"GroupNormArgs", 128, 192},

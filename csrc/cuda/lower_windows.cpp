@@ -4,6 +4,7 @@
 
 #include "core/error.hpp"
 #include "cuda/lower.hpp"
+#include "ops/window/parts.hpp"
 
 namespace fastmaml {
 namespace {
@@ -21,69 +22,7 @@ void check_numbers(int64_t images, const Stencil& stencil, int64_t from_channels
                              "; use fewer rows, smaller images or the CPU"));
 }
 
-// The pixels of some classes, under every tap that one of them has.
-struct Part {
-  std::vector<const PixelClass*> classes;
-  std::vector<int32_t> taps;
-  int64_t pixels = 0, pairs = 0;
-
-  std::vector<int32_t> taps_with(const PixelClass& pixel_class) const {
-    std::vector<int32_t> all = taps;
-    for (const Tap& tap : pixel_class.taps) all.push_back(tap.index);
-    std::sort(all.begin(), all.end());
-    all.erase(std::unique(all.begin(), all.end()), all.end());
-    return all;
-  }
-  void add(const PixelClass& pixel_class) {
-    const auto count = static_cast<int64_t>(pixel_class.pixels.size());
-    taps = taps_with(pixel_class);
-    classes.push_back(&pixel_class);
-    pixels += count, pairs += count * static_cast<int64_t>(pixel_class.taps.size());
-  }
-  // What the part would cost with the class, against the products that it needs.
-  double waste_with(const PixelClass& pixel_class) const {
-    const auto count = static_cast<int64_t>(pixel_class.pixels.size());
-    const auto all = static_cast<double>(taps_with(pixel_class).size());
-    const int64_t needed = pairs + count * static_cast<int64_t>(pixel_class.taps.size());
-    return all * static_cast<double>(pixels + count) /
-           static_cast<double>(std::max<int64_t>(1, needed));
-  }
-};
-
-// All pixels and taps.
-Part whole(const Stencil& stencil) {
-  Part part;
-  for (const PixelClass& pixel_class : stencil.classes) part.add(pixel_class);
-  part.taps.clear();
-  for (int32_t tap = 0; tap < stencil.taps; ++tap) part.taps.push_back(tap);
-  return part;
-}
-
-// Borders join the pixels inside; the classes of a stride, whose taps differ, stay apart.
-std::vector<Part> split(const Stencil& stencil) {
-  constexpr double kMostWaste = 1.7;
-  std::vector<const PixelClass*> classes;
-  for (const PixelClass& pixel_class : stencil.classes) classes.push_back(&pixel_class);
-  const auto pairs = [](const PixelClass* c) { return c->pixels.size() * c->taps.size(); };
-  std::stable_sort(classes.begin(), classes.end(),
-                   [&](const PixelClass* a, const PixelClass* b) { return pairs(a) > pairs(b); });
-  std::vector<Part> parts;
-  for (const PixelClass* pixel_class : classes) {
-    const auto waste = [&](const Part& part) { return part.waste_with(*pixel_class); };
-    const auto best =
-        std::min_element(parts.begin(), parts.end(),
-                         [&](const Part& a, const Part& b) { return waste(a) < waste(b); });
-    if (best != parts.end() && waste(*best) <= kMostWaste) {
-      best->add(*pixel_class);
-    } else {
-      parts.emplace_back();
-      parts.back().add(*pixel_class);
-    }
-  }
-  return parts;
-}
-
-ConvPart lower_part(const Part& part, const Stencil& stencil, Tables& tables) {
+ConvPart lower_part(const PixelPart& part, const Stencil& stencil, Tables& tables) {
   std::vector<int32_t> to, place(static_cast<size_t>(stencil.to_pixels));
   for (const PixelClass* pixel_class : part.classes)
     for (const PixelPair& pair : pixel_class->pixels) to.push_back(pair.to);
@@ -136,14 +75,14 @@ DeviceConvArgs lower(const ConvArgs& args, Tables& tables) {
   check_numbers(args.images, stencil, args.groups * args.k, args.groups * args.n);
   if (args.terms.size() > kMostDeviceConvTerms)
     throw InternalError(message("a convolution has ", args.terms.size(), " terms"));
-  const bool thin =
-      args.groups > 1 && std::min(args.k, args.n) == 1 && std::max(args.k, args.n) < kThinChannels;
+  const bool thin = is_thin(args.groups, args.k, args.n);
   DeviceConvArgs to;
   if (args.weights)
     to.form = thin ? ConvForm::weights_direct : ConvForm::weights;
   else
     to.form = thin ? ConvForm::images_direct : ConvForm::images;
-  to.c = args.c, to.cin = args.cin, to.cin_row = args.cin_row, to.scale = args.scale;
+  to.c = args.c, to.cin = args.cin, to.moments = args.moments, to.cin_row = args.cin_row,
+  to.scale = args.scale;
   std::copy(args.terms.begin(), args.terms.end(), to.term);
   to.terms = static_cast<int32_t>(args.terms.size());
   to.images = static_cast<int32_t>(args.images), to.groups = static_cast<int32_t>(args.groups);
@@ -156,10 +95,10 @@ DeviceConvArgs lower(const ConvArgs& args, Tables& tables) {
   to.run = static_cast<int32_t>((pixels + args.splits - 1) / args.splits);
   to.by_k = Divisor(args.k), to.by_n = Divisor(args.n),
   to.by_channels = Divisor(args.groups * args.n);
-  const std::vector<Part> parts =
-      to.form == ConvForm::images ? split(stencil) : std::vector<Part>{whole(stencil)};
+  const std::vector<PixelPart> parts =
+      to.form == ConvForm::images ? split(stencil) : std::vector<PixelPart>{whole(stencil)};
   std::vector<ConvPart> lowered;
-  for (const Part& part : parts) lowered.push_back(lower_part(part, stencil, tables));
+  for (const PixelPart& part : parts) lowered.push_back(lower_part(part, stencil, tables));
   to.parts = static_cast<int32_t>(lowered.size()), to.part = tables.add(lowered);
   return to;
 }

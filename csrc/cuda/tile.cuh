@@ -14,17 +14,20 @@
 //   Depth depth(segment, int64_t l);
 //   const T* a(segment, Row, Depth), b(segment, int64_t l, int64_t j)         // null: 0
 //
-// A `store` is told each sum as store(store.row(i), j, sum).
+// A `store` is told each sum as store(store.row(i), j, sum). Where it may leave moments (see
+// ops/moments) it returns what it wrote.
 //
 // Every output is summed slab by slab in the order of the depth, chains of kChainSlabs slabs being
 // added up, whatever the tile and whoever computes it.
 #pragma once
 
 #include "cuda/device.cuh"
+#include "cuda/tile_shape.hpp"
+#include "ops/moments/moments_tile_cuda.cuh"
 
 namespace fastmaml::device {
 
-constexpr int kTileColumns = 64, kNarrowColumns = 32, kSlab = 16, kChainSlabs = 16, kTilePad = 4;
+constexpr int kSlab = 16, kChainSlabs = 16, kTilePad = 4;
 
 // 16 bytes (32 in double) of shared memory.
 template <class T>
@@ -86,9 +89,15 @@ class Tile {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int32_t j = column_ + first_column() + c;
-        if (j < problem_.n) store(row, j, total[r][c]);
+        if (j >= problem_.n) continue;
+        if constexpr (kLeavesMoments<Store>)
+          total[r][c] = store(row, j, total[r][c]);
+        else
+          store(row, j, total[r][c]);
       }
     }
+    if constexpr (kLeavesMoments<Store>)
+      if (T* to = store.moments()) leave(to, store.features(), total);
   }
 
  protected:
@@ -99,6 +108,24 @@ class Tile {
     decltype(Segment::k) l = 0;
     bool more = false;
   };
+  // Rows of the problem in the tile.
+  FASTMAML_DEVICE int32_t count() const {
+    const auto left = static_cast<int32_t>(problem_.m) - row_;
+    return left < TM ? left : TM;
+  }
+  // The moments of the tile's columns, to those of the first tile and column.
+  FASTMAML_DEVICE void leave(T* to, int64_t features, const T (&value)[kRows][kColumns]) const {
+    const auto column = [](int c) { return first_column() + c; };
+    const TileColumns<TN, kAcross, kWarps, kColumns, decltype(column)> columns{
+        static_cast<int>(threadIdx.x) / kWarp, column};
+    leave_moments<T, kRows>(
+        columns, count(), [&](int r) { return first_row() + r < count(); },
+        [&](int r, int c) { return value[r][c]; }, memory_.b, of_tile(to, features), features,
+        static_cast<int32_t>(problem_.n) - column_);
+  }
+  FASTMAML_DEVICE T* of_tile(T* to, int64_t features) const {
+    return to + (int64_t{row_ / TM} * 2 * features + column_);
+  }
   FASTMAML_DEVICE static int first_row() { return threadIdx.x / kAcross * kRows; }
   FASTMAML_DEVICE static int first_column() { return threadIdx.x % kAcross * kColumns; }
 
@@ -284,11 +311,6 @@ FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, const
   turn -= tiles;
 }
 
-// Few rows take the low tile: a task's support set rarely fills the high one. Where `kNarrow`, few
-// columns take the narrow one.
-constexpr int kHighTile = 64, kLowTile = 16, kNarrowTile = 128;
-constexpr int64_t kLowRows = 24;  // up to so many
-
 // `rows` chooses the tile: those of all problems of the instruction that a column has.
 template <class Tiles, bool kNarrow = false, class Problem, class Store>
 FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, const Store& store,
@@ -299,13 +321,6 @@ FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, const 
     if (problem.n <= kNarrowColumns)
       return run_tiles<Tiles, kNarrowTile, kNarrowColumns>(problem, block, store, turn);
   run_tiles<Tiles, kHighTile, kTileColumns>(problem, block, store, turn);
-}
-
-// How many blocks a problem can occupy.
-constexpr int64_t tile_count(int64_t m, int64_t n, bool narrow = false) {
-  if (narrow && m > kLowRows && n <= kNarrowColumns) return (m + kNarrowTile - 1) / kNarrowTile;
-  const int64_t rows = m <= kLowRows ? kLowTile : kHighTile;
-  return (m + rows - 1) / rows * ((n + kTileColumns - 1) / kTileColumns);
 }
 
 }  // namespace fastmaml::device

@@ -41,9 +41,16 @@ class Tf32Tile : private Tile<float, TM, TN, Problem,
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           const int32_t j = this->column_ + warp_column() + part * kMmaColumns + place() * 2 + c;
-          if (j < this->problem_.n) store(row, j, total[part][half * 2 + c]);
+          if (j >= this->problem_.n) continue;
+          float& sum = total[part][half * 2 + c];
+          if constexpr (kLeavesMoments<Store>)
+            sum = store(row, j, sum);
+          else
+            store(row, j, sum);
         }
     }
+    if constexpr (kLeavesMoments<Store>)
+      if (float* to = store.moments()) leave(to, store.features(), total);
   }
 
  private:
@@ -61,6 +68,19 @@ class Tf32Tile : private Tile<float, TM, TN, Problem,
   FASTMAML_DEVICE static int place() { return threadIdx.x % 4; }
   FASTMAML_DEVICE static int first_row() {
     return threadIdx.x / kWarp / kAcross * kMmaRows + group();
+  }
+
+  FASTMAML_DEVICE void leave(float* to, int64_t features, const Sums& value) const {
+    const auto column = [](int c) {
+      return warp_column() + c / 2 * kMmaColumns + place() * 2 + c % 2;
+    };
+    const TileColumns<TN, 4, kDown, 2 * kParts, decltype(column)> columns{
+        static_cast<int>(threadIdx.x) / kWarp / kAcross, column};
+    leave_moments<float, 2>(
+        columns, this->count(), [&](int half) { return first_row() + half * 8 < this->count(); },
+        [&](int half, int c) { return value[c / 2][half * 2 + c % 2]; }, this->memory_.b,
+        this->of_tile(to, features), features,
+        static_cast<int32_t>(this->problem_.n) - this->column_);
   }
 
   FASTMAML_DEVICE void accumulate(Sums& total) {

@@ -28,6 +28,7 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
       out << "  " << args->images << " images, " << args->stencil->taps << " taps, " << args->k
           << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "");
       if (args->splits > 1) out << ", in " << args->splits << " runs";
+      if (args->moments) out << ", moments of " << args->moment_groups.count() << " groups";
       if (const int64_t tile = args->winograd.tile)
         out << ", Winograd F(" << tile << "x" << tile << ")";
     }

@@ -171,6 +171,17 @@ Operand Emit::saved(const Node& node, int slot, int64_t numel) {
 
 Operand Emit::scratch(int64_t numel) { return buffer(numel); }
 
+Moments Emit::moments(const Node& node, int i) const {
+  const auto found = pass_->moments.find(node.inputs[i]);
+  return found == pass_->moments.end() ? Moments{} : found->second;
+}
+
+Operand Emit::leave_moments(const Node& node, const MomentGroups& groups) {
+  Moments& left = pass_->moments[node.output];
+  left = {buffer(groups.count() * 2 * node.shape[0]), groups};
+  return left.at;
+}
+
 Operand Emit::loss() const { return Operand{kLosses, -1, 0, 1}; }
 
 Operand Emit::loss_dot() const {

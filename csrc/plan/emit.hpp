@@ -31,6 +31,7 @@ struct Pass {
   int64_t rows = 0;
   Operand targets;
   std::vector<Operand> y, y_bar, y_dot, y_bar_dot;
+  std::map<int, Moments> moments;  // of the values whose makers leave them
   std::map<std::pair<const Node*, int>, Operand> saved;
 };
 
@@ -65,6 +66,10 @@ class Emit {
   // A buffer of `numel` numbers that belongs to (pass, node, slot): made on first use.
   Operand saved(const Node& node, int slot, int64_t numel);
   Operand scratch(int64_t numel);
+  // Those that the maker of input i left of it: absent where it did not.
+  Moments moments(const Node& node, int i) const;
+  // Where the node leaves those of its output.
+  Operand leave_moments(const Node& node, const MomentGroups& groups);
 
   bool trainable(const Node& node, size_t i) const;  // whether a cotangent is wanted
   bool factored(const Node& node, size_t i) const;

@@ -12,6 +12,7 @@
 #include "ops/winograd/winograd.hpp"
 #include "plan/convolutions.hpp"
 #include "plan/emit.hpp"
+#include "plan/epilogues.hpp"
 
 namespace fastmaml {
 namespace {
@@ -138,8 +139,11 @@ class Writer {
   // Values that depend on no trainable tensor are those of the first step.
   Pass support_pass(int k, const std::vector<Pass>& earlier) {
     Pass pass = emit_.make_pass(k, false);
-    for (size_t v = 0; v < network_.active.size() && !earlier.empty(); ++v)
+    if (earlier.empty()) return pass;
+    for (size_t v = 0; v < network_.active.size(); ++v)
       if (!network_.active[v]) pass.y[v] = earlier[0].y[v];
+    for (const auto& [v, moments] : earlier[0].moments)
+      if (!network_.active[v]) pass.moments[v] = moments;
     return pass;
   }
 
@@ -273,6 +277,7 @@ Program write_program(const NetworkSpec& spec, const Settings& settings) {
   program.decisions.push_back(message("activations: ", decision_on_activations(settings)));
   const std::vector<bool> factored = choose_factored(program);
   choose_winograd(program);
+  choose_moments(program);
   Writer(program, factored).write();
   program.scratch_bytes = scratch_bytes(program);
   program.body_flops = total_flops(program.body) + total_flops(program.commit);

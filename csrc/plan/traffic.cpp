@@ -62,6 +62,7 @@ void list(const BatchNormArgs& a, Listing& to) {
   for (const Operand* o : {&a.weight, &a.bias, &a.running_mean, &a.running_var, &a.weight_dot,
                            &a.bias_dot, &a.weight_cin, &a.bias_cin})
     to.in(*o, a.features);
+  if (a.moments) to.in(a.moments, a.moment_groups.count() * 2 * a.features);
   to.either(a.stats, 2 * a.features, a.pass == PassKind::forward);
   to.either(a.m, 2 * a.features, a.pass == PassKind::backward);
   to.either(a.n, 2 * a.features, a.pass == PassKind::forward_jvp);
@@ -95,6 +96,7 @@ void list(const ConvArgs& a, Listing& to) {
     to.in(term.a, from), to.in(term.b, a.weights ? into : weight);
   to.in(a.cin, a.cin_row ? a.groups * a.n : c);
   to.out(a.c, c);
+  if (a.moments) to.out(a.moments, a.moment_groups.count() * 2 * a.groups * a.n);
 }
 
 void list(const PermuteArgs& a, Listing& to) {

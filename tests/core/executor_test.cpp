@@ -14,6 +14,7 @@ namespace {
 Settings settings_of(const NetworkCase& item, Mode mode, int steps) {
   Settings settings;
   settings.mode = mode, settings.factored = item.factored, settings.winograd = item.winograd;
+  settings.moment_bytes = item.moment_bytes;
   settings.support_rows = 5, settings.query_rows = 4, settings.inner_steps = steps;
   settings.rate_grad = mode == Mode::meta_step && steps > 0;
   return settings;

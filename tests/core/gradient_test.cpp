@@ -41,7 +41,7 @@ TEST(meta_gradients_are_derivatives_of_the_losses) {
       Settings settings;
       settings.support_rows = 4, settings.query_rows = 3;
       settings.inner_steps = steps, settings.factored = item.factored;
-      settings.winograd = item.winograd;
+      settings.winograd = item.winograd, settings.moment_bytes = item.moment_bytes;
       if (item.smooth) check_gradient(item, settings);
     }
 }

@@ -132,6 +132,16 @@ NetworkSpec winograd() {
   return b.finish(b.linear(b.reshape(pooled, {5}), 3), "cross_entropy");
 }
 
+// Norms behind convolutions whose rows fill several groups of moments, the last one in part.
+NetworkSpec moments() {
+  Builder b({2, 7, 9});
+  const int first = b.pointwise("tanh", b.conv2d(0, 5, 3, 1, 1));
+  const int wide = b.batch_norm(b.conv2d(first, 35, 3, 1, 1, 5), true);
+  const int second = b.batch_norm(b.conv2d(b.pointwise("silu", wide), 38, 2, 1, 0), true);
+  const int pooled = b.adaptive_avg_pool2d(b.pointwise("silu", second), 1, 1);
+  return b.finish(b.linear(b.reshape(pooled, {38}), 3), "cross_entropy");
+}
+
 // A first block that becomes a stem, and a second that stays a pooled norm.
 NetworkSpec stem(int64_t channels, int64_t stride) {
   Builder b({channels, 11, 9});
@@ -162,6 +172,7 @@ std::vector<NetworkCase> network_cases() {
         {"Winograd's convolutions, tiles of " + std::to_string(tile), winograd(), -1, true, tile});
   cases.push_back({"stem", stem(3, 1), -1, false});
   cases.push_back({"stem, strided", stem(2, 2), -1, false});
+  cases.push_back({"moments left to norms", moments(), -1, true, 0, 0});
   for (int factored : {0, 1})
     for (double sum : {0.0, 1.0})
       for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"})

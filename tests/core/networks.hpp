@@ -43,6 +43,7 @@ struct NetworkCase {
   int factored = -1;
   bool smooth = true;  // false: maxima, whose kinks central differences may straddle
   int winograd = -1;
+  int64_t moment_bytes = -1;
 };
 
 // Every op, both forms of the weights, every loss.

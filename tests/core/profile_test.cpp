@@ -13,6 +13,7 @@ using Times = std::vector<InstructionTime>;
 Settings settings_of(Mode mode, int steps, const NetworkCase& item = {}) {
   Settings settings;
   settings.mode = mode, settings.factored = item.factored, settings.winograd = item.winograd;
+  settings.moment_bytes = item.moment_bytes;
   settings.support_rows = 5, settings.query_rows = 4, settings.inner_steps = steps;
   settings.rate_grad = mode == Mode::meta_step;
   return settings;

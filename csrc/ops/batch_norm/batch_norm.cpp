@@ -93,6 +93,12 @@ void BatchNorm::forward(Emit& emit, const Node& node) const {
     args.running_mean = emit.param(node, kRunningMean);
     args.running_var = emit.param(node, kRunningVar);
   }
+  if (args.batch_stats) {
+    const Moments moments = emit.moments(node, 0);
+    // A reshape may have made other rows of the convolution's.
+    if (moments.groups.rows == args.rows)
+      args.moments = moments.at, args.moment_groups = moments.groups;
+  }
   args.out = emit.y(node);
   emit.add(args);
 }

@@ -15,9 +15,10 @@
 //                             + weight rstd (y_bar_dot - m1_dot - h_dot m2 - h m2_dot)
 //                  weight_bar_dot = R m2_dot,   bias_bar_dot = R m1_dot
 //
-// With the running statistics (batch_stats = 0) mean and rstd are constants: the same formulas,
-// with m1 = m2 = n1 = n2 = 0 in x_bar, y_dot and x_bar_dot (and m1_dot = m2_dot = 0 there). Without
-// affine parameters weight is 1 and bias 0; a frozen one has neither _bar nor _dot.
+// Where the convolution that wrote x left moments of it (ops/moments), mean and var are those,
+// merged. With the running statistics (batch_stats = 0) mean and rstd are constants: the same
+// formulas, with m1 = m2 = n1 = n2 = 0 in x_bar, y_dot and x_bar_dot (and m1_dot = m2_dot = 0
+// there). Without affine parameters weight is 1 and bias 0; a frozen one has neither _bar nor _dot.
 // Parameters: weight, bias, running_mean, running_var. Attributes: eps, batch_stats; of what was
 // taken in (plan/rewrite.hpp), a max-pool's kernel_h and kernel_w, then a relu's `below`, the slope
 // below 0. y is what the last of them gives. Under a pool, the tap of each maximum says which row a
@@ -25,6 +26,7 @@
 // slope follows from x again.
 #pragma once
 
+#include "ops/moments/moments.hpp"
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
 #include "ops/taps/taps.hpp"
@@ -44,6 +46,8 @@ struct BatchNormArgs {
   Operand bias;                    // in [F]: forward, or always with an activation; absent means 0
   Operand running_mean;            // in [F]: forward, unless batch_stats
   Operand running_var;             // in [F]: likewise
+  Operand moments;                 // in [groups, 2, F]: forward with batch_stats; absent: of x
+  MomentGroups moment_groups;      // their rows
   Operand y_bar;                   // in [R, F]: backward, backward_jvp
   Operand x_dot;                   // in [R, F]: tangent passes; absent when x is not active
   Operand weight_dot;              // in [F]: tangent passes; absent when frozen
@@ -64,8 +68,8 @@ struct BatchNormArgs {
 
   template <class Visit>
   void visit(Visit&& visit) {
-    for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &y_bar, &x_dot, &weight_dot,
-                       &bias_dot, &y_bar_dot, &cin, &weight_cin, &bias_cin})
+    for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &moments, &y_bar, &x_dot,
+                       &weight_dot, &bias_dot, &y_bar_dot, &cin, &weight_cin, &bias_cin})
       visit(*o, false);
     visit(stats, pass == PassKind::forward);
     visit(m, pass == PassKind::backward);

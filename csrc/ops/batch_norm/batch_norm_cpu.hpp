@@ -8,6 +8,7 @@
 #include "cpu/math.hpp"
 #include "ops/batch_norm/batch_norm_rows_cpu.hpp"
 #include "ops/batch_norm/norm_formulas.hpp"
+#include "ops/moments/moments_rows_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
@@ -20,7 +21,7 @@ struct BatchNormTask {
   const Rows rows;
   int64_t F;
   T per_row;  // 1 / R
-  const T *x, *weight, *bias, *running_mean, *running_var;
+  const T *x, *weight, *bias, *running_mean, *running_var, *moments;
   const T *y_bar, *x_dot, *weight_dot, *bias_dot, *y_bar_dot, *cin, *weight_cin, *bias_cin;
   T *stats, *m, *n, *out, *weight_out, *bias_out;
   TapByte* tap;
@@ -31,7 +32,7 @@ struct BatchNormTask {
       : args(a), rows(a), F(a.features), per_row(1 / static_cast<T>(a.rows)) {
     const auto at = [&](const Operand& o) { return address_or_null<T>(context, o, task); };
     x = at(a.x), weight = at(a.weight), bias = at(a.bias);
-    running_mean = at(a.running_mean), running_var = at(a.running_var);
+    running_mean = at(a.running_mean), running_var = at(a.running_var), moments = at(a.moments);
     y_bar = at(a.y_bar), x_dot = at(a.x_dot), y_bar_dot = at(a.y_bar_dot), cin = at(a.cin);
     weight_dot = at(a.weight_dot), bias_dot = at(a.bias_dot);
     weight_cin = at(a.weight_cin), bias_cin = at(a.bias_cin);
@@ -79,9 +80,9 @@ struct BatchNormTask {
   // ------------------------------------------------------------------------------
 
   // The mean and the summed squared deviations of block b, merged into those of the `seen` rows
-  // before it as in Chan, Golub, LeVeque 1979, so that memory is read once and nothing cancels.
-  FASTMAML_INLINE Pair merge_moments(Pair all, int64_t seen, int64_t b, int64_t j,
-                                     Lanes<T> l) const {
+  // before it, so that memory is read once.
+  FASTMAML_INLINE Pair merge_block(const Pair& all, int64_t seen, int64_t b, int64_t j,
+                                   Lanes<T> l) const {
     Vec<T> total = splat<T>(0), squares = splat<T>(0);
     rows.each(b, [&](int64_t i, int64_t, int64_t) { total += l.load(x + i * F + j); });
     const int64_t count = rows.count(b);
@@ -90,11 +91,20 @@ struct BatchNormTask {
       const Vec<T> d = l.load(x + i * F + j) - mean;
       squares += d * d;
     });
-    if (seen == 0) return {mean, squares};
-    const Vec<T> apart = mean - all.one;
-    const T share = static_cast<T>(count) / static_cast<T>(seen + count);
-    return {all.one + apart * splat<T>(share),
-            all.two + (squares + apart * apart * splat<T>(share * static_cast<T>(seen)))};
+    return merge_moments<T>(all, seen, {mean, squares}, count);
+  }
+
+  // The same of all rows, from the moments that came with x.
+  FASTMAML_INLINE Pair merge_groups(int64_t j, Lanes<T> l) const {
+    const MomentGroups& groups = args.moment_groups;
+    Pair all{splat<T>(0), splat<T>(0)};
+    const T* at = moments + j;
+    for (int64_t g = 0, seen = 0; seen < args.rows; ++g, at += 2 * F) {
+      const int64_t count = groups.rows_of(g);
+      all = merge_moments<T>(all, seen, {l.load(at), l.load(at + F)}, count);
+      seen += count;
+    }
+    return all;
   }
 
   // The two sums of a pass over block b.
@@ -273,12 +283,14 @@ struct BatchNormTask {
     const auto put = [&](int64_t j, const Pair& p) {
       store(at(j), p.one), store(at(j) + kWidth<T>, p.two);
     };
-    if (sums()) {
+    if (moments) {
+      for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) { put(j, merge_groups(j, l)); });
+    } else if (sums()) {
       int64_t seen = 0;
       for (int64_t b = 0; b < rows.blocks; seen += rows.count(b), ++b)
         for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
           const Pair before = b ? get(j) : Pair{splat<T>(0), splat<T>(0)};
-          if (args.pass == PassKind::forward) return put(j, merge_moments(before, seen, b, j, l));
+          if (args.pass == PassKind::forward) return put(j, merge_block(before, seen, b, j, l));
           const Pair here = block_sums(b, j, l);
           put(j, {before.one + here.one, before.two + here.two});
         });

@@ -154,10 +154,31 @@ struct BatchNormFeature {
 
   // --- the passes --------------------------------------------------------------------------------
 
+  // Mean and variance of all rows from the moments of groups of them, here so many rows in a row.
+  // As on their own, deviations are those from the mean of all.
+  FASTMAML_DEVICE Pair merged_moments() const {
+    const T* of = at(args.moments);
+    const int64_t each = args.moment_groups.each;
+    const int64_t groups = exists ? quotient(args.rows + each - 1, each) : 0;
+    const auto rows_of = [&](int64_t g) {
+      const int64_t left = args.rows - g * each;
+      return static_cast<T>(left < each ? left : each);
+    };
+    const T mean = per_row * columns.sum<T>(groups, memory.numbers(),
+                                            [&](int64_t g) { return rows_of(g) * of[2 * g * F]; });
+    const T squares = columns.sum<T>(groups, memory.numbers(), [&](int64_t g) {
+      const T d = of[2 * g * F] - mean;
+      return of[(2 * g + 1) * F] + rows_of(g) * d * d;
+    });
+    return {mean, per_row * squares};
+  }
+
   FASTMAML_DEVICE void forward() {
     const T* x = at(args.x);
     Pair moments{number(args.running_mean, T(0)), number(args.running_var, T(0))};
-    if (args.batch_stats) {
+    if (args.moments) {
+      moments = merged_moments();
+    } else if (args.batch_stats) {
       moments.one =
           per_row * columns.sum<T>(count, memory.numbers(), [&](int64_t i) { return x[i * F]; });
       moments.two = per_row * columns.sum<T>(count, memory.numbers(), [&](int64_t i) {

@@ -14,9 +14,8 @@ struct PlainRows {
   static constexpr bool kPooled = false, kGated = false;
   int64_t rows, block, blocks;
 
-  explicit PlainRows(const BatchNormArgs& args) : rows(args.rows) {
-    constexpr int64_t kNumbers = 4096, kFewest = 16;
-    block = kNumbers / args.features < kFewest ? kFewest : kNumbers / args.features;
+  explicit PlainRows(const BatchNormArgs& args)
+      : rows(args.rows), block(cpu_moment_rows(args.features)) {
     blocks = (rows + block - 1) / block;
   }
   FASTMAML_INLINE int64_t count(int64_t b) const {

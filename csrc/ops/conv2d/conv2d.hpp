@@ -11,14 +11,16 @@
 // (torch: [O, I/groups, kernel_h, kernel_w]), so that a tap is a matrix product of rows of
 // channels. The pixels that a tap connects come from a `Stencil`; nothing is padded or copied.
 // Where fewer multiplications are faster (attribute winograd, the side of its tiles, set by the
-// planner), see ops/winograd. Parameters: weight, bias. Attributes: those of `window_of`, and
-// groups.
+// planner), see ops/winograd. Where the planner says so (attribute moments), forward leaves the
+// moments of y for the batch norm that reads it. Parameters: weight, bias. Attributes: those of
+// `window_of`, and groups.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "ops/contract/contract.hpp"
+#include "ops/moments/moments.hpp"
 #include "ops/op.hpp"
 #include "ops/window/stencil.hpp"
 #include "ops/winograd/winograd.hpp"
@@ -45,12 +47,15 @@ struct ConvArgs {
   int scale = 0;  // scalar slot, weights only
   std::vector<ConvTerm> terms;
   Winograd winograd;  // empty: one product for each tap
+  // images: out [groups, 2, channels of c], see ops/moments; absent: not wanted.
+  Operand moments;
+  MomentGroups moment_groups;
 
   template <class Visit>
   void visit(Visit&& visit) {
     visit(cin, false);
     for (ConvTerm& term : terms) visit(term.a, false), visit(term.b, false);
-    visit(c, true);
+    visit(c, true), visit(moments, true);
   }
   // Multiply-adds counted as two, those that a product for each tap has.
   double flops() const {
@@ -61,6 +66,10 @@ struct ConvArgs {
 
 // Adds `args` in the weights form. Devices sum many pixels in runs, which other blocks can take.
 void add_weights(Emit& emit, ConvArgs args);
+
+// The groups of forward's rows whose moments its epilogue leaves, over `images` images; none where
+// the way it runs has no epilogue, or its output is too small for one to pay.
+MomentGroups conv_moment_groups(const Settings& settings, const Node& node, int64_t images);
 
 class Conv2d final : public Op {
  public:

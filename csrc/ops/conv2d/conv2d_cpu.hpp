@@ -31,6 +31,8 @@ ConvProblem<T> conv_problem(const ConvArgs& args, const Context& context, int64_
   p.cin = args.cin ? address<T>(context, args.cin, task) + shift : nullptr;
   p.c_row = args.groups * n, p.c_image = stencil.to_pixels * p.c_row;
   p.cin_row = args.cin_row ? 0 : p.c_row;
+  p.moments = args.moments ? address<T>(context, args.moments, task) + shift : nullptr;
+  p.moment_groups = args.moment_groups;
   p.scale = static_cast<const T*>(context.scalars)[args.scale];
   return p;
 }

@@ -82,7 +82,7 @@ struct ConvImages {
   }
 };
 
-// c = cin + sum of one part and group.
+// c = cin + sum of one part and group. Its moments are those of tiles: there is one part then.
 template <class T>
 struct ConvImagesOut {
   const ConvImages<T>& problem;
@@ -104,8 +104,14 @@ struct ConvImagesOut {
     const int32_t pixel = to[problem.part.by_pixels.remainder(at, image)];
     return (int64_t{image} * args.to_pixels + pixel) * (args.groups * args.n);
   }
-  FASTMAML_DEVICE void operator()(int64_t row, int64_t j, T sum) const {
-    c[row + j] = cin ? cin[(problem.args.cin_row ? 0 : row) + j] + sum : sum;
+  // See kLeavesMoments. Found when they are wanted: no register holds them while a tile is summed.
+  FASTMAML_DEVICE T* moments() const {
+    T* to = address_or_null<T>(problem.block, problem.args.moments, problem.task);
+    return to ? to + problem.group * problem.args.n : nullptr;
+  }
+  FASTMAML_DEVICE int64_t features() const { return problem.args.groups * problem.args.n; }
+  FASTMAML_DEVICE T operator()(int64_t row, int64_t j, T sum) const {
+    return c[row + j] = cin ? cin[(problem.args.cin_row ? 0 : row) + j] + sum : sum;
   }
 };
 

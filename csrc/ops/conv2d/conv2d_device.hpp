@@ -33,7 +33,7 @@ struct DeviceConvArgs {
   int32_t splits = 1, run = 0;      // weights: runs of `run` pixels of all images, the last shorter
   Divisor by_k, by_n, by_channels;  // the last: n of all groups
   int64_t part = 0;                 // where the ConvParts stand in the program's tables
-  Operand c, cin;
+  Operand c, cin, moments;
   ConvTerm term[kMostDeviceConvTerms];
 };
 
@@ -41,5 +41,8 @@ struct DeviceConvArgs {
 // so many threads, and so many groups at a time.
 constexpr int32_t kThinChannels = 8;
 constexpr int32_t kConvLanes = 8, kConvGroups = 32;
+constexpr bool is_thin(int64_t groups, int64_t k, int64_t n) {
+  return groups > 1 && (k == 1 || n == 1) && k < kThinChannels && n < kThinChannels;
+}
 
 }  // namespace fastmaml

@@ -3,9 +3,13 @@
 //
 // Weights that outgrow a second-level cache are taken in runs of taps, each packed once and used by
 // all pixels before the next; c then holds the sum so far.
+//
+// Where moments of c are wanted, threads take whole groups of its rows, and make the rows of some
+// groups and then their moments, while they lie in a cache.
 #pragma once
 
 #include "ops/conv2d/conv2d_problem_cpu.hpp"
+#include "ops/moments/moments_rows_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
@@ -64,15 +68,51 @@ struct ImageTile {
   }
 };
 
-// The pixels of a class, over all images, in tiles of the panels [begin, end).
+// Pixels [begin, end) of a class, counted over all images.
+struct ClassPart {
+  int64_t begin, end;
+};
+
+// This thread's, in whole tiles.
+inline ClassPart class_share(const PixelClass& pixels, int64_t images, int64_t tallest,
+                             const Context& context) {
+  const int64_t total = static_cast<int64_t>(pixels.pixels.size()) * images;
+  const Share share(context, (total + tallest - 1) / tallest);
+  return {share.begin * tallest, share.end * tallest < total ? share.end * tallest : total};
+}
+
+// How many of a class lie before row `row` of c.
+inline int64_t class_before(const PixelClass& pixels, int64_t to_pixels, int64_t row) {
+  const int64_t each = static_cast<int64_t>(pixels.pixels.size()), image = row / to_pixels;
+  int64_t low = 0, high = each;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (pixels.pixels[static_cast<size_t>(middle)].to < row - image * to_pixels)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return image * each + low;
+}
+
+// Those of the moments' groups [begin, end).
+template <class T>
+ClassPart class_part(const ConvProblem<T>& p, const PixelClass& pixels, int64_t begin,
+                     int64_t end) {
+  const int64_t to_pixels = p.stencil->to_pixels;
+  return {class_before(pixels, to_pixels, p.moment_groups.before(begin)),
+          class_before(pixels, to_pixels, p.moment_groups.before(end))};
+}
+
+// A part of a class in tiles of the panels [begin, end).
 template <class T>
 void image_tiles(const ConvProblem<T>& p, const ImageSum<T>& sum, const PixelClass& pixels,
-                 const ConvPanels<T>& panels, int64_t begin, int64_t end, const Share& share) {
+                 const ConvPanels<T>& panels, int64_t begin, int64_t end, const ClassPart& part) {
   const int64_t each = static_cast<int64_t>(pixels.pixels.size());
-  const int64_t tallest = panels.tallest(), total = each * p.images;
-  int64_t at = share.begin * tallest, image = at / each, pixel = at - image * each;
-  for (int64_t unit = share.begin; unit < share.end; ++unit, at += tallest) {
-    const int64_t count = total - at < tallest ? total - at : tallest;
+  const int64_t tallest = panels.tallest();
+  int64_t image = part.begin / each, pixel = part.begin - image * each;
+  for (int64_t at = part.begin; at < part.end; at += tallest) {
+    const int64_t count = part.end - at < tallest ? part.end - at : tallest;
     TileRows rows;
     for (int64_t r = 0; r < count; ++r) {
       const PixelPair& pair = pixels.pixels[static_cast<size_t>(pixel)];
@@ -85,11 +125,11 @@ void image_tiles(const ConvProblem<T>& p, const ImageSum<T>& sum, const PixelCla
       rows.from[r] = rows.from[0], rows.to[r] = rows.to[0];
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t j = panels.begin(panel) - panels.begin(begin), width = panels.width(panel);
-      ImageSum<T> part = sum;
-      for (int t = 0; t < p.terms; ++t) part.b[t] += j;
-      if (part.cin) part.cin += j;
-      part.c += j;
-      conv_tile_for<T, ImageTile>(count, width)(part, rows, edge_lanes<T>(width));
+      ImageSum<T> of_panel = sum;
+      for (int t = 0; t < p.terms; ++t) of_panel.b[t] += j;
+      if (of_panel.cin) of_panel.cin += j;
+      of_panel.c += j;
+      conv_tile_for<T, ImageTile>(count, width)(of_panel, rows, edge_lanes<T>(width));
     }
   }
 }
@@ -104,10 +144,18 @@ ImageSum<T> image_sum(const ConvProblem<T>& p) {
   return sum;
 }
 
-inline Share row_share(const PixelClass& pixels, int64_t images, int64_t tallest,
-                       const Context& context) {
-  const int64_t rows = static_cast<int64_t>(pixels.pixels.size()) * images;
-  return Share(context, (rows + tallest - 1) / tallest);
+template <class T>
+void set_taps(const ConvProblem<T>& p, const PixelClass& pixels, ImageSum<T>& sum) {
+  const std::vector<Tap>& taps = p.a_pixel == p.k ? pixels.stretches : pixels.taps;
+  sum.taps = taps.data(), sum.taps_end = sum.taps + taps.size();
+}
+
+// The moments of the groups [begin, end) and the columns [j, j + width).
+template <class T>
+void group_moments(const ConvProblem<T>& p, int64_t begin, int64_t end, int64_t j, int64_t width) {
+  for (int64_t g = begin; g < end; ++g)
+    write_moments(p.c + p.moment_groups.before(g) * p.c_row + j, p.c_row,
+                  p.moment_groups.rows_of(g), p.moments + 2 * g * p.c_row + j, p.c_row, width);
 }
 
 // What of a panel's weights is packed and used at a time, and from where on they are.
@@ -124,7 +172,7 @@ struct TapRun {
 template <class T>
 void image_tap_run(const ConvProblem<T>& p, const PixelClass& pixels, const TapRun& run,
                    ImageSum<T> sum, const ConvPanels<T>& panels, int64_t panel,
-                   const Share& share) {
+                   const ClassPart& part) {
   const Tap *const first = pixels.taps.data(), *const last = first + pixels.taps.size();
   sum.taps = first;
   while (sum.taps != last && sum.taps->index < run.begin) ++sum.taps;
@@ -134,7 +182,7 @@ void image_tap_run(const ConvProblem<T>& p, const PixelClass& pixels, const TapR
   // A class without any tap still gets what c starts from.
   if (sum.taps == sum.taps_end && !(first == last && run.term == 0 && run.begin == 0)) return;
   if (earlier) sum.cin = sum.c, sum.cin_rows = true;
-  image_tiles(p, sum, pixels, panels, panel, panel + 1, share);
+  image_tiles(p, sum, pixels, panels, panel, panel + 1, part);
 }
 
 template <class T>
@@ -145,6 +193,8 @@ void conv_images_packed(const ConvProblem<T>& p, const ConvPanels<T>& panels,
   const Share mine(context, by_panel ? panels.cut.parts : 1);
   const int64_t begin = by_panel ? mine.begin : 0, end = by_panel ? mine.end : panels.cut.parts;
   const Context alone;
+  const Context& by_rows = by_panel ? alone : context;
+  const Share groups(by_rows, p.moments ? p.moment_groups.count() : 0);
   T* const packed = reinterpret_cast<T*>(context.scratch);
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t j = panels.begin(panel), width = panels.width(panel);
@@ -166,11 +216,33 @@ void conv_images_packed(const ConvProblem<T>& p, const ConvPanels<T>& panels,
         }
         const TapRun run{t, static_cast<int32_t>(tap), static_cast<int32_t>(stop)};
         for (const PixelClass& pixels : p.stencil->classes) {
-          const Share rows =
-              row_share(pixels, p.images, panels.tallest(), by_panel ? alone : context);
-          image_tap_run(p, pixels, run, sum, panels, panel, rows);
+          const ClassPart part = p.moments
+                                     ? class_part(p, pixels, groups.begin, groups.end)
+                                     : class_share(pixels, p.images, panels.tallest(), by_rows);
+          image_tap_run(p, pixels, run, sum, panels, panel, part);
         }
       }
+    group_moments(p, groups.begin, groups.end, j, width);
+  }
+}
+
+// What of c is made before its moments are.
+constexpr int64_t kMomentRunBytes = int64_t{128} << 10;
+
+template <class T>
+void conv_images_with_moments(const ConvProblem<T>& p, ImageSum<T> sum, const ConvPanels<T>& panels,
+                              const Context& context) {
+  const MomentGroups& groups = p.moment_groups;
+  const Share mine(context, groups.count());
+  const int64_t group_bytes = groups.before(1) * p.c_row * int64_t{sizeof(T)};
+  const int64_t run = group_bytes < kMomentRunBytes ? kMomentRunBytes / group_bytes : 1;
+  for (int64_t begin = mine.begin; begin < mine.end; begin += run) {
+    const int64_t end = begin + run < mine.end ? begin + run : mine.end;
+    for (const PixelClass& pixels : p.stencil->classes) {
+      set_taps(p, pixels, sum);
+      image_tiles(p, sum, pixels, panels, 0, panels.cut.parts, class_part(p, pixels, begin, end));
+    }
+    group_moments(p, begin, end, 0, p.n);
   }
 }
 
@@ -180,11 +252,11 @@ void conv_images(const ConvProblem<T>& p, const ConvPanels<T>& panels, const Con
       p.terms * p.stencil->taps * p.k * panels.width(0) * int64_t{sizeof(T)};
   if (panel_bytes > kPackFromBytes) return conv_images_packed(p, panels, context);
   ImageSum<T> sum = image_sum(p);
+  if (p.moments) return conv_images_with_moments(p, sum, panels, context);
   for (const PixelClass& pixels : p.stencil->classes) {
-    const std::vector<Tap>& taps = p.a_pixel == p.k ? pixels.stretches : pixels.taps;
-    sum.taps = taps.data(), sum.taps_end = sum.taps + taps.size();
+    set_taps(p, pixels, sum);
     image_tiles(p, sum, pixels, panels, 0, panels.cut.parts,
-                row_share(pixels, p.images, panels.tallest(), context));
+                class_share(pixels, p.images, panels.tallest(), context));
   }
 }
 

@@ -27,6 +27,8 @@ struct ConvProblem {
   int64_t c_row, cin_row;  // elements between c's pixels (images) or channels of a (weights)
   int64_t c_image;
   T scale;
+  T* moments;  // images form: [groups, 2, c_row], from this group of channels on; may be null
+  MomentGroups moment_groups;
 };
 
 // The columns in panels of at most kVectorTile vectors.
