@@ -123,7 +123,7 @@ MomentGroups conv_moment_groups(const Settings& settings, const Node& node, int6
   if (node.attr("winograd", 0) != 0) return {};
   const auto groups = static_cast<int64_t>(node.attr("groups", 1));
   const int64_t in = node.in_shapes[0][0] / groups, out = node.shape[0] / groups;
-  MomentGroups moments{images * node.shape[1] * node.shape[2], node.shape[1], node.shape[2]};
+  MomentGroups moments{images * node.shape[1] * node.shape[2]};
   const int64_t least = settings.moment_bytes >= 0 ? settings.moment_bytes
                         : settings.device          ? 0
                                                    : kLeastMomentBytes;
