@@ -132,7 +132,7 @@ class CompiledPlan:
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
         winograd: The same for Winograd's method: 0 none; 4 or 5 all, the side of their tiles.
         device: Whether the program is for a CUDA device: cut for it, and run nowhere else.
-        run_pixels: On a device, the pixels of a run of a convolution's sum over pixels.
+        run_pixels: On a device, the pixels of a run of a long sum over pixels.
         tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.
 
     Raises:

@@ -23,7 +23,8 @@ from fastmaml.tasks import Tasks
 RUN_PIXELS = 7
 FIRST = {"conv2d bias", "conv2d stride and padding", "conv2d twice", "stem same", "stem strided"}
 LONG = {"conv2d many channels", "conv2d many channels, one tap", "stem in strips"}
-SUMS = [case for case in CASES if case.op in ("conv2d", "stem") and case_id(case) not in LONG]
+OPS = ("conv2d", "stem", "batch_norm")
+SUMS = [case for case in CASES if case.op in OPS and case_id(case) not in LONG]
 ALL = [c if case_id(c) in FIRST else pytest.param(c, marks=pytest.mark.slow) for c in SUMS]
 each_sum = pytest.mark.parametrize("case", ALL, ids=[case_id(c) for c in SUMS])
 
@@ -57,9 +58,9 @@ CONV = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
 ROWS, SIDE = 4, 5  # nine pixels of output each
 
 
-def plan(*, device: bool, run_pixels: int) -> CompiledPlan:
+def plan(*, device: bool, run_pixels: int, model: nn.Module = CONV) -> CompiledPlan:
     return CompiledPlan(
-        trace(CONV, (1, SIDE, SIDE)),
+        trace(model, (1, SIDE, SIDE)),
         losses.resolve("mse"),
         purpose="meta_step",
         dtype=torch.float32,
@@ -81,6 +82,18 @@ def test_runs_cost_a_write_and_a_read_of_each_partial_sum() -> None:
     partial = 4 * (2 * runs * weight + 1)
     assert cut.bytes - whole.bytes == passes * partial
     assert cut.flops - whole.flops == passes * 2 * runs * weight
+
+
+def test_runs_of_a_norm_cost_a_second_read() -> None:
+    features, rows, runs, passes = 1, ROWS * SIDE * SIDE, 4, 2
+    model = nn.Sequential(nn.BatchNorm2d(features), nn.Flatten())
+    whole, cut = (
+        plan(device=True, run_pixels=p, model=model).device_cost(1, 0) for p in (rows, rows // runs)
+    )
+    assert cut.kernels - whole.kernels == 2 * passes  # forward and backward, inner step and query
+    partial, read = 2 * (2 * runs * features), rows * features
+    forward, backward = read + partial, 2 * read + 3 * features + partial  # and weight, mean, rstd
+    assert cut.bytes - whole.bytes == 4 * passes * (forward + backward)
 
 
 def test_run_lengths_change_the_program_for_devices_alone() -> None:

@@ -66,6 +66,14 @@ class Emit {
   // A buffer of `numel` numbers that belongs to (pass, node, slot): made on first use.
   Operand saved(const Node& node, int slot, int64_t numel);
   Operand scratch(int64_t numel);
+  // How many runs a device cuts a sum over so many pixels into; none is empty. Else 1.
+  int64_t runs(int64_t pixels) const {
+    constexpr int64_t kMost = 64;  // each costs a write and a read of the sums
+    const int64_t wanted = settings().device ? pixels / settings().run_pixels : 1;
+    const int64_t runs = wanted < 1 ? 1 : wanted < kMost ? wanted : kMost;
+    const int64_t run = (pixels + runs - 1) / runs;
+    return (pixels + run - 1) / run;
+  }
   // Those that the maker of input i left of it: absent where it did not.
   Moments moments(const Node& node, int i) const;
   // Where the node leaves those of its output.

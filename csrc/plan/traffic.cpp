@@ -62,7 +62,8 @@ void list(const BatchNormArgs& a, Listing& to) {
   for (const Operand* o : {&a.weight, &a.bias, &a.running_mean, &a.running_var, &a.weight_dot,
                            &a.bias_dot, &a.weight_cin, &a.bias_cin})
     to.in(*o, a.features);
-  if (a.moments) to.in(a.moments, a.moment_groups.count() * 2 * a.features);
+  if (a.moments) to.either(a.moments, a.moment_groups.count() * 2 * a.features, a.partial);
+  to.either(a.sums, a.runs * 2 * a.features, a.partial);
   to.either(a.stats, 2 * a.features, a.pass == PassKind::forward);
   to.either(a.m, 2 * a.features, a.pass == PassKind::backward);
   to.either(a.n, 2 * a.features, a.pass == PassKind::forward_jvp);

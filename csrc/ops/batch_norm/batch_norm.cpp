@@ -29,6 +29,7 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   args.rows = emit.rows() * (numel(node.in_shapes[0]) / args.features);
   args.pool = pool_of(node);
   if (args.pool) args.tap = emit.saved(node, kTaps, tap_numel(emit.rows() * numel(node.shape)));
+  args.runs = emit.runs(args.rows);
   args.x = emit.x(node, 0);
   if (node.has_param(kWeight)) args.weight = emit.param(node, kWeight);
   args.stats = emit.saved(node, kStats, 2 * args.features);
@@ -38,6 +39,23 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   if (node.has_param(kBias) && (pass == PassKind::forward || args.activation != Activation::none))
     args.bias = emit.param(node, kBias);
   return args;
+}
+
+// Sums what the pass needs of each run of rows, where there are some: before the pass itself is
+// added, and before args has anything that it writes.
+void sum_runs(Emit& emit, BatchNormArgs& args) {
+  if (args.runs < 2) return;
+  const bool forward = args.pass == PassKind::forward;
+  Operand& left = forward ? args.moments : args.sums;
+  left = emit.scratch(args.runs * 2 * args.features);
+  if (forward) args.moment_groups = {args.rows, (args.rows + args.runs - 1) / args.runs};
+  BatchNormArgs part = args;
+  part.partial = true;
+  part.weight_dot = part.bias_dot = {};
+  if (forward) part.stats = part.tap = part.weight = part.bias = {};
+  if (args.pass != PassKind::backward_jvp) part.n = {};
+  part.m = {};
+  emit.add(part);
 }
 
 // Whether the node's own parameters leave anything to do for a pass that gives no x_bar.
@@ -98,6 +116,8 @@ void BatchNorm::forward(Emit& emit, const Node& node) const {
     // A reshape may have made other rows of the convolution's.
     if (moments.groups.rows == args.rows)
       args.moments = moments.at, args.moment_groups = moments.groups;
+    else
+      sum_runs(emit, args);
   }
   args.out = emit.y(node);
   emit.add(args);
@@ -109,6 +129,7 @@ void BatchNorm::backward(Emit& emit, const Node& node) const {
   BatchNormArgs args = start(emit, node, PassKind::backward);
   args.y_bar = emit.y_bar(node);
   if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
+  sum_runs(emit, args);
   if (active) {
     const Sink sink = emit.x_bar(node, 0);
     args.out = sink.out, args.cin = sink.cin;
@@ -124,7 +145,10 @@ void BatchNorm::forward_jvp(Emit& emit, const Node& node) const {
   if (active) args.x_dot = emit.x_dot(node, 0);
   if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
   if (emit.trainable(node, kBias)) args.bias_dot = emit.param_dot(node, kBias);
-  if (active && args.batch_stats) args.n = emit.saved(node, kTangentMeans, 2 * args.features);
+  if (active && args.batch_stats) {
+    args.n = emit.saved(node, kTangentMeans, 2 * args.features);
+    sum_runs(emit, args);
+  }
   args.out = emit.y_dot(node);
   emit.add(args);
 }
@@ -135,11 +159,12 @@ void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
   BatchNormArgs args = start(emit, node, PassKind::backward_jvp);
   args.y_bar = emit.y_bar(node), args.y_bar_dot = emit.y_bar_dot(node);
   if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
+  if (active) args.x_dot = emit.x_dot(node, 0);
+  if (active && args.batch_stats) args.n = emit.saved(node, kTangentMeans, 2 * args.features);
+  sum_runs(emit, args);
   if (active) {
     const Sink sink = emit.x_bar_dot(node, 0);
-    args.x_dot = emit.x_dot(node, 0);
     args.out = sink.out, args.cin = sink.cin;
-    if (args.batch_stats) args.n = emit.saved(node, kTangentMeans, 2 * args.features);
   }
   if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
   set_param_sinks(emit, node, args);

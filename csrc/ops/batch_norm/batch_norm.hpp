@@ -48,16 +48,21 @@ struct BatchNormArgs {
   Operand running_var;             // in [F]: likewise
   Operand moments;                 // in [groups, 2, F]: forward with batch_stats; absent: of x
   MomentGroups moment_groups;      // their rows
-  Operand y_bar;                   // in [R, F]: backward, backward_jvp
-  Operand x_dot;                   // in [R, F]: tangent passes; absent when x is not active
-  Operand weight_dot;              // in [F]: tangent passes; absent when frozen
-  Operand bias_dot;                // in [F]: forward_jvp; absent when frozen
-  Operand y_bar_dot;               // in [R, F]: backward_jvp
-  Operand stats;                   // [2, F] mean, rstd: out of forward, in of the others
-  Operand m;                       // [2, F] m1, m2: out of backward, in of backward_jvp
-  Operand n;                       // [2, F] n1, n2: out of forward_jvp, in of backward_jvp
-  PoolSize pool;                   // when given, y, y_bar, y_dot, y_bar_dot are [windows, F]
-  Operand tap;                     // [windows, F] bytes, -1 for none: out of forward, in of others
+  Operand sums;  // in [runs, 2, F]: the sums of the passes after forward; absent: of x and y_bar
+  // On devices many rows fall into runs that blocks of their own take. A `partial` instruction
+  // before the pass leaves moments, or sums, of each run and writes nothing else.
+  int64_t runs = 1;
+  bool partial = false;
+  Operand y_bar;       // in [R, F]: backward, backward_jvp
+  Operand x_dot;       // in [R, F]: tangent passes; absent when x is not active
+  Operand weight_dot;  // in [F]: tangent passes; absent when frozen
+  Operand bias_dot;    // in [F]: forward_jvp; absent when frozen
+  Operand y_bar_dot;   // in [R, F]: backward_jvp
+  Operand stats;       // [2, F] mean, rstd: out of forward, in of the others
+  Operand m;           // [2, F] m1, m2: out of backward, in of backward_jvp
+  Operand n;           // [2, F] n1, n2: out of forward_jvp, in of backward_jvp
+  PoolSize pool;       // when given, y, y_bar, y_dot, y_bar_dot are [windows, F]
+  Operand tap;         // [windows, F] bytes, -1 for none: out of forward, in of others
   Activation activation = Activation::none;
   double below = 0;              // its slope below 0
   Operand cin;                   // in [R, F]: what out starts from; absent means 0
@@ -68,9 +73,11 @@ struct BatchNormArgs {
 
   template <class Visit>
   void visit(Visit&& visit) {
-    for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &moments, &y_bar, &x_dot,
-                       &weight_dot, &bias_dot, &y_bar_dot, &cin, &weight_cin, &bias_cin})
+    for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &y_bar, &x_dot, &weight_dot,
+                       &bias_dot, &y_bar_dot, &cin, &weight_cin, &bias_cin})
       visit(*o, false);
+    visit(moments, partial && pass == PassKind::forward);
+    visit(sums, partial);
     visit(stats, pass == PassKind::forward);
     visit(m, pass == PassKind::backward);
     visit(n, pass == PassKind::forward_jvp);

@@ -1,5 +1,5 @@
 // batch_norm on the device: a block takes some features of a task, side by side, and its threads
-// share their rows.
+// share their rows, or those of one run of them (BatchNormArgs::runs).
 //
 // What a pass sums it sums before it writes a row, with a barrier between them, so that rows may be
 // written over those that were read (see plan/lifetime.cpp). The mean comes before the squared
@@ -36,6 +36,16 @@ struct PooledRows : PoolCells {
   }
 };
 
+// The `run`-th of so many parts of n numbers; the last ones may be shorter or empty.
+struct RunPart {
+  int64_t begin, count;
+  FASTMAML_DEVICE RunPart(int64_t n, int64_t run, int64_t runs) {
+    const int64_t each = quotient(n + runs - 1, runs);
+    begin = run * each < n ? run * each : n;
+    count = n - begin < each ? n - begin : each;
+  }
+};
+
 // One thread's feature j of a task; addresses are that feature's in the first row.
 template <class T, class Rows>
 struct BatchNormFeature {
@@ -43,36 +53,38 @@ struct BatchNormFeature {
 
   const BatchNormArgs& args;
   const Block& block;
-  int64_t task, j, F;
+  int64_t task, j, F, run;
   bool exists;  // else the thread only joins in the block's barriers
   const Columns& columns;
   const NormMemory<T>& memory;
   const Rows rows;
-  int64_t count;  // of rows, of places: 0 unless it exists
-  int64_t places;
-  T per_row;  // 1 / R
+  RunPart mine, places;  // rows and places of the run: none unless it exists
+  T per_row;             // 1 / R
   NormSet<T> norm;
   T scale, shift;  // weight rstd, bias
   NormGate<T> gate;
   TapByte* tap;
 
   FASTMAML_DEVICE BatchNormFeature(const BatchNormArgs& a, const Block& b, int64_t t,
-                                   int64_t feature, const Columns& c, const NormMemory<T>& m)
+                                   int64_t feature, int64_t run_index, const Columns& c,
+                                   const NormMemory<T>& m)
       : args(a),
         block(b),
         task(t),
         j(feature),
         F(a.features),
+        run(run_index),
         exists(feature < a.features),
         columns(c),
         memory(m),
         rows(a),
+        mine(exists ? a.rows : 0, run_index, a.runs),
+        places(exists ? rows.places : 0, run_index, a.runs),
         gate{static_cast<T>(a.below)} {
-    count = exists ? args.rows : 0, places = exists ? rows.places : 0;
     per_row = 1 / static_cast<T>(args.rows);
     tap = nullptr;
     if constexpr (Rows::kPooled)
-      tap = reinterpret_cast<TapByte*>(address<T>(block, args.tap, task)) + j;
+      if (args.tap) tap = reinterpret_cast<TapByte*>(address<T>(block, args.tap, task)) + j;
   }
 
   FASTMAML_DEVICE T* at(const Operand& o) const {
@@ -88,7 +100,14 @@ struct BatchNormFeature {
     const T* p = at(o);
     return {p[0], p[F]};
   }
-  FASTMAML_DEVICE bool first() const { return exists && columns.lane == 0; }
+  // The thread that writes what there is one of for each feature.
+  FASTMAML_DEVICE bool first() const { return exists && columns.lane == 0 && run == 0; }
+  // What this run sums, for the pass itself.
+  FASTMAML_DEVICE void leave(const Operand& o, const Pair& value) const {
+    if (!exists || columns.lane != 0) return;
+    T* p = at(o) + 2 * run * F;
+    p[0] = value.one, p[F] = value.two;
+  }
   FASTMAML_DEVICE void put(const Operand& o, const Pair& value) const {
     if (!o || !first()) return;
     T* p = at(o);
@@ -128,8 +147,9 @@ struct BatchNormFeature {
   FASTMAML_DEVICE void write_rows(T* out, const T* y_bar, const T* y_bar_dot, Value&& value) const {
     const auto store = [&](int64_t i, T v) { out[i * F] = v; };
     if constexpr (Rows::kPooled) {
-      for (int64_t c = columns.lane; c < (exists ? rows.cells : 0); c += columns.lanes) {
-        const PoolCells::Cell cell = rows.cell(static_cast<int32_t>(c));
+      const RunPart cells(exists ? rows.cells : 0, run, args.runs);
+      for (int64_t c = columns.lane; c < cells.count; c += columns.lanes) {
+        const PoolCells::Cell cell = rows.cell(static_cast<int32_t>(cells.begin + c));
         const bool any = cell.window >= 0;
         const int chosen = any ? tap[cell.window * F] : -1;
         const T bar = any ? y_bar[cell.window * F] : T(0);
@@ -146,10 +166,31 @@ struct BatchNormFeature {
             [&](int64_t k, T v) { store(row(k), v); });
       }
     } else {
-      columns.template each<T>(
-          count, [&](int64_t i) { return value(i, y_bar[i * F], load_or(y_bar_dot, i * F, T(0))); },
+      each(
+          mine, [&](int64_t i) { return value(i, y_bar[i * F], load_or(y_bar_dot, i * F, T(0))); },
           store);
     }
+  }
+
+  // --- runs --------------------------------------------------------------------------------------
+
+  template <class Sum, class Term>
+  FASTMAML_DEVICE Sum sum(const RunPart& part, Sum* to, Term&& term) const {
+    return columns.sum<Sum>(part.count, to, [&](int64_t i) { return term(part.begin + i); });
+  }
+  template <class Value, class Store>
+  FASTMAML_DEVICE void each(const RunPart& part, Value&& value, Store&& store) const {
+    columns.template each<T>(
+        part.count, [&](int64_t i) { return value(part.begin + i); },
+        [&](int64_t i, T v) { store(part.begin + i, v); });
+  }
+  // The sums of a pass over a run: of all of them where their sums are there.
+  template <class Term>
+  FASTMAML_DEVICE Pair sums(const RunPart& part, Term&& term) const {
+    if (args.partial || !args.sums) return sum<Pair>(part, memory.pairs, term);
+    const T* of = at(args.sums);
+    return columns.sum<Pair>(exists ? args.runs : 0, memory.pairs,
+                             [&](int64_t r) { return Pair{of[2 * r * F], of[(2 * r + 1) * F]}; });
   }
 
   // --- the passes --------------------------------------------------------------------------------
@@ -173,18 +214,26 @@ struct BatchNormFeature {
     return {mean, per_row * squares};
   }
 
+  // The mean and the summed squared deviations of the run.
+  FASTMAML_DEVICE Pair own_moments(const T* x) const {
+    const T total = sum<T>(mine, memory.numbers(), [&](int64_t i) { return x[i * F]; });
+    const T mean = total / static_cast<T>(mine.count > 0 ? mine.count : 1);
+    const T squares = sum<T>(mine, memory.numbers(), [&](int64_t i) {
+      const T d = x[i * F] - mean;
+      return d * d;
+    });
+    return {mean, squares};
+  }
+
   FASTMAML_DEVICE void forward() {
     const T* x = at(args.x);
+    if (args.partial) return leave(args.moments, own_moments(x));
     Pair moments{number(args.running_mean, T(0)), number(args.running_var, T(0))};
     if (args.moments) {
       moments = merged_moments();
     } else if (args.batch_stats) {
-      moments.one =
-          per_row * columns.sum<T>(count, memory.numbers(), [&](int64_t i) { return x[i * F]; });
-      moments.two = per_row * columns.sum<T>(count, memory.numbers(), [&](int64_t i) {
-        const T d = x[i * F] - moments.one;
-        return d * d;
-      });
+      moments = own_moments(x);
+      moments.two *= per_row;
     }
     moments.two = T(1) / std::sqrt(moments.two + static_cast<T>(args.eps));
     put(args.stats, moments);
@@ -192,14 +241,15 @@ struct BatchNormFeature {
     T* out = at(args.out);
     const auto y = [&](int64_t i) { return affine(x[i * F]); };
     if constexpr (Rows::kPooled) {
-      for (int64_t w = columns.lane; w < places; w += columns.lanes) {
+      const int64_t stop = places.begin + places.count;
+      for (int64_t w = places.begin + columns.lane; w < stop; w += columns.lanes) {
         const PoolCells::Choice<T> choice = rows.template choose<T>(
             static_cast<int32_t>(w), args.activation != Activation::none, y);
         out[w * F] = choice.value, tap[w * F] = choice.tap;
       }
     } else {
-      columns.template each<T>(
-          count,
+      each(
+          mine,
           [&](int64_t i) {
             const T value = y(i);
             return behind_gate(x[i * F], value);
@@ -211,14 +261,15 @@ struct BatchNormFeature {
   FASTMAML_DEVICE void backward() {
     set_norm(pair(args.stats));
     const T *x = at(args.x), *y_bar = at(args.y_bar);
-    Pair sums = columns.sum<Pair>(places, memory.pairs, [&](int64_t o) {
+    Pair all = sums(places, [&](int64_t o) {
       const Origin from = origin(o);
       const T value = x[from.row * F], d = behind_gate(value, y_bar[o * F]);
       return from.any ? Pair{d, d * (value - norm.mean)} : Pair{T(0), T(0)};
     });
-    sums.two *= norm.rstd;
-    write_params(sums);
-    Pair m = sums * per_row;
+    if (args.partial) return leave(args.sums, all);
+    all.two *= norm.rstd;
+    write_params(all);
+    Pair m = all * per_row;
     put(args.m, m);
     if (!args.out) return;
     if (!args.batch_stats) m = {T(0), T(0)};
@@ -233,18 +284,19 @@ struct BatchNormFeature {
     set_norm(pair(args.stats));
     const T *x = at(args.x), *x_dot = at(args.x_dot);
     Pair n{T(0), T(0)};
-    if (args.n) {
-      n = columns.sum<Pair>(count, memory.pairs, [&](int64_t i) {
+    if (args.n || args.partial) {
+      n = sums(mine, [&](int64_t i) {
         const T d = x_dot[i * F];
         return Pair{d, d * (x[i * F] - norm.mean)};
       });
+      if (args.partial) return leave(args.sums, n);
       n = Pair{n.one, n.two * norm.rstd} * per_row;
       put(args.n, n);
     }
     const T weight = number(args.weight, T(1)), weight_dot = number(args.weight_dot, T(0));
     const T bias_dot = number(args.bias_dot, T(0));
     T* out = at(args.out);
-    columns.template each<T>(
+    each(
         places,
         [&](int64_t o) {
           const Origin from = origin(o);
@@ -264,16 +316,17 @@ struct BatchNormFeature {
     const auto h_dot_at = [&](int64_t i, T h) {
       return norm.h_dot(load_or(x_dot, i * F, T(0)), h, n);
     };
-    const Pair sums = columns.sum<Pair>(places, memory.pairs, [&](int64_t o) {
+    const Pair all = sums(places, [&](int64_t o) {
       const Origin from = origin(o);
       const T value = x[from.row * F], h = norm.h(value);
       const T d = behind_gate(value, y_bar[o * F]), d_dot = behind_gate(value, y_bar_dot[o * F]);
       const Pair term{d_dot, d_dot * h + d * h_dot_at(from.row, h)};
       return from.any ? term : Pair{T(0), T(0)};
     });
-    write_params(sums);
+    if (args.partial) return leave(args.sums, all);
+    write_params(all);
     if (!args.out) return;
-    const Pair m_dot = sums * (args.batch_stats ? per_row : T(0));
+    const Pair m_dot = all * (args.batch_stats ? per_row : T(0));
     const T scale_dot = number(args.weight_dot, T(0)) * norm.rstd - scale * norm.rstd * n.two;
     const T* cin = at(args.cin);
     write_rows(at(args.out), y_bar, y_bar_dot, [&](int64_t i, T bar, T bar_dot) {
@@ -295,7 +348,7 @@ struct BatchNormFeature {
           sums.one * block.scalar<T>(args.bias_scale) + number(args.bias_cin, T(0));
   }
 
-  FASTMAML_DEVICE void run() {
+  FASTMAML_DEVICE void pass() {
     switch (args.pass) {
       case PassKind::forward:
         return forward();
@@ -313,9 +366,12 @@ template <class T, class Rows>
 FASTMAML_DEVICE void run_batch_norm(const BatchNormArgs& args, const Block& block, int64_t task) {
   const Columns columns(Columns::choose(args.rows, args.features));
   const NormMemory<T> memory(block);
-  for (int64_t first = block.rank * columns.count; first < args.features;
-       first += block.size * columns.count)
-    BatchNormFeature<T, Rows>(args, block, task, first + columns.column, columns, memory).run();
+  const int64_t chunks = Columns::chunks(args.rows, args.features);
+  for (int64_t unit = block.rank; unit < chunks * args.runs; unit += block.size) {
+    const int64_t run = quotient(unit, chunks), first = (unit - run * chunks) * columns.count;
+    BatchNormFeature<T, Rows>(args, block, task, first + columns.column, run, columns, memory)
+        .pass();
+  }
 }
 
 template <class T>
@@ -329,7 +385,7 @@ FASTMAML_DEVICE void run_pass(const BatchNormArgs& args, const Block& block, int
 }
 
 inline int64_t units(const BatchNormArgs& args) {
-  return Columns::chunks(args.rows, args.features);
+  return Columns::chunks(args.rows, args.features) * args.runs;
 }
 
 }  // namespace fastmaml::device

@@ -60,9 +60,6 @@ constexpr int64_t kLeastMomentBytes = int64_t{2} << 20;
 // And the least of a pixel's channels in one of several groups: as many as make whole vectors.
 constexpr int64_t kLeastGroupBytes = 64;
 
-// The most runs that a sum over pixels is cut into: each costs a write and a read of c.
-constexpr int64_t kMostRuns = 64;
-
 // Adds the terms, each [images of I channels, images of O channels], to the sink of the weight.
 void add_weight_bar(Emit& emit, const Node& node, std::vector<ConvTerm> terms) {
   const Sink sink = emit.param_bar(node, kWeight);
@@ -102,13 +99,9 @@ void check_size(const Node& node, const char* side, const Span& span) {
 }  // namespace
 
 void add_weights(Emit& emit, ConvArgs args) {
-  const Settings& settings = emit.settings();
-  const int64_t pixels = args.images * args.stencil->to_pixels;
-  const int64_t runs = std::min(kMostRuns, pixels / settings.run_pixels);
+  args.splits = args.groups > 1 ? 1 : emit.runs(args.images * args.stencil->to_pixels);
   // Groups are blocks enough.
-  if (!settings.device || args.groups > 1 || runs < 2) return emit.add(std::move(args));
-  const int64_t run = (pixels + runs - 1) / runs;
-  args.splits = (pixels + run - 1) / run;  // none is empty
+  if (args.splits == 1) return emit.add(std::move(args));
   const int64_t numel = args.stencil->taps * args.k * args.n;
   ContractArgs sum;
   sum.m = 1, sum.n = sum.c_row = sum.cin_row = numel;
