@@ -1,7 +1,6 @@
 """The only user of the compiled module: plans, pointers and the bytes they point at.
 
-Python owns every byte. `CompiledPlan` allocates the outputs as torch tensors, keeps one
-workspace per plan for the next call, and hands raw pointers to the engine.
+Python owns every byte: outputs are torch tensors, and workspaces are kept for the next call.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ except ImportError as error:  # a source tree that was not built, or a platform 
 __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flops", "require"]
 
 _CPU = torch.device("cpu")
-
 Purpose = Literal["meta_step", "evaluate", "adapt"]
 _Answer = TypeVar("_Answer")
 
@@ -40,9 +38,9 @@ FACTORED = -1
 MOMENT_BYTES = -1
 """Least output of a convolution that leaves moments for its batch norm; -1: what pays."""
 RUN_PIXELS = 2048
-"""Pixels of a run of a convolution's sum over pixels, on a device. Tests force short ones."""
+"""Pixels of a run of a long sum over pixels, on a device. Tests force short ones."""
 WINOGRAD = -1
-"""Side of the tiles of Winograd's method, for 3 x 3 convolutions: 2 or 4, 0 none, -1 by cost."""
+"""Side of the tiles of Winograd's method, for 3 x 3 convolutions: 4 or 5, 0 none, -1 by cost."""
 
 
 def available() -> bool:
@@ -131,6 +129,7 @@ class CompiledPlan:
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
         winograd: The same for Winograd's method: 0 none; 4 or 5 all, the side of their tiles.
+        moment_bytes: Least output of a convolution that leaves its batch norm moments; -1 chooses.
         device: Whether the program is for a CUDA device: cut for it, and run nowhere else.
         run_pixels: On a device, the pixels of a run of a long sum over pixels.
         tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.
@@ -155,6 +154,7 @@ class CompiledPlan:
         recompute: bool = False,
         factored: int = -1,
         winograd: int = -1,
+        moment_bytes: int = -1,
         device: bool = False,
         run_pixels: int = RUN_PIXELS,
         tf32: bool = False,
@@ -179,7 +179,7 @@ class CompiledPlan:
             recompute=recompute,
             factored=factored,
             winograd=winograd,
-            moment_bytes=MOMENT_BYTES,
+            moment_bytes=moment_bytes,
             device=device,
             run_pixels=run_pixels,
             tf32=tf32,

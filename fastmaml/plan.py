@@ -232,7 +232,7 @@ class _Traced:
             _engine.WINOGRAD,
             _device.on_device(device),
             _engine.RUN_PIXELS,
-            _engine.MOMENT_BYTES,  # read where the plan is made
+            _engine.MOMENT_BYTES,
         )
         threads = torch.get_num_threads()
         key = (
@@ -276,6 +276,7 @@ class _Traced:
                     winograd=forced[1],
                     device=forced[2],
                     run_pixels=forced[3],
+                    moment_bytes=forced[4],
                     tf32=precision == "tf32",
                 )
             except (ShapeError, UnsupportedModelError) as error:

@@ -22,6 +22,7 @@ from fastmaml.tasks import Tasks
 # Images of the cases have some forty pixels: neither their number nor a chunk's is a multiple.
 RUN_PIXELS = 7
 FIRST = {"conv2d bias", "conv2d stride and padding", "conv2d twice", "stem same", "stem strided"}
+FIRST |= {"batch_norm images, batch", "batch_norm pooled, batch"}
 LONG = {"conv2d many channels", "conv2d many channels, one tap", "stem in strips"}
 OPS = ("conv2d", "stem", "batch_norm")
 SUMS = [case for case in CASES if case.op in OPS and case_id(case) not in LONG]
@@ -84,16 +85,18 @@ def test_runs_cost_a_write_and_a_read_of_each_partial_sum() -> None:
     assert cut.flops - whole.flops == passes * 2 * runs * weight
 
 
-def test_runs_of_a_norm_cost_a_second_read() -> None:
-    features, rows, runs, passes = 1, ROWS * SIDE * SIDE, 4, 2
-    model = nn.Sequential(nn.BatchNorm2d(features), nn.Flatten())
+@pytest.mark.parametrize("first", [[], [nn.GroupNorm(1, 1)]], ids=["of data", "of a layer"])
+def test_runs_of_a_norm_cost_a_second_read(first: list[nn.Module]) -> None:
+    rows, runs, passes = ROWS * SIDE * SIDE, 4, 2  # forward and backward in the step and the query
+    model = nn.Sequential(*first, nn.BatchNorm2d(1), nn.Flatten())
     whole, cut = (
         plan(device=True, run_pixels=p, model=model).device_cost(1, 0) for p in (rows, rows // runs)
     )
-    assert cut.kernels - whole.kernels == 2 * passes  # forward and backward, inner step and query
-    partial, read = 2 * (2 * runs * features), rows * features
-    forward, backward = read + partial, 2 * read + 3 * features + partial  # and weight, mean, rstd
-    assert cut.bytes - whole.bytes == 4 * passes * (forward + backward)
+    assert cut.kernels - whole.kernels == 2 * passes
+    # Of data only the sums are wanted: the pass itself then reads neither x nor the cotangent.
+    forward, backward = rows, (2 * rows if first else 0) + 3
+    sums = 2 * (2 * runs)  # written and read
+    assert cut.bytes - whole.bytes == 4 * passes * (forward + backward + 2 * sums)
 
 
 def test_run_lengths_change_the_program_for_devices_alone() -> None:

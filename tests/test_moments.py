@@ -156,9 +156,25 @@ def test_bits_depend_on_neither_order_nor_team(
     test_device_ops.same_bits(monkeypatch, case, runs)
 
 
-@pytest.mark.parametrize(
+SOME = pytest.mark.parametrize(
     "case", [CASES[1], *(pytest.param(c, marks=pytest.mark.slow) for c in CASES[6:9])], ids=case_id
 )
+
+
+@SOME
+def test_blocks_may_take_runs_of_the_rows_behind(
+    case: OpCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_engine, "RUN_PIXELS", 7)
+    loss = nn.MSELoss()
+    settings = {"loss": loss, "inner_lr": RATE, "inner_steps": 1}
+    test_device_ops.check(monkeypatch, case.model(), data(loss), **settings)
+    runs = [(ORDERS[0], 0), (ORDERS[1], TEAMS[-1]), (ORDERS[2], 1)]
+    test_device_ops.same_bits(monkeypatch, case, runs)
+    test_device_races.check(monkeypatch, case.model(), loss)
+
+
+@SOME
 def test_device_code_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
     test_device_races.check(monkeypatch, case.model(), nn.MSELoss())
 
@@ -308,14 +324,11 @@ def test_steps_made_again_have_the_same_bits(recompute: bool) -> None:
 
 
 @pytest.mark.parametrize(("device", "rows_of_a_group"), [(False, 4096 // 8), (True, 128)])
-def test_moments_cost_a_write_and_a_read(
-    device: bool, rows_of_a_group: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moments_cost_a_write_and_a_read(device: bool, rows_of_a_group: int) -> None:
     model = network(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     rows, tasks, channels = 7, 2, 8
 
     def cost(least: int) -> object:
-        monkeypatch.setattr(_engine, "MOMENT_BYTES", least)
         plan = CompiledPlan(
             trace(model, (3, 12, 12)),
             losses.resolve("mse"),
@@ -327,6 +340,7 @@ def test_moments_cost_a_write_and_a_read(
             first_order=True,
             rate_grad=False,
             winograd=0,
+            moment_bytes=least,
             device=device,
         )
         return plan.device_cost(tasks, 0)

@@ -32,6 +32,8 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
       if (const int64_t tile = args->winograd.tile)
         out << ", Winograd F(" << tile << "x" << tile << ")";
     }
+    if (auto* args = std::get_if<BatchNormArgs>(&instruction.args); args && args->runs > 1)
+      out << "  " << args->runs << " runs" << (args->partial ? ", their sums" : "");
     out << "\n";
   }
 }

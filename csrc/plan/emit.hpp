@@ -66,7 +66,7 @@ class Emit {
   // A buffer of `numel` numbers that belongs to (pass, node, slot): made on first use.
   Operand saved(const Node& node, int slot, int64_t numel);
   Operand scratch(int64_t numel);
-  // How many runs a device cuts a sum over so many pixels into; none is empty. Else 1.
+  // How many runs a device cuts a sum over so many pixels into, none of them empty. On the CPU: 1.
   int64_t runs(int64_t pixels) const {
     constexpr int64_t kMost = 64;  // each costs a write and a read of the sums
     const int64_t wanted = settings().device ? pixels / settings().run_pixels : 1;

@@ -16,7 +16,8 @@ from fastmaml import _engine
 pytestmark = pytest.mark.cuda
 
 TEAMS = [1, 2, 7]  # blocks that share a task
-SUMS = [case for case in CASES if case.op in ("conv2d", "stem")]  # that sum over pixels in runs
+LONG = ("conv2d", "stem", "batch_norm")  # they sum over pixels in runs
+SUMS = [case for case in CASES if case.op in LONG]
 
 
 def check(place: Place, model: nn.Module, tasks: Pairs, **settings: object) -> None:

@@ -42,8 +42,9 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
 }
 
 // Sums what the pass needs of each run of rows, where there are some: before the pass itself is
-// added, and before args has anything that it writes.
-void sum_runs(Emit& emit, BatchNormArgs& args) {
+// added, and before args has anything that it writes. Unless it `writes` rows, sums are then all
+// that it reads.
+void sum_runs(Emit& emit, BatchNormArgs& args, bool writes) {
   if (args.runs < 2) return;
   const bool forward = args.pass == PassKind::forward;
   Operand& left = forward ? args.moments : args.sums;
@@ -52,10 +53,12 @@ void sum_runs(Emit& emit, BatchNormArgs& args) {
   BatchNormArgs part = args;
   part.partial = true;
   part.weight_dot = part.bias_dot = {};
-  if (forward) part.stats = part.tap = part.weight = part.bias = {};
+  if (forward) part.stats = part.weight = part.bias = {};
+  if (forward || args.pass == PassKind::forward_jvp) part.tap = {};  // a mean is of all rows
   if (args.pass != PassKind::backward_jvp) part.n = {};
   part.m = {};
   emit.add(part);
+  if (!writes) args.x = args.x_dot = args.y_bar = args.y_bar_dot = args.tap = {};
 }
 
 // Whether the node's own parameters leave anything to do for a pass that gives no x_bar.
@@ -117,7 +120,7 @@ void BatchNorm::forward(Emit& emit, const Node& node) const {
     if (moments.groups.rows == args.rows)
       args.moments = moments.at, args.moment_groups = moments.groups;
     else
-      sum_runs(emit, args);
+      sum_runs(emit, args, true);
   }
   args.out = emit.y(node);
   emit.add(args);
@@ -129,7 +132,7 @@ void BatchNorm::backward(Emit& emit, const Node& node) const {
   BatchNormArgs args = start(emit, node, PassKind::backward);
   args.y_bar = emit.y_bar(node);
   if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
-  sum_runs(emit, args);
+  sum_runs(emit, args, active);
   if (active) {
     const Sink sink = emit.x_bar(node, 0);
     args.out = sink.out, args.cin = sink.cin;
@@ -147,7 +150,7 @@ void BatchNorm::forward_jvp(Emit& emit, const Node& node) const {
   if (emit.trainable(node, kBias)) args.bias_dot = emit.param_dot(node, kBias);
   if (active && args.batch_stats) {
     args.n = emit.saved(node, kTangentMeans, 2 * args.features);
-    sum_runs(emit, args);
+    sum_runs(emit, args, true);
   }
   args.out = emit.y_dot(node);
   emit.add(args);
@@ -161,7 +164,7 @@ void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
   if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
   if (active) args.x_dot = emit.x_dot(node, 0);
   if (active && args.batch_stats) args.n = emit.saved(node, kTangentMeans, 2 * args.features);
-  sum_runs(emit, args);
+  sum_runs(emit, args, active);
   if (active) {
     const Sink sink = emit.x_bar_dot(node, 0);
     args.out = sink.out, args.cin = sink.cin;

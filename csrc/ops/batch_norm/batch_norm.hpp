@@ -41,7 +41,7 @@ struct BatchNormArgs {
   bool batch_stats = true;
   double eps = 1e-5;
   int64_t rows = 0, features = 0;  // R, F
-  Operand x;                       // in [R, F]: always
+  Operand x;                       // in [R, F]: unless sums are all it takes
   Operand weight;                  // in [F]: always, absent means 1
   Operand bias;                    // in [F]: forward, or always with an activation; absent means 0
   Operand running_mean;            // in [F]: forward, unless batch_stats
@@ -50,7 +50,7 @@ struct BatchNormArgs {
   MomentGroups moment_groups;      // their rows
   Operand sums;  // in [runs, 2, F]: the sums of the passes after forward; absent: of x and y_bar
   // On devices many rows fall into runs that blocks of their own take. A `partial` instruction
-  // before the pass leaves moments, or sums, of each run and writes nothing else.
+  // before the pass leaves moments (forward) or sums of each run, out of it then, and nothing else.
   int64_t runs = 1;
   bool partial = false;
   Operand y_bar;       // in [R, F]: backward, backward_jvp

@@ -1,8 +1,9 @@
 // batch_norm on the device: a block takes some features of a task, side by side, and its threads
 // share their rows, or those of one run of them (BatchNormArgs::runs).
 //
-// What a pass sums it sums before it writes a row, with a barrier between them, so that rows may be
-// written over those that were read (see plan/lifetime.cpp). The mean comes before the squared
+// What a pass sums it sums before it writes a row, with a barrier between them, or in the partial
+// instruction before it where blocks take runs, so that rows may be written over those that were
+// read (see plan/lifetime.cpp). The mean comes before the squared
 // deviations from it, so that nothing cancels. Sums of cotangents meet no row that a pool left out:
 // they go over y's rows, `places` here, each with the row of x that it came from.
 #pragma once
@@ -195,8 +196,8 @@ struct BatchNormFeature {
 
   // --- the passes --------------------------------------------------------------------------------
 
-  // Mean and variance of all rows from the moments of groups of them, here so many rows in a row.
-  // As on their own, deviations are those from the mean of all.
+  // Mean and variance of all rows from the moments of groups of them. The mean comes first, so that
+  // the groups' own means deviate from it and nothing cancels.
   FASTMAML_DEVICE Pair merged_moments() const {
     const T* of = at(args.moments);
     const int64_t each = args.moment_groups.each;

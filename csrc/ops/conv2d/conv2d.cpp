@@ -35,7 +35,8 @@ ConvArgs towards_out(const Emit& emit, const Node& node) {
 // Takes Winograd's method where the planner chose it.
 void choose(const Emit& emit, const Node& node, ConvArgs& args, bool towards_in = false) {
   const int64_t tile = node.attr("winograd", 0);
-  if (tile == 0) return;
+  // Only a bias may move: then there is nothing to multiply.
+  if (tile == 0 || args.terms.empty()) return;
   args.winograd = winograd_map(window_of(node), towards_in, tile);
   set_winograd_blocks(args, emit.element_bytes());
 }

@@ -3,9 +3,10 @@
 //   of each group of rows and each channel:   mean    = mean_rows x
 //                                             squares = sum_rows (x - mean)^2        [groups, 2, F]
 //
-// No instruction of its own: the convolution writes them while the rows are at hand, and the norm
-// merges the groups in their order, so that it reads x once, to normalise it. Squares are of
-// deviations, so that nothing cancels, and groups follow from the shapes alone.
+// The convolution writes them while the rows are at hand, and the norm merges the groups in their
+// order, so that it reads x once, to normalise it. (On a device a norm of many rows that no
+// convolution left any has an instruction of its own make them.) Squares are of deviations, so that
+// nothing cancels, and groups follow from the shapes alone.
 #pragma once
 
 #include <cstdint>

@@ -13,11 +13,11 @@
 // In one dimension that is a product of polynomials, evaluated at m + 2 places, of which infinity
 // is one: 0, +-2/3, +-3/2 for m = 4 and +-2/7, +-6/7, +-7/4 for m = 5. The places decide how much
 // the transforms magnify rounding. For independent numbers the factor is a third of the mean, over
-// the outputs y of one dimension, of sum_p (A^T)_yp^2 |B^T_p|^2 |G_p|^2: 4.8 and 9.5 here, and no
-// symmetric places have less than 4.7 and 9.5; the usual 0, +-1, +-2 for m = 4 have 10.8. Measured
-// against a plain sum, whose own terms round, too (float32, both forms, sums of 300 to 6,000
-// products), errors are 1.3 to 1.8, 2.1 to 3.6, and for those usual places 2.5 to 4.0 times as
-// large. `winograd_places_cpu.hpp` has the matrices.
+// the outputs y of one dimension, of sum_p (A^T)_yp^2 |B^T_p|^2 |G_p|^2: 4.8 and 9.5 here, where no
+// symmetric places have less than 4.7 and 9.5, nor than 20.6 for m = 6; the usual 0, +-1, +-2 for
+// m = 4 have 10.8. Measured against a plain sum, whose own terms round, too (float32, both forms,
+// sums of 300 to 6,000 products), errors are 1.3 to 1.8, 2.1 to 3.6, and for those usual places 2.5
+// to 4.0 times as large. `winograd_places_cpu.hpp` has the matrices.
 //
 // Both terms of a Hessian-vector product meet in M, so that it is transformed back once. The input
 // gradient is the images form with the window turned round. The last row or column of tiles may
@@ -27,7 +27,6 @@
 // Nothing transformed outlives the instruction: blocks are made in scratch and used up there.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -53,13 +52,22 @@ struct Winograd {
   explicit operator bool() const { return tile > 0; }
   int64_t side() const { return tile + 2; }
   int64_t points() const { return side() * side(); }
-  // From an image of a sheet to the next: no window reaches into both.
-  int64_t pitch_y() const { return std::max({from_h, from_h + pad_y, to_h}); }
-  int64_t pitch_x() const { return std::max({from_w, from_w + pad_x, to_w}); }
+  // From an image of a sheet to the next: neither images nor outputs overlap, no window reaches
+  // into both.
+  int64_t pitch_y() const { return pitch(from_h, to_h, pad_y); }
+  int64_t pitch_x() const { return pitch(from_w, to_w, pad_x); }
   int64_t tiles_y() const { return ((down - 1) * pitch_y() + to_h + tile - 1) / tile; }
   int64_t tiles_x() const { return ((across - 1) * pitch_x() + to_w + tile - 1) / tile; }
   int64_t tiles() const { return tiles_y() * tiles_x(); }  // of one sheet
   int64_t sheets(int64_t images) const { return (images + across * down - 1) / (across * down); }
+
+ private:
+  static int64_t pitch(int64_t from, int64_t to, int64_t pad) {
+    const int64_t both = from > to ? from : to;
+    const int64_t first = from + pad, last = to + 2 - pad;  // of the next image, of this one
+    const int64_t reach = first > last ? first : last;
+    return both > reach ? both : reach;
+  }
 };
 
 // The tiles there are, as the attribute and the setting `winograd` name them.
