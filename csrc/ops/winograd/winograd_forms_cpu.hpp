@@ -37,15 +37,17 @@ void point_products(int points, const Planes<T>& a, int64_t a_row, int64_t a_col
   }
 }
 
-// Columns in parts of at most `most`, all but the last of whole vectors.
+// The vectors [first, end) of n columns in parts of at most `most` columns.
 template <class T>
 struct Columns {
+  static constexpr int W = kWidth<T>;
   Cut cut;
-  int64_t n;
-  Columns(int64_t columns, int64_t most)
-      : cut((columns + kWidth<T> - 1) / kWidth<T>, most / kWidth<T>), n(columns) {}
+  int64_t first, n;
+  Columns(int64_t from, int64_t end, int64_t columns, int64_t most)
+      : cut(end - from, most / W), first(from), n(columns) {}
+  Columns(int64_t columns, int64_t most) : Columns(0, (columns + W - 1) / W, columns, most) {}
   int64_t parts() const { return cut.parts; }
-  int64_t begin(int64_t part) const { return cut.begin(part) * kWidth<T>; }
+  int64_t begin(int64_t part) const { return (first + cut.begin(part)) * W; }
   int64_t width(int64_t part) const {
     const int64_t stop = begin(part + 1);
     return (stop < n ? stop : n) - begin(part);
@@ -88,12 +90,8 @@ constexpr int64_t kFewestVectors = 2;
 // Threads share the columns, so that large weights are transformed by one thread each and not by
 // all, or the tiles. How c is cut changes no bit of it.
 template <class T>
-Columns<T> images_columns(int64_t n, const Winograd& w, int64_t threads) {
-  const Columns<T> most(n, w.columns);
-  const int64_t parts = (most.parts() + threads - 1) / threads * threads;
-  const int64_t even = (n + parts - 1) / parts;
-  const bool shared = !w.kept && even >= kFewestVectors * kWidth<T>;
-  return shared ? Columns<T>(n, (even + kWidth<T> - 1) / kWidth<T> * kWidth<T>) : most;
+bool shares_columns(int64_t n, const Winograd& w, int64_t threads) {
+  return !w.kept && (n + kWidth<T> - 1) / kWidth<T> >= kFewestVectors * threads;
 }
 
 // The tiles and columns that one thread takes, and its scratch.
@@ -103,18 +101,17 @@ class ImagesPart {
   ImagesPart(const ConvProblem<T>& p, const Winograd& w, const Context& context)
       : p_(p),
         w_(w),
-        columns_(images_columns<T>(p.n, w, context.size)),
+        by_columns_(shares_columns<T>(p.n, w, context.size)),
+        vectors_(by_columns_ ? context : Context{}, (p.n + kWidth<T> - 1) / kWidth<T>),
+        columns_(vectors_.begin, vectors_.end, p.n, w.columns),
         v_(reinterpret_cast<T*>(context.scratch), w.tile_block, p.k),
         m_(v_.at + p.terms * Tile::kPoints * v_.plane, w.tile_block, w.columns),
         packed_(m_.at + Tile::kPoints * m_.plane),
         u_(packed_ + PlaneSizes(9 * p.k, w.columns, sizeof(T)).plane, p.k, w.columns) {}
 
   void run(const Context& context) {
-    const int64_t total = w_.sheets(p_.images) * w_.tiles(), parts = columns_.parts();
-    const bool by_columns = !w_.kept && parts % context.size == 0;
-    const Context alone;
-    const Share panels(by_columns ? context : alone, parts);
-    const Share tiles(by_columns ? alone : context, total, kMostRows);
+    const int64_t total = w_.sheets(p_.images) * w_.tiles();
+    const Share tiles(by_columns_ ? Context{} : context, total, kMostRows);
     const Cut blocks(tiles.end - tiles.begin, w_.tile_block);
     if (tiles.begin == tiles.end) return;
     const ImagesAt source = input_images(p_, w_);
@@ -123,7 +120,7 @@ class ImagesPart {
       for (int t = 0; t < p_.terms; ++t) {
         transform_tiles<Tile, typename Tile::Input>(w_, begin_, end_, p_.a[t], source, p_.k, v(t));
       }
-      for (int64_t panel = panels.begin; panel < panels.end; ++panel) block(panel, b == 0);
+      for (int64_t panel = 0; panel < columns_.parts(); ++panel) block(panel, b == 0);
     }
   }
 
@@ -152,6 +149,8 @@ class ImagesPart {
 
   const ConvProblem<T>& p_;
   const Winograd& w_;
+  const bool by_columns_;
+  const Share vectors_;
   const Columns<T> columns_;
   const Planes<T> v_, m_;
   T* const packed_;
