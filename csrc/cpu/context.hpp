@@ -2,7 +2,8 @@
 //
 // A kernel handles `tasks` tasks. The `size` threads of a team call it together, each with its
 // `rank`; they split the outputs among them and meet at a barrier after the instruction. How the
-// outputs are split must not change a bit of any output.
+// outputs are split must not change a bit of any output. What all of them need is made once, in
+// the team's scratch, between two calls of `meet`.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +13,8 @@
 
 namespace fastmaml {
 
+class Barrier;
+
 struct Context {
   char* const* base = nullptr;        // by space
   const int64_t* capacity = nullptr;  // by space: tasks an arena holds, 1 outside arenas
@@ -20,7 +23,12 @@ struct Context {
   int64_t tasks = 0;
   int rank = 0, size = 1;
   char* scratch = nullptr;  // of this thread, kScratchBytes or what the program asks for
+  char* team_scratch = nullptr;  // that of the team's first thread
+  Barrier* barrier = nullptr;    // of the team; null where it is one thread
 };
+
+// Returns when all threads of the team have called it.
+void meet(const Context& context);
 
 constexpr size_t kScratchBytes = 512 * 1024;
 

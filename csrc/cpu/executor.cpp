@@ -100,7 +100,7 @@ class Worker {
     context_.capacity = tables_.capacity;
     context_.first = tables_.first;
     context_.scalars = run.workspace(layout_.scalars);
-    context_.scratch = run.workspace(layout_.scratch, scratch_of(run.program), rank);
+    context_.scratch = scratch(rank);
   }
 
   void work() {
@@ -124,7 +124,8 @@ class Worker {
  private:
   // A section that all threads share, instruction by instruction; its outputs are independent.
   void together(const std::vector<Step>& steps, int64_t tasks) {
-    context_.rank = rank_, context_.size = layout_.threads, context_.tasks = tasks;
+    join(run_.all, 0, layout_.threads);
+    context_.tasks = tasks;
     for (const Step& step : steps) run_.kernels[step.kind](step.args, context_);
   }
 
@@ -137,8 +138,19 @@ class Worker {
     return begin < end;
   }
 
+  // The team of `size` threads from `first` on.
+  void join(Barrier& team, int first, int size) {
+    context_.rank = rank_ - first, context_.size = size;
+    context_.team_scratch = scratch(first);
+    context_.barrier = size > 1 ? &team : nullptr;
+  }
+
+  char* scratch(int rank) const {
+    return run_.workspace(layout_.scratch, scratch_of(run_.program), rank);
+  }
+
   void alone(int64_t start, int64_t tasks) {
-    context_.rank = 0, context_.size = 1;
+    join(run_.all, rank_, 1);
     for (;;) {
       const int64_t group = run_.next_group.fetch_add(1, std::memory_order_relaxed);
       if (group >= layout_.groups) return;
@@ -149,7 +161,7 @@ class Worker {
 
   void in_team(int64_t start, int64_t tasks) {
     Barrier& team = *reinterpret_cast<Barrier*>(run_.workspace(layout_.barriers, kLine, lane_));
-    context_.rank = rank_ % layout_.team, context_.size = layout_.team;
+    join(team, lane_ * layout_.team, layout_.team);
     for (int64_t group = lane_; group < layout_.groups; group += layout_.lanes) {
       if (!enter(start, tasks, group)) continue;
       for (const Step& step : run_.schedule.body) {
@@ -167,6 +179,10 @@ class Worker {
 };
 
 }  // namespace
+
+void meet(const Context& context) {
+  if (context.barrier) context.barrier->wait();
+}
 
 Schedule::Schedule(const Program& program) {
   auto list = [](const std::vector<Instruction>& section, std::vector<Step>& steps) {

@@ -87,75 +87,130 @@ void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, i
 // A narrower panel wastes multiply-adds.
 constexpr int64_t kFewestVectors = 2;
 
-// Threads share the columns, so that large weights are transformed by one thread each and not by
-// all, or the tiles. How c is cut changes no bit of it.
-template <class T>
-bool shares_columns(int64_t n, const Winograd& w, int64_t threads) {
-  return !w.kept && (n + kWidth<T> - 1) / kWidth<T> >= kFewestVectors * threads;
-}
-
-// The tiles and columns that one thread takes, and its scratch.
+// One thread's part of the images form, and its scratch. What all threads read is in the team's.
+// How c is cut changes no bit of it.
 template <class Tile, class T>
 class ImagesPart {
  public:
   ImagesPart(const ConvProblem<T>& p, const Winograd& w, const Context& context)
       : p_(p),
         w_(w),
-        by_columns_(shares_columns<T>(p.n, w, context.size)),
-        vectors_(by_columns_ ? context : Context{}, (p.n + kWidth<T> - 1) / kWidth<T>),
-        columns_(vectors_.begin, vectors_.end, p.n, w.columns),
+        context_(context),
+        team_((context.team_scratch - context.scratch) / static_cast<int64_t>(sizeof(T))),
+        total_(w.sheets(p.images) * w.tiles()),
         v_(reinterpret_cast<T*>(context.scratch), w.tile_block, p.k),
         m_(v_.at + p.terms * Tile::kPoints * v_.plane, w.tile_block, w.columns),
         packed_(m_.at + Tile::kPoints * m_.plane),
         u_(packed_ + PlaneSizes(9 * p.k, w.columns, sizeof(T)).plane, p.k, w.columns) {}
 
-  void run(const Context& context) {
-    const int64_t total = w_.sheets(p_.images) * w_.tiles();
-    const Share tiles(by_columns_ ? Context{} : context, total, kMostRows);
-    const Cut blocks(tiles.end - tiles.begin, w_.tile_block);
-    if (tiles.begin == tiles.end) return;
-    const ImagesAt source = input_images(p_, w_);
-    for (int64_t b = 0; b < blocks.parts; ++b) {
-      begin_ = tiles.begin + blocks.begin(b), end_ = tiles.begin + blocks.begin(b + 1);
+  // The weights of all columns are made together, then each thread takes tiles.
+  void with_kept_weights() {
+    const Columns<T> columns(p_.n, w_.columns);
+    const Share rows(context_, p_.k), tiles(context_, total_, kMostRows);
+    meet(context_);
+    for (int64_t panel = 0; panel < columns.parts(); ++panel)
       for (int t = 0; t < p_.terms; ++t) {
-        transform_tiles<Tile, typename Tile::Input>(w_, begin_, end_, p_.a[t], source, p_.k, v(t));
+        pack(t, columns, panel, rows);
+        for (int line = 0; line < S; ++line)
+          transform_weights<Tile>(line, packed_, m_.row, rows.end - rows.begin,
+                                  columns.width(panel),
+                                  kept(panel, t, line).moved(rows.begin * u_.row));
       }
-      for (int64_t panel = 0; panel < columns_.parts(); ++panel) block(panel, b == 0);
+    meet(context_);
+    const Cut blocks(tiles.end - tiles.begin, w_.tile_block);
+    for (int64_t b = 0; b < blocks.parts && tiles.begin < tiles.end; ++b) {
+      const int64_t begin = tiles.begin + blocks.begin(b);
+      const int64_t count = tiles.begin + blocks.begin(b + 1) - begin;
+      transform_images(begin, count, v_);
+      for (int64_t panel = 0; panel < columns.parts(); ++panel) {
+        const int64_t width = columns.width(panel);
+        for (int t = 0; t < p_.terms; ++t)
+          point_products(Tile::kPoints, v(v_, t), v_.row, 1, kept(panel, t, 0), m_, count, width,
+                         p_.k, t == 0);
+        output_tiles<Tile>(p_, w_, begin, begin + count, columns.begin(panel), width, m_);
+      }
+    }
+  }
+
+  // Block by block, the pixels are made together; then each thread takes columns, whose weights it
+  // makes, or where there are few columns some tiles of them.
+  void with_weights_of_panels() {
+    const Context side = of_columns();
+    const Share vectors(side, (p_.n + kWidth<T> - 1) / kWidth<T>);
+    const Columns<T> columns(vectors.begin, vectors.end, p_.n, w_.columns);
+    const Planes<T> shared = v_.moved(team_);
+    const Cut blocks(total_, w_.tile_block);
+    for (int64_t b = 0; b < blocks.parts; ++b) {
+      const int64_t begin = blocks.begin(b), count = blocks.begin(b + 1) - begin;
+      const Share made(context_, count), mine(of_tiles(side), count, kMostRows);
+      meet(context_);
+      transform_images(begin + made.begin, made.end - made.begin,
+                       shared.moved(made.begin * shared.row));
+      meet(context_);
+      const Planes<T> rows = shared.moved(mine.begin * shared.row);
+      const int64_t height = mine.end - mine.begin;
+      for (int64_t panel = 0; panel < columns.parts() && height > 0; ++panel) {
+        const int64_t width = columns.width(panel);
+        for (int t = 0; t < p_.terms; ++t) {
+          pack(t, columns, panel, Share(Context{}, p_.k));
+          for (int line = 0; line < S; ++line) {
+            transform_weights<Tile>(line, packed_, m_.row, p_.k, width, u_);
+            point_products(S, v(rows, t).moved(line * S * rows.plane), rows.row, 1, u_,
+                           m_.moved(line * S * m_.plane), height, width, p_.k, t == 0);
+          }
+        }
+        output_tiles<Tile>(p_, w_, begin + mine.begin, begin + mine.end, columns.begin(panel),
+                           width, m_);
+      }
     }
   }
 
  private:
-  Planes<T> v(int term) const { return v_.moved(term * Tile::kPoints * v_.plane); }
+  static constexpr int S = Tile::kSide;
 
-  // One panel of columns of the tiles at hand.
-  void block(int64_t panel, bool first_block) {
-    constexpr int S = Tile::kSide;
-    const int64_t j = columns_.begin(panel), width = columns_.width(panel);
-    for (int t = 0; t < p_.terms; ++t) {
-      const int64_t kept = w_.kept ? (panel * p_.terms + t) * Tile::kPoints * u_.plane : 0;
-      const Planes<T> u = u_.moved(kept);
-      const bool make = !w_.kept || first_block;
-      if (make)
-        pack_weights(p_.b[t] + j, p_.k * p_.n, p_.n, w_.flipped, p_.k, width, packed_, m_.row);
-      for (int line = 0; line < S; ++line) {
-        const Planes<T> at = w_.kept ? u.moved(line * S * u.plane) : u;
-        if (make) transform_weights<Tile>(line, packed_, m_.row, p_.k, width, at);
-        point_products(S, v(t).moved(line * S * v_.plane), v_.row, 1, at,
-                       m_.moved(line * S * m_.plane), end_ - begin_, width, p_.k, t == 0);
-      }
-    }
-    output_tiles<Tile>(p_, w_, begin_, end_, j, width, m_);
+  // Threads that share the columns: all, where each gets enough of them.
+  Context of_columns() const {
+    const int64_t vectors = (p_.n + kWidth<T> - 1) / kWidth<T>;
+    Context side;
+    side.size = context_.size;
+    while (side.size > 1 &&
+           (context_.size % side.size != 0 || vectors < kFewestVectors * side.size))
+      --side.size;
+    side.rank = context_.rank % side.size;
+    return side;
+  }
+  Context of_tiles(const Context& columns) const {
+    Context side;
+    side.size = context_.size / columns.size, side.rank = context_.rank / columns.size;
+    return side;
+  }
+
+  Planes<T> v(const Planes<T>& of, int term) const {
+    return of.moved(term * Tile::kPoints * of.plane);
+  }
+  Planes<T> kept(int64_t panel, int term, int line) const {
+    return u_.moved(team_ +
+                    ((panel * p_.terms + term) * Tile::kPoints + line * Tile::kSide) * u_.plane);
+  }
+  void pack(int term, const Columns<T>& columns, int64_t panel, const Share& rows) {
+    pack_weights(p_.b[term] + rows.begin * p_.n + columns.begin(panel), p_.k * p_.n, p_.n,
+                 w_.flipped, rows.end - rows.begin, columns.width(panel), packed_, m_.row);
+  }
+  void transform_images(int64_t begin, int64_t count, const Planes<T>& to) {
+    const ImagesAt source = input_images(p_, w_);
+    for (int t = 0; t < p_.terms; ++t)
+      transform_tiles<Tile, typename Tile::Input>(w_, begin, begin + count, p_.a[t], source, p_.k,
+                                                  v(to, t));
   }
 
   const ConvProblem<T>& p_;
   const Winograd& w_;
-  const bool by_columns_;
-  const Share vectors_;
-  const Columns<T> columns_;
+  const Context& context_;
+  const int64_t team_;  // from this thread's scratch to the team's
+  const int64_t total_;
   const Planes<T> v_, m_;
   T* const packed_;
   const Planes<T> u_;
-  int64_t begin_ = 0, end_ = 0;  // the block of tiles at hand
 };
 
 // --- weights -------------------------------------------------------------------------------------
@@ -182,37 +237,51 @@ void output_weights(const ConvProblem<T>& p, int64_t i, int64_t k, int64_t j, in
   }
 }
 
-// The weight in `columns` parts of columns: in how many parts of rows, so that threads share evenly
-// where that takes few more.
+// The weight in `columns` parts of columns: in how many parts of rows. Best as many as there are
+// threads, or a multiple: these then take the same columns at a time. Else so that they share
+// evenly, where that takes few more.
+constexpr int64_t kFewestRows = 16;
 inline int64_t row_parts(int64_t k, int64_t depth, int64_t columns, int64_t threads) {
   const int64_t least = (k + depth - 1) / depth;
+  const int64_t even = (least + threads - 1) / threads * threads;
+  if (even * kFewestRows <= k) return even;
   for (int64_t parts = least; parts < least + threads && parts <= k; ++parts)
     if (parts * columns % threads == 0) return parts;
   return least;
 }
 
+// A unit is some rows and columns of the weight. Threads that take the same columns at a time make
+// the cotangents' matrices of them together.
 template <class Tile, class T>
 void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context& context) {
   const Columns<T> columns(p.n, w.columns);
   const int64_t parts = row_parts(p.k, w.depth, columns.parts(), context.size);
   const Cut rows(p.k, (p.k + parts - 1) / parts);
-  const int64_t total = w.sheets(p.images) * w.tiles();
+  const int64_t total = w.sheets(p.images) * w.tiles(), units = rows.parts * columns.parts();
   const ImagesAt inputs = input_images(p, w);
   const ImagesAt cotangents{p.images, w.to_h, w.to_w, p.b_pixel, p.b_image, 0, 0};
-  const Planes<T> v(reinterpret_cast<T*>(context.scratch), w.tile_block, w.depth);
-  const Planes<T> z(v.at + Tile::kPoints * v.plane, w.tile_block, w.columns);
-  const Planes<T> m(z.at + Tile::kPoints * z.plane, w.depth, w.columns);
-  const Share mine(context, rows.parts * columns.parts());
-  for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
+  const bool together = rows.parts % context.size == 0;
+  const Context alone;
+  const Context& team = together ? context : alone;
+  const Planes<T> z(reinterpret_cast<T*>(together ? context.team_scratch : context.scratch),
+                    w.tile_block, w.columns);
+  const Planes<T> v(reinterpret_cast<T*>(context.scratch) + Tile::kPoints * z.plane, w.tile_block,
+                    w.depth);
+  const Planes<T> m(v.at + Tile::kPoints * v.plane, w.depth, w.columns);
+  for (int64_t unit = context.rank; unit < units; unit += context.size) {
     const int64_t panel = unit / rows.parts, part = unit % rows.parts;
     const int64_t i = rows.begin(part), depth = rows.begin(part + 1) - i;
     const int64_t j = columns.begin(panel), width = columns.width(panel);
     for (int64_t begin = 0; begin < total; begin += w.tile_block) {
       const int64_t end = begin + w.tile_block < total ? begin + w.tile_block : total;
+      const Share made(team, end - begin);
       for (int t = 0; t < p.terms; ++t) {
+        meet(team);
+        transform_tiles<Tile, typename Tile::Cotangent>(w, begin + made.begin, begin + made.end,
+                                                        p.b[t] + j, cotangents, width,
+                                                        z.moved(made.begin * z.row));
         transform_tiles<Tile, typename Tile::Input>(w, begin, end, p.a[t] + i, inputs, depth, v);
-        transform_tiles<Tile, typename Tile::Cotangent>(w, begin, end, p.b[t] + j, cotangents,
-                                                        width, z);
+        meet(team);
         point_products(Tile::kPoints, v, 1, v.row, z, m, depth, width, end - begin,
                        begin == 0 && t == 0);
       }
@@ -223,10 +292,9 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
 
 template <class Tile, class T>
 void winograd_by(const ConvProblem<T>& p, const ConvArgs& args, const Context& context) {
-  if (args.weights)
-    winograd_weights<Tile>(p, args.winograd, context);
-  else
-    ImagesPart<Tile, T>(p, args.winograd, context).run(context);
+  if (args.weights) return winograd_weights<Tile>(p, args.winograd, context);
+  ImagesPart<Tile, T> part(p, args.winograd, context);
+  args.winograd.kept ? part.with_kept_weights() : part.with_weights_of_panels();
 }
 
 template <class T>
