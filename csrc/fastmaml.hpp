@@ -56,7 +56,7 @@ struct Settings {
   bool rate_grad = false;     // also write the loss tangents that give the rates' meta-gradient
   bool recompute = false;     // the sweep makes the activations of each step again
   int factored = -1;          // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
-  int winograd = -1;          // convolutions that can: -1 chosen by cost, 0 none, 4 or 5 all
+  int winograd = -1;          // convolutions that can: -1 chosen by cost, 0 none, 5 or 6 all
   bool device = false;        // for a CUDA device alone: work is cut for many small cores
   int64_t moment_bytes = -1;  // least outputs of convolutions that leave moments; -1: that pay
   int64_t run_pixels = 2048;  // device: of a run of a long sum over pixels

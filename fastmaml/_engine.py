@@ -40,7 +40,7 @@ MOMENT_BYTES = -1
 RUN_PIXELS = 2048
 """Pixels of a run of a long sum over pixels, on a device. Tests force short ones."""
 WINOGRAD = -1
-"""Side of the tiles of Winograd's method, for 3 x 3 convolutions: 4 or 5, 0 none, -1 by cost."""
+"""Side of the tiles of Winograd's method, for 3 x 3 convolutions: 5 or 6, 0 none, -1 by cost."""
 
 
 def available() -> bool:
@@ -128,7 +128,7 @@ class CompiledPlan:
         rate_grad: Whether the support losses' tangents are wanted.
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
-        winograd: The same for Winograd's method: 0 none; 4 or 5 all, the side of their tiles.
+        winograd: The same for Winograd's method: 0 none; 5 or 6 all, the side of their tiles.
         moment_bytes: Least output of a convolution that leaves its batch norm moments; -1 chooses.
         device: Whether the program is for a CUDA device: cut for it, and run nowhere else.
         run_pixels: On a device, the pixels of a run of a long sum over pixels.

@@ -45,10 +45,10 @@ CASES = [
 
 
 # What float32 may cost, by the side of the tiles.
-MAGNIFIED: dict[int, Claim] = {4: "winograd_4", 5: "winograd_5"}
+MAGNIFIED: dict[int, Claim] = {5: "winograd_5", 6: "winograd_6"}
 
 
-@pytest.fixture(params=[4, 5])
+@pytest.fixture(params=[5, 6])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every convolution that can takes Winograd's method with tiles of this side."""
     monkeypatch.setattr(_engine, "WINOGRAD", request.param)
@@ -98,12 +98,12 @@ def wide(channels: int, side: int = 8) -> ImageNet:
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "chosen"), [(3, 8, "direct"), (64, 10, "F(5x5)"), (64, 16, "F(4x4)")]
+    ("channels", "side", "chosen"), [(3, 8, "direct"), (64, 10, "F(5x5)"), (64, 12, "F(6x6)")]
 )
 def test_the_cost_decides(channels: int, side: int, chosen: str) -> None:
     text = description(wide(channels, side))
     name = re.escape(chosen if chosen == "direct" else f"Winograd's {chosen[:-1]},3x3)")
-    costs = r"\d+ cycles direct, \d+ by F\(4x4\), \d+ by F\(5x5\)"
+    costs = r"\d+ cycles direct, \d+ by F\(5x5\), \d+ by F\(6x6\)"
     assert re.search(rf"^layer op: {name} convolution \(estimated {costs}\)$", text, re.MULTILINE)
     assert set(re.findall(r", Winograd (\S+)", text)) == {chosen} - {"direct"}
 
@@ -123,7 +123,7 @@ def test_flops_are_those_of_a_product_for_each_tap(
     make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, found = make(), []
-    for winograd in (0, 4, 5):
+    for winograd in (0, 5, 6):
         monkeypatch.setattr(_engine, "WINOGRAD", winograd)
         found.append(necessary(description(model)))
     assert found[0]
@@ -131,6 +131,6 @@ def test_flops_are_those_of_a_product_for_each_tap(
 
 
 def test_tiles_of_other_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "WINOGRAD", 3)
-    with pytest.raises(fastmaml.SettingError, match="winograd must be -1, 0, 4 or 5, got 3"):
+    monkeypatch.setattr(_engine, "WINOGRAD", 4)
+    with pytest.raises(fastmaml.SettingError, match="winograd must be -1, 0, 5 or 6, got 4"):
         description(wide(3))

@@ -22,7 +22,7 @@ struct Context {
   const void* scalars = nullptr;      // of the plan's dtype, see Scalars
   int64_t tasks = 0;
   int rank = 0, size = 1;
-  char* scratch = nullptr;  // of this thread, kScratchBytes or what the program asks for
+  char* scratch = nullptr;       // of this thread, kScratchBytes or what the program asks for
   char* team_scratch = nullptr;  // that of the team's first thread
   Barrier* barrier = nullptr;    // of the team; null where it is one thread
 };

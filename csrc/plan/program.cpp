@@ -251,7 +251,7 @@ void check_settings(const Settings& s) {
   if (s.run_pixels < 1)
     throw SettingError(message("run_pixels must be at least 1, got ", s.run_pixels));
   if (s.winograd > 0 && std::ranges::find(kWinogradTiles, s.winograd) == std::end(kWinogradTiles))
-    throw SettingError(message("winograd must be -1, 0, 4 or 5, got ", s.winograd));
+    throw SettingError(message("winograd must be -1, 0, 5 or 6, got ", s.winograd));
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ int64_t terms(const ConvArgs& args) { return static_cast<int64_t>(args.terms.siz
 struct Cycles {
   double input, output, weight, gradient;
 };
-constexpr Cycles kTile4{750, 600, 500, 500}, kTile5{1350, 1000, 700, 800};
+constexpr Cycles kTile5{1350, 1000, 700, 800}, kTile6{1750, 1400, 900, 1000};
 constexpr double kDirectRate = 0.85, kProductRate = 0.88;
 
 struct Vectors {
@@ -59,6 +59,8 @@ struct Vectors {
 };
 
 }  // namespace
+
+alignas(kWinogradLine) const char kWinogradZeros[8192] = {};
 
 bool winograd_takes(const Window& window) {
   for (const Span& span : {window.y, window.x})
@@ -119,7 +121,7 @@ double winograd_cycles(const ConvArgs& args, int64_t bytes) {
   const auto tiles = static_cast<double>(all_tiles(args)), k = static_cast<double>(args.k);
   const auto both = static_cast<double>(terms(args)), points = static_cast<double>(w.points());
   const double products = both * points * tiles * k * vectors.n / kProductRate;
-  const Cycles& cycles = w.tile == 4 ? kTile4 : kTile5;
+  const Cycles& cycles = w.tile == 5 ? kTile5 : kTile6;
   if (args.weights) {
     const auto again_a = static_cast<double>(divide_up(args.n, w.columns));
     const auto again_b = static_cast<double>(divide_up(args.k, w.depth));

@@ -67,18 +67,23 @@ void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, i
                   int64_t j, int64_t n, const Planes<T>& m) {
   constexpr int S = Tile::kTile;
   const ImagesAt images{p.images, map.to_h, map.to_w, p.c_row, p.c_image, 0, 0};
+  constexpr int64_t kAhead = 2 * S;
+  TilePixels<S> places(map, images);
+  T* to[S * S];
   each_tile(map, begin, end, [&](int64_t index, const TileAt& at) {
-    int64_t place[S * S];
-    tile_pixels<S>(map, at, images, place);
+    places.find(at, p.c, static_cast<T*>(nullptr), to);
     const T* const row = m.at + index * m.row;
+    const int64_t cin = p.cin_row ? p.cin - p.c : 0;
     each_channels<T>(n, [&](int64_t o, const auto& lanes) __attribute__((always_inline)) {
+      const int64_t channel = j + o;
       transform<typename Tile::Output, Vec<T>>(
           [&](int i) __attribute__((always_inline)) { return load(row + i * m.plane + o); },
           [&](int i, Vec<T> out) __attribute__((always_inline)) {
-            if (place[i] < 0) return;
-            const int64_t to = place[i] + j + o;
-            if (p.cin) out = lanes.load(p.cin + (p.cin_row ? to : j + o)) + out;
-            lanes.store(p.c + to, out);
+            if (!to[i]) return;
+            T* const at_pixel = to[i] + channel;
+            __builtin_prefetch(at_pixel + kAhead * images.pixel, 1);
+            if (p.cin) out = lanes.load(p.cin_row ? at_pixel + cin : p.cin + channel) + out;
+            lanes.store(at_pixel, out);
           });
     });
   });
@@ -299,10 +304,10 @@ void winograd_by(const ConvProblem<T>& p, const ConvArgs& args, const Context& c
 
 template <class T>
 void winograd(const ConvProblem<T>& p, const ConvArgs& args, const Context& context) {
-  if (args.winograd.tile == 4)
-    winograd_by<Tile4>(p, args, context);
+  if (args.winograd.tile == 5)
+    winograd_by<Tile<5>>(p, args, context);
   else
-    winograd_by<Tile5>(p, args, context);
+    winograd_by<Tile<6>>(p, args, context);
 }
 
 }  // namespace fastmaml::FASTMAML_ISA

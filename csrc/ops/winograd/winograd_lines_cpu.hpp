@@ -10,20 +10,20 @@ namespace fastmaml::FASTMAML_ISA {
 template <class Line, class V, class In, class Out>
 FASTMAML_INLINE void transform(In&& in, Out&& out) {
   V half[Line::kOut][Line::kIn];
-#pragma GCC unroll 7
+#pragma GCC unroll 8
   for (int x = 0; x < Line::kIn; ++x) {
     V column[Line::kIn], made[Line::kOut];
-#pragma GCC unroll 7
+#pragma GCC unroll 8
     for (int y = 0; y < Line::kIn; ++y) column[y] = in(y * Line::kIn + x);
     Line::run(column, made);
-#pragma GCC unroll 7
+#pragma GCC unroll 8
     for (int y = 0; y < Line::kOut; ++y) half[y][x] = made[y];
   }
-#pragma GCC unroll 7
+#pragma GCC unroll 8
   for (int y = 0; y < Line::kOut; ++y) {
     V made[Line::kOut];
     Line::run(half[y], made);
-#pragma GCC unroll 7
+#pragma GCC unroll 8
     for (int x = 0; x < Line::kOut; ++x) out(y * Line::kOut + x, made[x]);
   }
 }
@@ -75,22 +75,6 @@ FASTMAML_INLINE void each_tile(const Winograd& map, int64_t begin, int64_t end, 
   }
 }
 
-// In which image of a row (or column) of a sheet the lines first, first + 1, ... of a tile lie, and
-// which of its `size` lines they are; -1 between the images and beyond the last of `count`. A line
-// before the first image is no further away than the pitch.
-template <int S>
-struct SheetLines {
-  int64_t image[S], line[S];
-  FASTMAML_INLINE SheetLines(int64_t first, int64_t pitch, int64_t size, int64_t count) {
-    int64_t at = first < 0 ? -1 : first / pitch, l = first < 0 ? first + pitch : first % pitch;
-    for (int i = 0; i < S; ++i) {
-      const bool there = at >= 0 && at < count && l < size;
-      image[i] = at, line[i] = there ? l : -1;
-      if (++l == pitch) l = 0, ++at;
-    }
-  }
-};
-
 // Images in memory; the first tile of a sheet begins at (-pad_y, -pad_x).
 struct ImagesAt {
   int64_t count, h, w;
@@ -98,52 +82,102 @@ struct ImagesAt {
   int64_t pad_y, pad_x;
 };
 
-// Where the pixels of a tile of side S lie, in elements from the first image; -1 outside.
+// Where the pixels of a tile of side S lie. Tables, so that a tile costs no division or branch for
+// each of its pixels: those of a line of tiles are made once.
 template <int S>
-FASTMAML_INLINE void tile_pixels(const Winograd& map, const TileAt& at, const ImagesAt& images,
-                                 int64_t* to) {
-  const SheetLines<S> ys(map.tile * at.y - images.pad_y, map.pitch_y(), images.h, map.down);
-  const SheetLines<S> xs(map.tile * at.x - images.pad_x, map.pitch_x(), images.w, map.across);
-  for (int i = 0; i < S * S; ++i) {
-    const int64_t y = ys.line[i / S], x = xs.line[i % S];
-    const int64_t image = (at.sheet * map.down + ys.image[i / S]) * map.across + xs.image[i % S];
-    const bool there = y >= 0 && x >= 0 && image < images.count;
-    to[i] = there ? image * images.image + (y * images.w + x) * images.pixel : -1;
+class TilePixels {
+ public:
+  TilePixels(const Winograd& map, const ImagesAt& images) : map_(map), images_(images) {}
+
+  // Pointers into images that begin at `first`; `outside` between the images and beyond the last.
+  template <class P>
+  FASTMAML_INLINE void find(const TileAt& at, P first, P outside, P* to) {
+    if (at.sheet != sheet_ || at.y != y_) rows(at);
+    columns(at);
+    for (int y = 0; y < S; ++y) {
+      const P row = first + row_offset_[y];
+      for (int x = 0; x < S; ++x)
+        to[y * S + x] = column_image_[x] < row_images_[y] ? row + column_offset_[x] : outside;
+    }
   }
-}
 
-// What a pixel outside the image is read from.
-template <class T>
-alignas(64) constexpr T kZeros[kWidth<T>] = {};
+ private:
+  static constexpr int64_t kOutside = INT64_MAX;
 
-// The tiles [begin, end), transformed by Line, to rows of `to`.
+  // body(i, image, line) for each of a tile's lines: in which image of a row (or column) of the
+  // sheet, which of its `size` lines. kOutside between the images and beyond the last of `count`. A
+  // line before the first image is no further away than the pitch.
+  template <class Body>
+  static FASTMAML_INLINE void each_line(int64_t first, int64_t pitch, int64_t size, int64_t count,
+                                        Body&& body) {
+    int64_t at = first < 0 ? -1 : first / pitch, l = first < 0 ? first + pitch : first - at * pitch;
+    for (int i = 0; i < S; ++i) {
+      const bool there = at >= 0 && at < count && l < size;
+      body(i, there ? at : kOutside, there ? l : 0);
+      if (++l == pitch) l = 0, ++at;
+    }
+  }
+
+  void rows(const TileAt& at) {
+    sheet_ = at.sheet, y_ = at.y;
+    each_line(map_.tile * at.y - images_.pad_y, map_.pitch_y(), images_.h, map_.down,
+              [&](int i, int64_t image, int64_t line) {
+                const int64_t before = (at.sheet * map_.down + image) * map_.across;
+                row_images_[i] = image == kOutside ? 0 : images_.count - before;
+                row_offset_[i] = image == kOutside
+                                     ? 0
+                                     : before * images_.image + line * images_.w * images_.pixel;
+              });
+  }
+  FASTMAML_INLINE void columns(const TileAt& at) {
+    each_line(map_.tile * at.x - images_.pad_x, map_.pitch_x(), images_.w, map_.across,
+              [&](int i, int64_t image, int64_t line) {
+                column_image_[i] = image;
+                column_offset_[i] =
+                    image == kOutside ? 0 : image * images_.image + line * images_.pixel;
+              });
+  }
+
+  const Winograd& map_;
+  const ImagesAt& images_;
+  int64_t sheet_ = -1, y_ = -1;
+  // Of a row of pixels: images of the sheet that it crosses and that there are, where they begin.
+  int64_t row_images_[S], row_offset_[S];
+  int64_t column_image_[S], column_offset_[S];
+};
+
+// The tiles [begin, end), transformed by Line, to rows of `to`. At most kWinogradZeros channels.
 template <class Tile, class Line, class T>
-void transform_tiles(const Winograd& map, int64_t begin, int64_t end, const T* pixels,
-                     const ImagesAt& images, int64_t channels, const Planes<T>& to) {
+void transform_some(const Winograd& map, int64_t begin, int64_t end, const T* pixels,
+                    const ImagesAt& images, int64_t channels, const Planes<T>& to) {
   constexpr int S = Line::kIn, kShared = S - Tile::kTile;  // columns that the last tile had, too
   // Two tiles ahead: memory then keeps up with the arithmetic.
   constexpr int64_t kAhead = 2 * Tile::kTile;
+  const T* const zeros = static_cast<const T*>(static_cast<const void*>(kWinogradZeros));
+  TilePixels<S> places(map, images);
   each_tile(map, begin, end, [&](int64_t index, const TileAt& at) {
-    int64_t place[S * S];
-    tile_pixels<S>(map, at, images, place);
     const T* from[S * S];
-    int64_t inside[S * S];  // all ones, or 0: the same zeros for every channel
-    for (int i = 0; i < S * S; ++i) {
-      from[i] = place[i] < 0 ? kZeros<T> : pixels + place[i];
-      inside[i] = place[i] < 0 ? 0 : ~int64_t{0};
-    }
+    places.find(at, pixels, zeros, from);
     T* const row = to.at + index * to.row;
     each_channels<T>(channels, [&](int64_t c, const auto& lanes) __attribute__((always_inline)) {
       transform<Line, Vec<T>>(
           [&](int i) __attribute__((always_inline)) {
-            if (i % S >= kShared)
-              __builtin_prefetch(from[i] + ((c + kAhead * images.pixel) & inside[i]));
-            return lanes.load(from[i] + (c & inside[i]));
+            if (i % S >= kShared) __builtin_prefetch(from[i] + (c + kAhead * images.pixel));
+            return lanes.load(from[i] + c);
           },
           [&](int i, Vec<T> v)
               __attribute__((always_inline)) { store(row + i * to.plane + c, v); });
     });
   });
+}
+
+template <class Tile, class Line, class T>
+void transform_tiles(const Winograd& map, int64_t begin, int64_t end, const T* pixels,
+                     const ImagesAt& images, int64_t channels, const Planes<T>& to) {
+  constexpr auto kMost = static_cast<int64_t>(sizeof kWinogradZeros / sizeof(T));
+  for (int64_t c = 0; c < channels; c += kMost)
+    transform_some<Tile, Line>(map, begin, end, pixels + c, images,
+                               channels - c < kMost ? channels - c : kMost, to.moved(c));
 }
 
 // Row `line` of the matrix G.
@@ -194,7 +228,7 @@ void transform_weights(int line, const T* w, int64_t w_row, int64_t k, int64_t n
         for (int y = 1; y < kIn; ++y) half[x] += g[y] * load(w + (y * kIn + x) * w_row + j);
       }
       Line::run(half, made);
-#pragma GCC unroll 7
+#pragma GCC unroll 8
       for (int x = 0; x < Line::kOut; ++x) store(row + x * to.plane + j, made[x]);
     }
   }
