@@ -109,7 +109,7 @@ size_t winograd_scratch_bytes(const ConvArgs& args, int64_t bytes) {
              planes(w.depth, w.columns);
   else
     total += planes(w.tile_block, w.columns) + terms(args) * planes(w.tile_block, args.k) +
-             PlaneSizes(9 * args.k, w.columns, bytes).plane +
+             w.side() * PlaneSizes(3 * args.k, w.columns, bytes).plane +
              (w.kept ? terms(args) * divide_up(args.n, w.columns) * planes(args.k, w.columns)
                      : w.side() * PlaneSizes(args.k, w.columns, bytes).plane);
   return static_cast<size_t>(total * bytes);

@@ -105,8 +105,8 @@ class ImagesPart {
         total_(w.sheets(p.images) * w.tiles()),
         v_(reinterpret_cast<T*>(context.scratch), w.tile_block, p.k),
         m_(v_.at + p.terms * Tile::kPoints * v_.plane, w.tile_block, w.columns),
-        packed_(m_.at + Tile::kPoints * m_.plane),
-        u_(packed_ + PlaneSizes(9 * p.k, w.columns, sizeof(T)).plane, p.k, w.columns) {}
+        half_(m_.at + Tile::kPoints * m_.plane, 3 * p.k, w.columns),
+        u_(half_.at + S * half_.plane, p.k, w.columns) {}
 
   // The weights of all columns are made together, then each thread takes tiles.
   void with_kept_weights() {
@@ -115,11 +115,10 @@ class ImagesPart {
     meet(context_);
     for (int64_t panel = 0; panel < columns.parts(); ++panel)
       for (int t = 0; t < p_.terms; ++t) {
-        pack(t, columns, panel, rows);
+        halve(t, columns, panel, rows);
         for (int line = 0; line < S; ++line)
-          transform_weights<Tile>(line, packed_, m_.row, rows.end - rows.begin,
-                                  columns.width(panel),
-                                  kept(panel, t, line).moved(rows.begin * u_.row));
+          to_line(line, rows, columns.width(panel),
+                  kept(panel, t, line).moved(rows.begin * u_.row));
       }
     meet(context_);
     const Cut blocks(tiles.end - tiles.begin, w_.tile_block);
@@ -141,7 +140,7 @@ class ImagesPart {
   // makes, or where there are few columns some tiles of them.
   void with_weights_of_panels() {
     const Context side = of_columns();
-    const Share vectors(side, (p_.n + kWidth<T> - 1) / kWidth<T>);
+    const Share all(Context{}, p_.k), vectors(side, (p_.n + kWidth<T> - 1) / kWidth<T>);
     const Columns<T> columns(vectors.begin, vectors.end, p_.n, w_.columns);
     const Planes<T> shared = v_.moved(team_);
     const Cut blocks(total_, w_.tile_block);
@@ -157,9 +156,9 @@ class ImagesPart {
       for (int64_t panel = 0; panel < columns.parts() && height > 0; ++panel) {
         const int64_t width = columns.width(panel);
         for (int t = 0; t < p_.terms; ++t) {
-          pack(t, columns, panel, Share(Context{}, p_.k));
+          halve(t, columns, panel, all);
           for (int line = 0; line < S; ++line) {
-            transform_weights<Tile>(line, packed_, m_.row, p_.k, width, u_);
+            to_line(line, all, width, u_);
             point_products(S, v(rows, t).moved(line * S * rows.plane), rows.row, 1, u_,
                            m_.moved(line * S * m_.plane), height, width, p_.k, t == 0);
           }
@@ -197,9 +196,14 @@ class ImagesPart {
     return u_.moved(team_ +
                     ((panel * p_.terms + term) * Tile::kPoints + line * Tile::kSide) * u_.plane);
   }
-  void pack(int term, const Columns<T>& columns, int64_t panel, const Share& rows) {
-    pack_weights(p_.b[term] + rows.begin * p_.n + columns.begin(panel), p_.k * p_.n, p_.n,
-                 w_.flipped, rows.end - rows.begin, columns.width(panel), packed_, m_.row);
+  // Some rows of one panel's weights.
+  void halve(int term, const Columns<T>& columns, int64_t panel, const Share& rows) {
+    halve_weights<Tile>(p_.b[term] + rows.begin * p_.n + columns.begin(panel), p_.k * p_.n, p_.n,
+                        w_.flipped, rows.end - rows.begin, columns.width(panel), half_);
+  }
+  void to_line(int line, const Share& rows, int64_t width, const Planes<T>& to) {
+    transform_weights<Tile>(half_.at + line * half_.plane, half_.row, rows.end - rows.begin, width,
+                            to);
   }
   void transform_images(int64_t begin, int64_t count, const Planes<T>& to) {
     const ImagesAt source = input_images(p_, w_);
@@ -213,9 +217,7 @@ class ImagesPart {
   const Context& context_;
   const int64_t team_;  // from this thread's scratch to the team's
   const int64_t total_;
-  const Planes<T> v_, m_;
-  T* const packed_;
-  const Planes<T> u_;
+  const Planes<T> v_, m_, half_, u_;
 };
 
 // --- weights -------------------------------------------------------------------------------------

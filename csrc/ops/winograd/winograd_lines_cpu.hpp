@@ -180,54 +180,44 @@ void transform_tiles(const Winograd& map, int64_t begin, int64_t end, const T* p
                                channels - c < kMost ? channels - c : kMost, to.moved(c));
 }
 
-// Row `line` of the matrix G.
+// The first dimension of rows [0, k) and columns [0, n) of weights [9, rows `w_row` apart], for
+// each line of points [k, 3, n]: what lies on thousands of pages becomes one stream for each line
+// of points.
 template <class Tile, class T>
-FASTMAML_INLINE void weight_line(int line, T* g) {
+void halve_weights(const T* w, int64_t w_tap, int64_t w_row, bool flipped, int64_t k, int64_t n,
+                   const Planes<T>& lines) {
   using Line = typename Tile::Weight;
-  for (int i = 0; i < Line::kIn; ++i) {
-    Vec<T> unit[Line::kIn] = {}, made[Line::kOut];
-    unit[i] = splat<T>(1);
-    Line::run(unit, made);
-    g[i] = made[line][0];
-  }
-}
-
-// Rows [0, k) and columns [0, n) of weights [9, rows `w_row` apart] to [k, 9, row]: what lies on
-// thousands of pages becomes one stream, which all lines below then read.
-template <class T>
-void pack_weights(const T* w, int64_t w_tap, int64_t w_row, bool flipped, int64_t k, int64_t n,
-                  T* to, int64_t row) {
-  constexpr int kTaps = 9;
+  constexpr int kTaps = 3;
   const int64_t step = flipped ? -w_tap : w_tap;
-  if (flipped) w += (kTaps - 1) * w_tap;
+  T* to = lines.at;
+  if (flipped) w += (kTaps * kTaps - 1) * w_tap;
   for (int64_t i = 0; i < k; ++i, w += w_row)
-    for (int t = 0; t < kTaps; ++t, to += row)
+    for (int x = 0; x < kTaps; ++x, to += lines.row)
       each_channels<T>(n, [&](int64_t j, const auto& lanes) __attribute__((always_inline)) {
-        const T* const at = w + t * step + j;
-        __builtin_prefetch(at + 4 * w_row);
-        store(to + j, lanes.load(at));
+        Vec<T> column[kTaps], made[Line::kOut];
+#pragma GCC unroll 3
+        for (int y = 0; y < kTaps; ++y) {
+          const T* const at = w + (y * kTaps + x) * step + j;
+          __builtin_prefetch(at + 4 * w_row);
+          column[y] = lanes.load(at);
+        }
+        Line::run(column, made);
+#pragma GCC unroll 8
+        for (int y = 0; y < Line::kOut; ++y) store(to + y * lines.plane + j, made[y]);
       });
 }
 
-// Packed weights to the points of one line, so that few matrices are written at a time.
+// The second, of one line: to its points, so that few matrices are written at a time.
 template <class Tile, class T>
-void transform_weights(int line, const T* w, int64_t w_row, int64_t k, int64_t n,
-                       const Planes<T>& to) {
+void transform_weights(const T* half, int64_t half_row, int64_t k, int64_t n, const Planes<T>& to) {
   using Line = typename Tile::Weight;
-  constexpr int kIn = Line::kIn;
-  T g[kIn];
-  weight_line<Tile>(line, g);
-  for (int64_t i = 0; i < k; ++i, w += kIn * kIn * w_row) {
+  for (int64_t i = 0; i < k; ++i, half += Line::kIn * half_row) {
     T* const row = to.at + i * to.row;
     for (int64_t j = 0; j < n; j += kWidth<T>) {
-      Vec<T> half[kIn], made[Line::kOut];
+      Vec<T> taps[Line::kIn], made[Line::kOut];
 #pragma GCC unroll 3
-      for (int x = 0; x < kIn; ++x) {
-        half[x] = g[0] * load(w + x * w_row + j);
-#pragma GCC unroll 2
-        for (int y = 1; y < kIn; ++y) half[x] += g[y] * load(w + (y * kIn + x) * w_row + j);
-      }
-      Line::run(half, made);
+      for (int x = 0; x < Line::kIn; ++x) taps[x] = load(half + x * half_row + j);
+      Line::run(taps, made);
 #pragma GCC unroll 8
       for (int x = 0; x < Line::kOut; ++x) store(row + x * to.plane + j, made[x]);
     }
