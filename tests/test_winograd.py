@@ -10,7 +10,7 @@ import torch
 from op_case import INPUTS, OpCase
 from op_cases import PASSES, case_id
 from op_cases_image import ImageNet, ManyChannels, Twice, conv, image
-from test_ops import RATE, check, check_bits, data
+from test_ops import RATE, answer, check, check_bits, data
 from tolerances import Claim
 from torch import nn
 
@@ -72,6 +72,20 @@ def test_every_pass_agrees(case: OpCase, settings: dict[str, object], tile: int)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_bits_depend_on_neither_threads_nor_neighbours(case: OpCase, dtype: torch.dtype) -> None:
     check_bits(case, dtype)
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES[-3:], ids=case_id)
+def test_one_task_has_the_same_bits_by_teams_of_any_size(case: OpCase, dtype: torch.dtype) -> None:
+    loss = nn.MSELoss()
+    model, tasks = case.model(), [(x[:1], y[:1]) for x, y in data(loss)]
+    answers = []
+    for threads in (1, 2, 3, 4, 6):
+        torch.set_num_threads(threads)
+        answers.append(answer(model, tasks, dtype, fused=True, loss=loss, inner_lr=RATE))
+    for other in answers[1:]:
+        assert all(map(torch.equal, answers[0], other))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

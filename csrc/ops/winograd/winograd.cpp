@@ -15,6 +15,9 @@ constexpr int64_t kSmallBlockBytes = int64_t{512} << 10, kLargeBlockBytes = int6
 constexpr int64_t kFewestTiles = 48, kMostTiles = 192, kTileStep = 24;
 // Columns of c (images); rows and columns of a block of gradients.
 constexpr int64_t kPanelBytes = 256, kUnitBytes = 640;
+// Weights of several blocks would take their pixels again for each. Where those of all tiles fit
+// into so much of a third-level cache they are made once, and a block is a panel of few rows.
+constexpr int64_t kPixelBytes = int64_t{13} << 20, kPartRows = 48;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -48,7 +51,7 @@ int64_t terms(const ConvArgs& args) { return static_cast<int64_t>(args.terms.siz
 struct Cycles {
   double input, output, weight, gradient;
 };
-constexpr Cycles kTile5{1350, 1000, 700, 800}, kTile6{1750, 1400, 900, 1000};
+constexpr Cycles kTile5{1150, 900, 600, 800}, kTile6{1450, 1150, 750, 950};
 constexpr double kDirectRate = 0.85, kProductRate = 0.88;
 
 struct Vectors {
@@ -85,13 +88,15 @@ Winograd winograd_map(const Window& window, bool towards_in, int64_t tile) {
 void set_winograd_blocks(ConvArgs& args, int64_t bytes) {
   Winograd& w = args.winograd;
   set_sheet(args);
+  const int64_t tile = w.points() * bytes * terms(args) * args.k;
   if (args.weights) {
-    w.tile_block = std::min(kMostTiles, all_tiles(args));
-    w.columns = std::min(kUnitBytes / bytes, lined(args.n, bytes));
-    w.depth = std::min(kUnitBytes / bytes, args.k);
+    w.kept = std::max(args.k, args.n) * bytes > kUnitBytes && all_tiles(args) * tile <= kPixelBytes;
+    const int64_t unit = w.kept ? kPanelBytes : kUnitBytes;
+    w.tile_block = w.kept ? all_tiles(args) : std::min(kMostTiles, all_tiles(args));
+    w.columns = std::min(unit / bytes, lined(args.n, bytes));
+    w.depth = std::min(w.kept ? kPartRows : unit / bytes, args.k);
     return;
   }
-  const int64_t tile = w.points() * bytes * terms(args) * args.k;
   w.kept = args.n * tile <= kKeptBytes;
   const int64_t fit = (w.kept ? kSmallBlockBytes : kLargeBlockBytes) / tile / kTileStep * kTileStep;
   w.tile_block = std::min(std::clamp(fit, kFewestTiles, kMostTiles), all_tiles(args));
@@ -105,8 +110,10 @@ size_t winograd_scratch_bytes(const ConvArgs& args, int64_t bytes) {
   };
   int64_t total = 0;
   if (args.weights)
-    total += planes(w.tile_block, w.depth) + planes(w.tile_block, w.columns) +
-             planes(w.depth, w.columns);
+    total +=
+        (w.kept ? terms(args) * (planes(w.tile_block, args.k) + planes(w.tile_block, w.columns))
+                : planes(w.tile_block, w.depth) + planes(w.tile_block, w.columns)) +
+        planes(w.depth, w.columns);
   else
     total += planes(w.tile_block, w.columns) + terms(args) * planes(w.tile_block, args.k) +
              w.side() * PlaneSizes(3 * args.k, w.columns, bytes).plane +
@@ -123,8 +130,8 @@ double winograd_cycles(const ConvArgs& args, int64_t bytes) {
   const double products = both * points * tiles * k * vectors.n / kProductRate;
   const Cycles& cycles = w.tile == 5 ? kTile5 : kTile6;
   if (args.weights) {
-    const auto again_a = static_cast<double>(divide_up(args.n, w.columns));
-    const auto again_b = static_cast<double>(divide_up(args.k, w.depth));
+    const auto again_a = static_cast<double>(w.kept ? 1 : divide_up(args.n, w.columns));
+    const auto again_b = static_cast<double>(w.kept ? 1 : divide_up(args.k, w.depth));
     return products + k * vectors.n * cycles.gradient +
            both * tiles *
                (again_a * vectors.k * cycles.input + again_b * vectors.n * cycles.output);

@@ -297,8 +297,49 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
   }
 }
 
+// All pixels are made once, together, and some columns' cotangents at a time: a thread's rows of
+// the weight are then taken in parts whose matrices share its second-level cache.
+template <class Tile, class T>
+void weights_of_kept_pixels(const ConvProblem<T>& p, const Winograd& w, const Context& context) {
+  const Columns<T> columns(p.n, w.columns);
+  const int64_t total = w.sheets(p.images) * w.tiles();
+  const Share made(context, total), mine(context, p.k);
+  const Cut parts(mine.end - mine.begin, w.depth);
+  const ImagesAt inputs = input_images(p, w);
+  const ImagesAt cotangents{p.images, w.to_h, w.to_w, p.b_pixel, p.b_image, 0, 0};
+  T* const team = reinterpret_cast<T*>(context.team_scratch);
+  const Planes<T> v(team, total, p.k);
+  const int64_t v_term = Tile::kPoints * v.plane, z_at = p.terms * v_term;
+  const Planes<T> z(team + z_at, total, w.columns);
+  const int64_t z_term = Tile::kPoints * z.plane, m_at = z_at + p.terms * z_term;
+  const Planes<T> m(reinterpret_cast<T*>(context.scratch) + m_at, w.depth, w.columns);
+  meet(context);
+  for (int t = 0; t < p.terms; ++t)
+    transform_tiles<Tile, typename Tile::Input>(w, made.begin, made.end, p.a[t], inputs, p.k,
+                                                v.moved(t * v_term + made.begin * v.row));
+  for (int64_t panel = 0; panel < columns.parts(); ++panel) {
+    const int64_t j = columns.begin(panel), width = columns.width(panel);
+    meet(context);
+    for (int t = 0; t < p.terms; ++t)
+      transform_tiles<Tile, typename Tile::Cotangent>(w, made.begin, made.end, p.b[t] + j,
+                                                      cotangents, width,
+                                                      z.moved(t * z_term + made.begin * z.row));
+    meet(context);
+    for (int64_t part = 0; part < parts.parts && mine.begin < mine.end; ++part) {
+      const int64_t i = mine.begin + parts.begin(part);
+      const int64_t depth = mine.begin + parts.begin(part + 1) - i;
+      for (int t = 0; t < p.terms; ++t)
+        point_products(Tile::kPoints, v.moved(t * v_term + i), 1, v.row, z.moved(t * z_term), m,
+                       depth, width, total, t == 0);
+      output_weights<Tile>(p, i, depth, j, width, m);
+    }
+  }
+}
+
 template <class Tile, class T>
 void winograd_by(const ConvProblem<T>& p, const ConvArgs& args, const Context& context) {
+  if (args.weights && args.winograd.kept)
+    return weights_of_kept_pixels<Tile>(p, args.winograd, context);
   if (args.weights) return winograd_weights<Tile>(p, args.winograd, context);
   ImagesPart<Tile, T> part(p, args.winograd, context);
   args.winograd.kept ? part.with_kept_weights() : part.with_weights_of_panels();
