@@ -132,6 +132,15 @@ NetworkSpec winograd() {
   return b.finish(b.linear(b.reshape(pooled, {5}), 3), "cross_entropy");
 }
 
+// A weight whose gradient is made in several panels.
+NetworkSpec channels() {
+  Builder b({2, 4, 5});
+  const int first = b.pointwise("tanh", b.conv2d(0, 10, 3, 1, 1));
+  const int wide = b.pointwise("silu", b.conv2d(first, 165, 3, 1, 1));
+  const int pooled = b.adaptive_avg_pool2d(wide, 1, 1);
+  return b.finish(b.linear(b.reshape(pooled, {165}), 3), "cross_entropy");
+}
+
 // Norms behind convolutions whose rows fill several groups of moments, the last one in part.
 NetworkSpec moments() {
   Builder b({2, 7, 9});
@@ -167,9 +176,11 @@ std::vector<NetworkCase> network_cases() {
   cases.push_back({"residual", residual()});
   cases.push_back({"images, max_pool2d", images("max_pool2d"), -1, false});
   cases.push_back({"images, avg_pool2d", images("avg_pool2d")});
-  for (const int tile : {4, 5})
-    cases.push_back(
-        {"Winograd's convolutions, tiles of " + std::to_string(tile), winograd(), -1, true, tile});
+  for (const int tile : {5, 6}) {
+    const std::string tiles = ", tiles of " + std::to_string(tile);
+    cases.push_back({"Winograd's convolutions" + tiles, winograd(), -1, true, tile});
+    cases.push_back({"Winograd's method for many channels" + tiles, channels(), -1, true, tile});
+  }
   cases.push_back({"stem", stem(3, 1), -1, false});
   cases.push_back({"stem, strided", stem(2, 2), -1, false});
   cases.push_back({"moments left to norms", moments(), -1, true, 0, 0});
