@@ -9,7 +9,7 @@ namespace fastmaml {
 namespace {
 
 // Estimated cycles of all passes of a layer over one task: `direct`, and by Winograd's method with
-// tiles of one size.
+// tiles of one size behind the forward pass.
 struct Cost {
   double direct = 0, winograd = 0;
 };
@@ -25,6 +25,8 @@ class Counter {
       args.k = node.in_shapes[0][0], args.n = node.shape[0];
     }
     std::swap(towards_in_.k, towards_in_.n);
+    forward_ = towards_out_;
+    forward_.winograd = winograd_map(window, false, kForwardTile);
   }
 
   Cost count() {
@@ -44,11 +46,11 @@ class Counter {
  private:
   void set(int64_t images, int terms, double times) {
     times_ = times;
-    for (ConvArgs* args : {&towards_out_, &towards_in_})
+    for (ConvArgs* args : {&forward_, &towards_out_, &towards_in_})
       args->images = images, args->terms.resize(static_cast<size_t>(terms));
   }
   void add(bool backward) {
-    add(towards_out_, false);
+    add(towards_out_.terms.size() == 1 ? forward_ : towards_out_, false);
     if (!backward) return;
     add(towards_out_, true);
     if (program_.network.active[node_.inputs[0]]) add(towards_in_, false);
@@ -63,7 +65,7 @@ class Counter {
 
   const Program& program_;
   const Node& node_;
-  ConvArgs towards_out_, towards_in_;
+  ConvArgs forward_, towards_out_, towards_in_;
   double times_ = 0;
   Cost cost_;
 };
@@ -89,9 +91,11 @@ void choose_winograd(Program& program) {
     if (program.settings.winograd >= 0) chosen = program.settings.winograd;
     node.attrs["winograd"] = chosen;
     const std::string name =
-        chosen == 0 ? "direct" : message("Winograd's F(", chosen, "x", chosen, ",3x3)");
+        chosen == 0 ? "direct convolution"
+                    : message("Winograd's convolution, F(", kForwardTile, "x", kForwardTile,
+                              ",3x3) forward, F(", chosen, "x", chosen, ",3x3) otherwise");
     program.decisions.push_back(
-        message("layer ", node.name, ": ", name, " convolution (estimated ", estimates, ")"));
+        message("layer ", node.name, ": ", name, " (estimated ", estimates, ")"));
   }
 }
 

@@ -337,20 +337,28 @@ void weights_of_kept_pixels(const ConvProblem<T>& p, const Winograd& w, const Co
 }
 
 template <class Tile, class T>
+void winograd_images(const ConvProblem<T>& p, const Winograd& w, const Context& context) {
+  ImagesPart<Tile, T> part(p, w, context);
+  w.kept ? part.with_kept_weights() : part.with_weights_of_panels();
+}
+
+template <class Tile, class T>
 void winograd_by(const ConvProblem<T>& p, const ConvArgs& args, const Context& context) {
-  if (args.weights && args.winograd.kept)
-    return weights_of_kept_pixels<Tile>(p, args.winograd, context);
-  if (args.weights) return winograd_weights<Tile>(p, args.winograd, context);
-  ImagesPart<Tile, T> part(p, args.winograd, context);
-  args.winograd.kept ? part.with_kept_weights() : part.with_weights_of_panels();
+  const Winograd& w = args.winograd;
+  if (!args.weights) return winograd_images<Tile>(p, w, context);
+  w.kept ? weights_of_kept_pixels<Tile>(p, w, context) : winograd_weights<Tile>(p, w, context);
 }
 
 template <class T>
 void winograd(const ConvProblem<T>& p, const ConvArgs& args, const Context& context) {
-  if (args.winograd.tile == 5)
-    winograd_by<Tile<5>>(p, args, context);
-  else
-    winograd_by<Tile<6>>(p, args, context);
+  switch (args.winograd.tile) {
+    case kForwardTile:
+      return winograd_images<Tile<kForwardTile>>(p, args.winograd, context);
+    case 5:
+      return winograd_by<Tile<5>>(p, args, context);
+    default:
+      return winograd_by<Tile<6>>(p, args, context);
+  }
 }
 
 }  // namespace fastmaml::FASTMAML_ISA
