@@ -46,7 +46,8 @@ struct Winograd {
   int64_t tile = 0;              // m
   int64_t across = 1, down = 1;  // images of a sheet, side by side and one above the other
   // Block sizes. Images: tiles, columns of c; the weights of all columns are made once where
-  // `kept`, else a panel's for every block of tiles. Weights: tiles, columns and rows (depth) of c.
+  // `kept`, else a panel's for every block of tiles. Weights: tiles, columns and rows (depth) of c;
+  // the pixels of all tiles are made once where `kept`.
   int64_t tile_block = 0, columns = 0, depth = 0;
   bool kept = false;
 

@@ -73,7 +73,6 @@ void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, i
   each_tile(map, begin, end, [&](int64_t index, const TileAt& at) {
     places.find(at, p.c, static_cast<T*>(nullptr), to);
     const T* const row = m.at + index * m.row;
-    const int64_t cin = p.cin_row ? p.cin - p.c : 0;
     each_channels<T>(n, [&](int64_t o, const auto& lanes) __attribute__((always_inline)) {
       const int64_t channel = j + o;
       transform<typename Tile::Output, Vec<T>>(
@@ -82,7 +81,7 @@ void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, i
             if (!to[i]) return;
             T* const at_pixel = to[i] + channel;
             __builtin_prefetch(at_pixel + kAhead * images.pixel, 1);
-            if (p.cin) out = lanes.load(p.cin_row ? at_pixel + cin : p.cin + channel) + out;
+            if (p.cin) out = lanes.load(p.cin + (p.cin_row ? at_pixel - p.c : channel)) + out;
             lanes.store(at_pixel, out);
           });
     });
