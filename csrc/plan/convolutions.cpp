@@ -50,6 +50,7 @@ class Counter {
       args->images = images, args->terms.resize(static_cast<size_t>(terms));
   }
   void add(bool backward) {
+    // One term is the forward pass, two are its tangent.
     add(towards_out_.terms.size() == 1 ? forward_ : towards_out_, false);
     if (!backward) return;
     add(towards_out_, true);

@@ -32,13 +32,15 @@ ConvArgs towards_out(const Emit& emit, const Node& node) {
   return args;
 }
 
+enum class Way { forward, towards_out, towards_in };
+
 // Takes Winograd's method where the planner chose it.
-void choose(const Emit& emit, const Node& node, ConvArgs& args, bool towards_in = false,
-            bool forward = false) {
+void choose(const Emit& emit, const Node& node, ConvArgs& args, Way way = Way::towards_out) {
   const int64_t tile = node.attr("winograd", 0);
   // Only a bias may move: then there is nothing to multiply.
   if (tile == 0 || args.terms.empty()) return;
-  args.winograd = winograd_map(window_of(node), towards_in, forward ? kForwardTile : tile);
+  args.winograd = winograd_map(window_of(node), way == Way::towards_in,
+                               way == Way::forward ? kForwardTile : tile);
   set_winograd_blocks(args, emit.element_bytes());
 }
 
@@ -51,7 +53,7 @@ void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<
   args.k = s.out, args.n = s.in;
   args.c = sink.out, args.cin = sink.cin;
   args.terms = std::move(terms);
-  choose(emit, node, args, true);
+  choose(emit, node, args, Way::towards_in);
   emit.add(std::move(args));
 }
 
@@ -156,7 +158,7 @@ void Conv2d::forward(Emit& emit, const Node& node) const {
   args.c = emit.y(node);
   if (node.has_param(kBias)) args.cin = emit.param(node, kBias), args.cin_row = true;
   args.terms = {{emit.x(node, 0), emit.param(node, kWeight)}};
-  choose(emit, node, args, false, true);
+  choose(emit, node, args, Way::forward);
   if (node.attr("moments", 0) != 0)
     args.moment_groups = conv_moment_groups(emit.settings(), node, emit.rows());
   if (args.moment_groups) args.moments = emit.leave_moments(node, args.moment_groups);

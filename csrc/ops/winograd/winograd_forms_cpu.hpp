@@ -59,6 +59,11 @@ ImagesAt input_images(const ConvProblem<T>& p, const Winograd& w) {
   return {p.images, w.from_h, w.from_w, p.a_pixel, p.a_image, w.pad_y, w.pad_x};
 }
 
+template <class T>
+ImagesAt cotangent_images(const ConvProblem<T>& p, const Winograd& w) {
+  return {p.images, w.to_h, w.to_w, p.b_pixel, p.b_image, 0, 0};
+}
+
 // --- images --------------------------------------------------------------------------------------
 
 // c of the tiles [begin, end), columns [j, j + n), from m.
@@ -243,10 +248,12 @@ void output_weights(const ConvProblem<T>& p, int64_t i, int64_t k, int64_t j, in
   }
 }
 
+// Fewer rows of a weight, and transforming their pixels outweighs what is shared.
+constexpr int64_t kFewestRows = 16;
+
 // The weight in `columns` parts of columns: in how many parts of rows. Best as many as there are
 // threads, or a multiple: these then take the same columns at a time. Else so that they share
 // evenly, where that takes few more.
-constexpr int64_t kFewestRows = 16;
 inline int64_t row_parts(int64_t k, int64_t depth, int64_t columns, int64_t threads) {
   const int64_t least = (k + depth - 1) / depth;
   const int64_t even = (least + threads - 1) / threads * threads;
@@ -265,7 +272,7 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
   const Cut rows(p.k, (p.k + parts - 1) / parts);
   const int64_t total = w.sheets(p.images) * w.tiles(), units = rows.parts * columns.parts();
   const ImagesAt inputs = input_images(p, w);
-  const ImagesAt cotangents{p.images, w.to_h, w.to_w, p.b_pixel, p.b_image, 0, 0};
+  const ImagesAt cotangents = cotangent_images(p, w);
   const bool together = rows.parts % context.size == 0;
   const Context alone;
   const Context& team = together ? context : alone;
@@ -305,7 +312,7 @@ void weights_of_kept_pixels(const ConvProblem<T>& p, const Winograd& w, const Co
   const Share made(context, total), mine(context, p.k);
   const Cut parts(mine.end - mine.begin, w.depth);
   const ImagesAt inputs = input_images(p, w);
-  const ImagesAt cotangents{p.images, w.to_h, w.to_w, p.b_pixel, p.b_image, 0, 0};
+  const ImagesAt cotangents = cotangent_images(p, w);
   T* const team = reinterpret_cast<T*>(context.team_scratch);
   const Planes<T> v(team, total, p.k);
   const int64_t v_term = Tile::kPoints * v.plane, z_at = p.terms * v_term;

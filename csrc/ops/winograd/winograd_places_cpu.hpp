@@ -25,9 +25,8 @@ namespace fastmaml::FASTMAML_ISA {
 template <class T, int M>
 struct Places {
   static constexpr bool kZero = M == 6;
-  static constexpr T a = T(kZero ? 1 : 2) / T(kZero ? 2 : 7),
-                     b = T(kZero ? 1 : 6) / T(kZero ? 1 : 7);
-  static constexpr T c = T(kZero ? 2 : 7) / T(kZero ? 1 : 4);
+  static constexpr T a = kZero ? T(1) / T(2) : T(2) / T(7), b = kZero ? T(1) : T(6) / T(7);
+  static constexpr T c = kZero ? T(2) : T(7) / T(4);
   // One of the three pairs; u and v are the squares of the others. `slope`: see B^T.
   struct Pair {
     T at, slope, square, sum, product, p;
@@ -152,13 +151,13 @@ template <>
 struct Tile<4> {
   static constexpr int kTile = 4, kSide = 6, kPoints = kSide * kSide;
   template <class V>
-  using Places = Places4<std::remove_cvref_t<decltype(V{}[0])>>;
+  using At = Places4<std::remove_cvref_t<decltype(V{}[0])>>;
 
   struct Input {  // B^T d
     static constexpr int kIn = 6, kOut = 6;
     template <class V>
     static FASTMAML_INLINE void run(const V* d, V* v) {
-      using P = Places<V>;
+      using P = At<V>;
       const V even_a = d[4] - P::bb * d[2], odd_a = d[3] - P::bb * d[1];
       const V even_b = d[4] - P::aa * d[2], odd_b = d[3] - P::aa * d[1];
       v[0] = (d[0] + d[4]) - P::s * d[2];
@@ -171,7 +170,7 @@ struct Tile<4> {
     static constexpr int kIn = 3, kOut = 6;
     template <class V>
     static FASTMAML_INLINE void run(const V* w, V* u) {
-      using P = Places<V>;
+      using P = At<V>;
       const V even_a = P::p * (w[0] + P::aa * w[2]), odd_a = (P::p * P::a) * w[1];
       const V even_b = P::q * (w[0] + P::bb * w[2]), odd_b = (P::q * P::b) * w[1];
       u[0] = w[0], u[5] = w[2];
@@ -183,7 +182,7 @@ struct Tile<4> {
     static constexpr int kIn = 6, kOut = 4;
     template <class V>
     static FASTMAML_INLINE void run(const V* m, V* y) {
-      using P = Places<V>;
+      using P = At<V>;
       const V even_a = m[1] + m[2], odd_a = P::a * (m[1] - m[2]);
       const V even_b = m[3] + m[4], odd_b = P::b * (m[3] - m[4]);
       y[0] = m[0] + (even_a + even_b), y[1] = odd_a + odd_b;
