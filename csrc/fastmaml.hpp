@@ -59,7 +59,7 @@ struct Settings {
   int winograd = -1;          // convolutions that can: -1 chosen by cost, 0 none, 5 or 6 all
   bool device = false;        // for a CUDA device alone: work is cut for many small cores
   int64_t moment_bytes = -1;  // least outputs of convolutions that leave moments; -1: that pay
-  int64_t run_pixels = 2048;  // device: of a run of a long sum over pixels
+  int64_t run_pixels = 512;   // device: of a run of a long sum over pixels
   bool tf32 = false;          // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
 };
 

@@ -65,7 +65,7 @@ class Plan:
         winograd: int = -1,
         moment_bytes: int = -1,
         device: bool = False,
-        run_pixels: int = 2048,
+        run_pixels: int = 512,
         tf32: bool = False,
     ) -> None: ...
     def workspace_bytes(self, tasks: int, threads: int, lanes: int = 0) -> int: ...

@@ -37,7 +37,7 @@ FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
 MOMENT_BYTES = -1
 """Least output of a convolution that leaves moments for its batch norm; -1: what pays."""
-RUN_PIXELS = 2048
+RUN_PIXELS = 512
 """Pixels of a run of a long sum over pixels, on a device. Tests force short ones."""
 WINOGRAD = -1
 """Side of the tiles of Winograd's method, for 3 x 3 convolutions: 5 or 6, 0 none, -1 by cost."""

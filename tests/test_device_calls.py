@@ -30,9 +30,12 @@ def model() -> nn.Module:
 
 
 def wide() -> nn.Module:
-    """A network whose state of a task does not fit in shared memory."""
+    """A network whose state of a task does not fit in any device's shared memory."""
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(3, 90), nn.Tanh(), nn.Linear(90, 90), nn.Linear(90, 2)).double()
+    side = 190
+    return nn.Sequential(
+        nn.Linear(3, side), nn.Tanh(), nn.Linear(side, side), nn.Linear(side, 2)
+    ).double()
 
 
 def step(

@@ -7,7 +7,7 @@ import torch
 from device_code import ORDERS, TEAMS, on_fibers
 from op_case import OpCase
 from op_cases import CASES, LOSSES, Net, case_id, loss_id
-from test_ops import RATE, answer, data
+from test_ops import RATE, Pairs, answer, data
 from torch import nn
 
 RUNS = [
@@ -20,9 +20,11 @@ FIRST = {case.op: case for case in reversed(CASES) if case.op != "stem"}.values(
 ALL = [c if c in FIRST else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
-def check(patch: pytest.MonkeyPatch, model: nn.Module, loss: nn.Module) -> None:
+def check(
+    patch: pytest.MonkeyPatch, model: nn.Module, loss: nn.Module, tasks: Pairs | None = None
+) -> None:
     """Run every pass of a meta-step of second order; the checker raises BackendError."""
-    tasks = data(loss)
+    tasks = data(loss) if tasks is None else tasks
     for dtype, order, team in RUNS:
         with on_fibers(patch, order, team, "_simt_checked") as module:
             before = sum(module.simt.counts().values())

@@ -1,7 +1,7 @@
 """Batch statistics in a convolution's epilogue, forced on every convolution that has one.
 
-The CPU's groups are some rows in a row, about 4096 numbers, a device's the rows of a tile: 16, 64
-or 128. Cases have fewer rows than a group, rows that are no multiple, and ragged channels.
+The CPU's groups are some rows in a row, about 4096 numbers, a device's the rows of a tile: 16, 32,
+64 or 128. Cases have fewer rows than a group, rows that are no multiple, and ragged channels.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ void register_plan(py::module_& module) {
            py::arg("support_rows"), py::arg("query_rows"), py::arg("inner_steps"),
            py::arg("first_order"), py::arg("rate_grad"), py::arg("recompute"),
            py::arg("factored") = -1, py::arg("winograd") = -1, py::arg("moment_bytes") = -1,
-           py::arg("device") = false, py::arg("run_pixels") = 2048, py::arg("tf32") = false)
+           py::arg("device") = false, py::arg("run_pixels") = 512, py::arg("tf32") = false)
       .def("workspace_bytes", &Plan::workspace_bytes, py::arg("tasks"), py::arg("threads"),
            py::arg("lanes") = 0)
       .def("device_workspace_bytes", &Plan::device_workspace_bytes, py::arg("tasks"),

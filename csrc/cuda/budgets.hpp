@@ -23,23 +23,23 @@ struct RegisterBudget {
 };
 
 constexpr RegisterBudget kRegisterBudgets[] = {
-    {"DeviceContractArgs", 128, 200},
+    {"DeviceContractArgs", 128, 184},
     {"TransposeArgs", 64, 64},
     {"PointwiseArgs", 48, 64},
-    {"BatchNormArgs", 128, 176},
-    {"MseArgs", 96, 128},
-    {"CrossEntropyArgs", 80, 120},
-    {"BceWithLogitsArgs", 48, 56},
-    {"DeviceConvArgs", 128, 224},
-    {"PermuteArgs", 56, 56},
-    {"DevicePoolArgs", 48, 56},
-    {"GroupNormArgs", 128, 192},
-    {"TapArgs", 80, 96},
-    {"DevicePatchArgs", 128, 176},
-    {"StemArgs", 120, 120},
-    {"resident", 216, 255},
-    {"DeviceContractArgs_tf32", 128, 0},
-    {"DeviceConvArgs_tf32", 128, 0},
+    {"BatchNormArgs", 128, 144},
+    {"MseArgs", 72, 96},
+    {"CrossEntropyArgs", 80, 112},
+    {"BceWithLogitsArgs", 40, 56},
+    {"DeviceConvArgs", 128, 192},
+    {"PermuteArgs", 48, 48},
+    {"DevicePoolArgs", 40, 48},
+    {"GroupNormArgs", 128, 168},
+    {"TapArgs", 72, 96},
+    {"DevicePatchArgs", 128, 168},
+    {"StemArgs", 112, 112},
+    {"resident", 168, 216},
+    {"DeviceContractArgs_tf32", 120, 0},
+    {"DeviceConvArgs_tf32", 120, 0},
     {"write_words", 40, 0},
 };
 
@@ -57,6 +57,6 @@ constexpr bool holds_its_blocks() {
   return true;
 }
 static_assert(holds_its_blocks());
-static_assert(kInstructionBytes<double> <= kSharedBytes);
+static_assert(kTileBytes<double> <= kSharedBytes && kInstructionBytes<double> <= kSharedBytes);
 
 }  // namespace fastmaml

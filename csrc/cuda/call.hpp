@@ -7,9 +7,11 @@ namespace fastmaml {
 
 // Threads of every block. 256 hold a 64 x 64 tile of a contraction, 16 numbers each.
 constexpr int kThreads = 256;
-// Shared memory of one instruction: the largest is a contraction's two pairs of slabs.
+// Shared memory of one instruction, and of one that has tiles: as many pairs of slabs as fit.
 template <class T>
-constexpr int64_t kInstructionBytes = static_cast<int64_t>(sizeof(T)) * 6 * 1024;
+constexpr int64_t kInstructionBytes = static_cast<int64_t>(sizeof(T)) * 2 * 1024;
+template <class T>
+constexpr int64_t kTileBytes = 48 * 1024;
 
 // One call, or one round of it. All pointers are device pointers.
 struct DeviceCall {

@@ -9,13 +9,19 @@
 
 namespace fastmaml::device {
 
+// A quotient of counts, in 32 bits: 64-bit divisions take several times as long and a branch, and
+// no device holds a task of so many rows, or a row of so many numbers.
+FASTMAML_DEVICE int64_t quotient(int64_t a, int64_t b) {
+  return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+}
+
 // What this member sums: term(i) for its numbers below n. `Sum` is T, or a struct with +=.
 template <class Sum, class Term>
 FASTMAML_DEVICE Sum sum_chains(int lane, int lanes, int64_t n, Term&& term) {
   constexpr int kChain = 128;
   Sum total{};
   for (int64_t i = lane; i < n;) {
-    const int64_t left = (n - i + lanes - 1) / lanes;
+    const int64_t left = quotient(n - i + lanes - 1, lanes);
     const int count = left < kChain ? static_cast<int>(left) : kChain;
     Sum chain{};
 #pragma unroll 4
@@ -46,12 +52,6 @@ FASTMAML_DEVICE void store_each(int lane, int lanes, int64_t n, Value&& value, S
 template <class T>
 FASTMAML_DEVICE T from_lane_across(T value, int apart) {
   return __shfl_xor_sync(kAllLanes, value, apart);
-}
-
-// A quotient of counts, in 32 bits: 64-bit divisions take several times as long and a branch, and
-// no device holds a task of so many rows, or a row of so many numbers.
-FASTMAML_DEVICE int64_t quotient(int64_t a, int64_t b) {
-  return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
 }
 
 // A block as columns side by side: neighbouring threads have neighbouring columns, and the threads

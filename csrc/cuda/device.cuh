@@ -67,6 +67,17 @@ FASTMAML_DEVICE T* address_or_null(const Block& block, const Operand& o, int64_t
   return o ? address<T>(block, o, task) : nullptr;
 }
 
+// a b + c, rounded once on a device. The compiler is told to make none of its own: it would in one
+// kernel and not in another, and the same call would give other bits.
+template <class T>
+FASTMAML_DEVICE T multiply_add(T a, T b, T c) {
+#if defined(__CUDA_ARCH__)
+  return fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 // p[i], or `otherwise` where p is null. The compiler must ask each time: it would write a loop once
 // for every set of operands that may be absent.
 template <class T>

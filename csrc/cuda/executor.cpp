@@ -124,13 +124,12 @@ class Sequence {
     const int64_t tasks = instruction.shared ? 1 : device_.tasks;
     int64_t team = std::max<int64_t>(1, most_blocks_ / tasks);
     if (call_.team > 0) team = call_.team;
-    const char* host = program_.tables.bytes().data() + instruction.args;
-    team = std::max<int64_t>(1, std::min(team, kernel.units(host)));
+    const char* args = program_.tables.bytes().data() + instruction.args;
+    team = std::max<int64_t>(1, std::min(team, kernel.units(args)));
     constexpr int64_t kMostRows = 65535;
     const LaunchSize size{static_cast<unsigned>(team),
                           static_cast<unsigned>(std::min(tasks, kMostRows))};
-    launcher_.launch(kernel.function, size, kernel.shared_bytes, device_.tables + instruction.args,
-                     device_, instruction.shared);
+    launcher_.launch(kernel, size, args, device_, instruction.shared);
   }
 
   const DeviceProgram& program_;
@@ -152,7 +151,8 @@ bool run_resident(const Program& program, const DeviceProgram& lowered, const Ca
       resident_obstacle(program, layout, call.tasks, call.team, device_shared_limit(call.device)))
     return false;
   const Dtype dtype = program.settings.dtype;
-  const int64_t bytes = dtype == Dtype::f32 ? 4 : 8, wanted = resident_bytes(program);
+  const int64_t bytes = dtype == Dtype::f32 ? 4 : 8;
+  int64_t wanted = resident_bytes(program);
   ResidentCall run;
   run.transient_bytes = program.transient.elements * bytes;
   run.shared_bytes = program.shared.elements * bytes;
@@ -163,6 +163,9 @@ bool run_resident(const Program& program, const DeviceProgram& lowered, const Ca
   run.tables = static_cast<const char*>(call.tables), run.tasks = call.tasks;
   run.prologue = lowered.resident_prologue, run.body = lowered.resident_body;
   run.last = lowered.resident_last;
+  const auto table_bytes = static_cast<int64_t>(lowered.tables.bytes().size());
+  if (wanted + table_bytes <= device_shared_limit(call.device))
+    run.table_bytes = table_bytes, wanted += table_bytes;
   const void* kernel = resident_kernel(dtype);
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(wanted)),

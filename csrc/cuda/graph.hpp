@@ -40,6 +40,18 @@ class GraphLauncher final : public Launcher {
   cudaGraphNode_t last_ = nullptr;
 };
 
+// Lets this thread make calls, for a scope, that a capture under way does not allow.
+class CaptureRelaxed {
+ public:
+  CaptureRelaxed() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~CaptureRelaxed() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  CaptureRelaxed(const CaptureRelaxed&) = delete;
+  CaptureRelaxed& operator=(const CaptureRelaxed&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 // A graph ready to be launched.
 class Replay {
  public:
@@ -91,6 +103,9 @@ class Replay {
     cudaGraphExec_t exec = nullptr;
     Handles() = default;
     ~Handles() {
+      // A plan may go while its thread captures a graph of another's, which destroying one would
+      // invalidate.
+      const CaptureRelaxed relaxed;
       if (exec) cudaGraphExecDestroy(exec);
       if (graph) cudaGraphDestroy(graph);
     }

@@ -29,7 +29,9 @@ namespace {
 
 template <class T, class A>
 DeviceKernel entry() {
-  return {known(&instruction_kernel<T, A>), kInstructionBytes<T>,
+  constexpr bool kTiles =
+      std::is_same_v<A, DeviceContractArgs> || std::is_same_v<A, DeviceConvArgs>;
+  return {known(&instruction_kernel<T, A>), kTiles ? kTileBytes<T> : kInstructionBytes<T>,
           [](const void* args) { return units(*static_cast<const A*>(args)); }};
 }
 

@@ -10,7 +10,7 @@
 
 namespace fastmaml {
 
-// One instruction for all tasks of a round: arguments (const char* args, DeviceCall, bool shared).
+// One instruction for all tasks of a round: arguments (its DeviceArgs, DeviceCall, bool shared).
 struct DeviceKernel {
   const void* function = nullptr;
   int64_t shared_bytes = 0;

@@ -17,7 +17,6 @@ void replace(DeviceKernelTable& table) {
   using A = DeviceArgs<Kind>;
   DeviceKernel& kernel = table.of[Args(Kind{}).index()];
   kernel.function = known(&instruction_kernel<float, A, Tf32Tiles>);
-  kernel.shared_bytes = kTf32Bytes;
 }
 
 DeviceKernelTable make_tf32_table() {

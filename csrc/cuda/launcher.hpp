@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "cuda/call.hpp"
+#include "cuda/kernels.hpp"
 
 namespace fastmaml {
 
@@ -36,6 +37,12 @@ class Launcher {
   void launch(const void* kernel, LaunchSize size, int64_t shared_bytes, A... arguments) {
     void* pointers[] = {&arguments...};
     add(kernel, size, static_cast<size_t>(shared_bytes), pointers);
+  }
+  // An instruction's, see DeviceKernel.
+  void launch(const DeviceKernel& kernel, LaunchSize size, const void* args, DeviceCall call,
+              bool shared) {
+    void* pointers[] = {const_cast<void*>(args), &call, &shared};
+    add(kernel.function, size, static_cast<size_t>(kernel.shared_bytes), pointers);
   }
 
  protected:

@@ -4,6 +4,18 @@
 
 namespace fastmaml {
 
+namespace {
+
+ContractForm form_of(const ContractArgs& args, int64_t depth) {
+  if (args.m == 1)
+    return depth < kSharedDepth && args.runs == 1 ? ContractForm::row : ContractForm::long_row;
+  if (args.dot && args.m * args.n <= kFewDots && depth >= kDotDepth) return ContractForm::dots;
+  if (args.m <= kFewRows && depth >= kFewRowsDepth) return ContractForm::few_rows;
+  return ContractForm::tiles;
+}
+
+}  // namespace
+
 DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
   DeviceContractArgs to;
   to.c = args.c, to.cin = args.cin, to.gate_by = args.gate_by;
@@ -13,7 +25,9 @@ DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
   to.count = static_cast<int32_t>(args.terms.size());
   int64_t depth = 0;
   for (const ContractTerm& term : args.terms) depth += term.k;
-  to.lanes = args.m > 1 ? 0 : depth < kSharedDepth ? 1 : kRowLanes;
+  to.form = form_of(args, depth);
+  to.runs = static_cast<int32_t>(args.runs);
+  to.run = static_cast<int32_t>((depth + args.runs - 1) / args.runs);
   return to;
 }
 
@@ -73,6 +87,7 @@ DeviceProgram::DeviceProgram(const Program& program) {
   section(program.commit, true, commit);
   section(program.epilogue, true, epilogue);
   list_for_resident(program);
+  tables.close();
 }
 
 }  // namespace fastmaml

@@ -51,6 +51,8 @@ class Tables {
     known_.emplace(key, std::pair(added, wanted.size()));
     return added;
   }
+  // Fills the last 16 bytes.
+  void close() { bytes_.resize((bytes_.size() + 15) / 16 * 16); }
   const std::vector<char>& bytes() const { return bytes_; }
 
  private:

@@ -22,7 +22,10 @@ namespace fastmaml::device {
 template <class T, class A>
 FASTMAML_DEVICE void interpret_as(const DeviceInstruction& instruction, const Block& block,
                                   int64_t task) {
-  run_pass<T>(*block.table<A>(instruction.args), block, task);
+  if constexpr (std::is_same_v<A, DeviceContractArgs>)
+    run_pass<T, void>(*block.table<A>(instruction.args), block, task);
+  else
+    run_pass<T>(*block.table<A>(instruction.args), block, task);
 }
 
 // The kinds that networks of this size are made of, see kResidentKinds.
@@ -64,19 +67,36 @@ FASTMAML_DEVICE bool ends_last(const Block& block, const char* tables) {
   return last;
 }
 
+// Where the block reads the tables: an instruction's arguments are read one after another, which
+// takes longer than most of them do where each comes from global memory.
+FASTMAML_DEVICE const char* keep_tables(const ResidentCall& run, char* to) {
+  struct alignas(16) Bytes {
+    uint64_t of[2];
+  };
+  if (run.table_bytes == 0) return run.tables;
+  const auto* from = reinterpret_cast<const Bytes*>(run.tables);
+  const int64_t count = run.table_bytes / static_cast<int64_t>(sizeof(Bytes));
+  // But for the counter, which other blocks may be changing.
+  for (int64_t i = 1 + threadIdx.x; i < count; i += kThreads)
+    reinterpret_cast<Bytes*>(to)[i] = from[i];
+  __syncthreads();
+  return to;
+}
+
 template <class T>
-__global__ void __launch_bounds__(kThreads) resident(const __grid_constant__ ResidentCall run) {
+__global__ void __launch_bounds__(kThreads, 1) resident(const __grid_constant__ ResidentCall run) {
   char* const memory = dynamic_shared();
 #if defined(FASTMAML_SIMT)
-  simt::arena(memory, run.transient_bytes + run.shared_bytes);
+  simt::arena(memory, run.transient_bytes + run.shared_bytes + run.table_bytes);
 #endif
   Block block{};
   block.call.base = reinterpret_cast<char* const*>(run.base);
   block.call.scalars = run.scalars_from ? run.scalars_from : run.scalars;
-  block.call.tables = run.tables;
   block.call.capacity = block.call.tasks = run.tasks;
   block.transient = memory, block.shared = memory + run.transient_bytes;
-  block.memory = block.shared + run.shared_bytes;
+  char* const tables = block.shared + run.shared_bytes;
+  block.call.tables = keep_tables(run, tables);
+  block.memory = tables + run.table_bytes;
   block.local = true, block.rank = 0, block.size = 1, block.tasks = 1;
   // One call for all lists: each inlines every pass, which is what a build spends its time on.
   DeviceList list = run.prologue;

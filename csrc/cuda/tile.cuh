@@ -1,33 +1,41 @@
-// One tile of a contraction: TM x TN outputs of a block of 256 threads, TN / 4 of them across, each
-// with 4 columns in registers and as many rows as there are left.
+// One tile of a contraction: TM x TN outputs of a block of 256 threads, each with 4 columns in
+// registers and as many rows as there are left. A warp is 8 threads across and 4 down, so that what
+// it reads of a slab at once is a row of all banks.
 //
-// The depth is walked in slabs of kSlab, each copied into shared memory while the one before it is
-// multiplied. A `Problem` is a list of segments of the depth and says where their factors lie:
+// The depth is walked in slabs of kSlab, copied into shared memory some slabs before they are
+// multiplied: a block that has a multiprocessor to itself hides the way to memory by nothing else.
+// Of the last slab of a segment only the parts of kPart are multiplied that have any depth.
+//
+// A `Problem` is a list of segments of the depth and says where their factors lie:
 //
 //   kDeep                                    // in a, neighbours of l are neighbours in memory
 //   int segments();                          bool open(int s, Segment& to);   // false: left out
 //   segment.k                                // its depth
-//   segment.a_wide, segment.b_wide           // so many neighbours as 16 bytes hold, of i (of l
-//   where
-//                                            // kDeep) and of j, are 16 aligned bytes
-//   Row row(segment, int64_t i);             // what a thread may work out once for a row of a
-//   Depth depth(segment, int64_t l);
-//   const T* a(segment, Row, Depth), b(segment, int64_t l, int64_t j)         // null: 0
+//   segment.a_wide, segment.b_wide           // so many neighbours as 16 bytes hold, of i (where
+//                                            // kDeep, of l) and of j, are 16 aligned bytes
+//   Row row(segment, int32_t i);             // what a thread may work out once for a row of a
+//   Depth depth(segment, int32_t l);
+//   const T* a(segment, Row, Depth), b(segment, int32_t l, int32_t j)         // null: 0
 //
-// A `store` is told each sum as store(store.row(i), j, sum). Where it may leave moments (see
+// A `Store` is made of the problem when the sums are there, so that nothing of it takes a register
+// before, and told each of them as store(store.row(i), j, sum). Where it may leave moments (see
 // ops/moments) it returns what it wrote.
 //
 // Every output is summed slab by slab in the order of the depth, chains of kChainSlabs slabs being
 // added up, whatever the tile and whoever computes it.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/reduce.cuh"
 #include "cuda/tile_shape.hpp"
 #include "ops/moments/moments_tile_cuda.cuh"
 
 namespace fastmaml::device {
 
-constexpr int kSlab = 16, kChainSlabs = 16, kTilePad = 4;
+template <class T>
+constexpr int kSlab = sizeof(T) == sizeof(float) ? 32 : 16;
+template <class T>
+constexpr int kChainSlabs = 256 / kSlab<T>;
+constexpr int kPart = 8, kTilePad = 4, kMostStages = 6;
 
 // 16 bytes (32 in double) of shared memory.
 template <class T>
@@ -41,26 +49,38 @@ struct alignas(16) Wide {
   T of[kWide<T>];
 };
 
-// Two slabs of each factor. a lies depth by depth, [kSlab, TM], as the products read it; where it
-// is copied along the depth it lies row by row, [TM, kSlab], and is read kWide<T> depths at a time.
+// As many slabs of each factor as there is memory for. a lies depth by depth, [kSlab, TM], as the
+// products read it; where it is copied along the depth it lies row by row, [TM, kSlab], and is read
+// kWide<T> depths at a time.
 template <class T, int TM, int TN, bool kDeep, int kPadA = kTilePad, int kPadB = 0>
 struct TileMemory {
-  static constexpr int kRow = kDeep ? kSlab + kWide<T> : TM + kPadA, kRowB = TN + kPadB;
-  static constexpr int kA = (kDeep ? TM : kSlab) * kRow;
-  static constexpr int64_t kNumbers = 2 * (kA + kSlab * kRowB);
-  T *a, *b;  // b: [2, kSlab, TN]
+  static constexpr int kDepth = kSlab<T>;
+  static constexpr int kRow = kDeep ? kDepth + kWide<T> : TM + kPadA, kRowB = TN + kPadB;
+  static constexpr int kA = (kDeep ? TM : kDepth) * kRow, kB = kDepth * kRowB;
+  static constexpr int kFit = static_cast<int>(kTileBytes<T> / ((kA + kB) * sizeof(T)));
+  static constexpr int kStages = kFit < kMostStages ? kFit : kMostStages;
+  static_assert(kStages >= 2);
+  T *a, *b;  // b: [kStages, kSlab, TN]
   FASTMAML_DEVICE explicit TileMemory(const Block& block) {
     Carve carve(block);
-    a = carve.take<T>(2 * kA);
-    b = carve.take<T>(2 * kSlab * kRowB);
+    a = carve.take<T>(kStages * kA);
+    b = carve.take<T>(kStages * kB);
   }
   FASTMAML_DEVICE T* a_at(int buffer, int i, int l) const {
     return a + buffer * kA + (kDeep ? i * kRow + l : l * kRow + i);
   }
   FASTMAML_DEVICE T* b_at(int buffer, int l, int j) const {
-    return b + (buffer * kSlab + l) * kRowB + j;
+    return b + (buffer * kDepth + l) * kRowB + j;
   }
 };
+
+template <class T, int R, int C>
+FASTMAML_DEVICE void fold_chains(T (&chain)[R][C], T (&total)[R][C]) {
+#pragma unroll
+  for (int r = 0; r < R; ++r)
+#pragma unroll
+    for (int c = 0; c < C; ++c) total[r][c] += chain[r][c], chain[r][c] = T(0);
+}
 
 template <class T, int TM, int TN, class Problem,
           class SlabMemory = TileMemory<T, TM, TN, Problem::kDeep>>
@@ -69,21 +89,27 @@ class Tile {
   using Segment = typename Problem::Segment;
   using Memory = SlabMemory;
   static constexpr bool kDeep = Problem::kDeep;
-  static constexpr int kColumns = 4, kAcross = TN / kColumns, kRows = TM * kAcross / kThreads;
-  static_assert(kRows >= 1 && kRows * kThreads == TM * kAcross);
+  static constexpr int kDepth = kSlab<T>;
+  static constexpr int kColumns = 4, kRows = TM * TN / kColumns / kThreads;
+  static_assert(kRows >= 1 && kRows * kColumns * kThreads == TM * TN);
 
-  // `plain`: some factors lie in shared memory, which asynchronous copies cannot read.
-  FASTMAML_DEVICE Tile(const Problem& problem, const Memory& memory, int32_t row, int32_t column,
-                       bool plain)
-      : problem_(problem), memory_(memory), row_(row), column_(column), plain_(plain) {}
+  FASTMAML_DEVICE Tile(const Problem& problem, const Memory& memory, int32_t row, int32_t column)
+      : problem_(problem), memory_(memory), row_(row), column_(column), thread_(threadIdx.x) {
+#if defined(__CUDA_ARCH__)
+    // What depends on the thread must be worked out here: the compiler would do it once for all
+    // kinds of tiles, and keep it in registers that the products need.
+    asm volatile("" : "+r"(thread_));
+#endif
+  }
 
   template <class Store>
-  FASTMAML_DEVICE void run(const Store& store) {
+  FASTMAML_DEVICE void run() {
     T total[kRows][kColumns] = {};
     accumulate(total);
+    const Store store(problem_);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int32_t i = row_ + first_row() + r;
+      const int32_t i = row_ + row_of(r);
       if (i >= problem_.m) continue;
       const auto row = store.row(i);
 #pragma unroll
@@ -101,12 +127,25 @@ class Tile {
   }
 
  protected:
-  // The slab that is loaded next.
+  // How a thread's share of a slab of a lies, where it is copied 16 bytes at a time.
+  static constexpr int kWideA = kWide<T>;
+  static constexpr int kAside = (kDeep ? kDepth : TM) / kWideA;  // threads side by side
+  // Rows, or depths, from one copy to the next.
+  static constexpr int kApart = kThreads / kAside;
+  static constexpr int kCopies = ((kDeep ? TM : kDepth) + kApart - 1) / kApart;
+  // More than two would take the registers of the sums.
+  static constexpr bool kHolds = !kDeep || kCopies <= 2;
+  static constexpr int kRowsHeld = kDeep && kHolds ? kCopies : 1;
+  FASTMAML_DEVICE int along() const { return thread_ % kAside * kWideA; }
+  FASTMAML_DEVICE int across() const { return thread_ / kAside; }
+
+  // The slab that is loaded next, and the rows that this thread copies of it.
   struct Cursor {
     Segment segment;
+    typename Problem::Row row[kRowsHeld];
     int s = -1;
-    decltype(Segment::k) l = 0;
-    bool more = false;
+    int32_t l = 0;
+    FASTMAML_DEVICE bool more() const { return segment.k > 0; }
   };
   // Rows of the problem in the tile.
   FASTMAML_DEVICE int32_t count() const {
@@ -115,78 +154,101 @@ class Tile {
   }
   // The moments of the tile's columns, to those of the first tile and column.
   FASTMAML_DEVICE void leave(T* to, int64_t features, const T (&value)[kRows][kColumns]) const {
-    const auto column = [](int c) { return first_column() + c; };
-    const TileColumns<TN, kAcross, kWarps, kColumns, decltype(column)> columns{
-        static_cast<int>(threadIdx.x) / kWarp, column};
+    const auto column = [this](int c) { return first_column() + c; };
+    const TileColumns<TN, kLanesAcross, kWarps / kWarpsAcross, kColumns, decltype(column)> columns{
+        thread_ / kWarp / kWarpsAcross, column};
     leave_moments<T, kRows>(
-        columns, count(), [&](int r) { return first_row() + r < count(); },
+        columns, count(), [&](int r) { return row_of(r) < count(); },
         [&](int r, int c) { return value[r][c]; }, memory_.b, of_tile(to, features), features,
         static_cast<int32_t>(problem_.n) - column_);
   }
   FASTMAML_DEVICE T* of_tile(T* to, int64_t features) const {
     return to + (int64_t{row_ / TM} * 2 * features + column_);
   }
-  FASTMAML_DEVICE static int first_row() { return threadIdx.x / kAcross * kRows; }
-  FASTMAML_DEVICE static int first_column() { return threadIdx.x % kAcross * kColumns; }
+  // The thread's sums. Where a lies row by row, a warp's rows are dealt out one by one: neighbours
+  // in memory meet no bank twice, rows kRows apart would.
+  static constexpr int kLanesAcross = 8, kLanesDown = kWarp / kLanesAcross;
+  static constexpr int kWarpsAcross = TN / (kLanesAcross * kColumns);
+  FASTMAML_DEVICE int row_of(int r) const {
+    const int warp = thread_ / kWarp / kWarpsAcross, lane = thread_ % kWarp / kLanesAcross;
+    return warp * (kLanesDown * kRows) + (kDeep ? r * kLanesDown + lane : lane * kRows + r);
+  }
+  FASTMAML_DEVICE int first_column() const {
+    const int warp = thread_ / kWarp % kWarpsAcross, lane = thread_ % kLanesAcross;
+    return (warp * kLanesAcross + lane) * kColumns;
+  }
 
   FASTMAML_DEVICE void advance(Cursor& at) const {
-    if (at.s >= 0 && (at.l += kSlab) < at.segment.k) return;
-    at.more = false;
-    while (!at.more && ++at.s < problem_.segments())
-      at.more = problem_.open(at.s, at.segment) && at.segment.k > 0;
-    at.l = 0;
+    if (at.s >= 0 && (at.l += kDepth) < at.segment.k) return;
+    at.l = at.segment.k = 0;
+    while (!at.more() && ++at.s < problem_.segments())
+      if (!problem_.open(at.s, at.segment)) at.segment.k = 0;
+    if (!at.more() || !kHolds) return;
+#pragma unroll
+    for (int r = 0; r < kRowsHeld; ++r)
+      at.row[r] = problem_.row(at.segment, row_ + (kDeep ? across() + r * kApart : along()));
   }
 
   FASTMAML_DEVICE void accumulate(T (&total)[kRows][kColumns]) {
     T chain[kRows][kColumns] = {};
-    each_slab([&](int buffer, bool chain_ends) {
-      multiply(buffer, chain);
-      if (chain_ends) fold(chain, total);
+    each_slab([&](int buffer, int parts, bool chain_ends) {
+      multiply(buffer, parts, chain);
+      if (chain_ends) fold_chains(chain, total);
     });
   }
 
-  // step(buffer, whether a chain ends with it) for every slab, while the next one is copied.
+  // step(buffer, its parts, whether a chain ends with it) for every slab, while those after it are
+  // copied. Before the first one, as many are begun as there is room for beside it.
   template <class Step>
   FASTMAML_DEVICE void each_slab(Step&& step) const {
-    Cursor at;
+    constexpr int kStages = Memory::kStages;
+    Cursor at{};
     advance(at);
-    if (!at.more) return;  // no depth at all
-    load(at, 0);
-    for (int buffer = 0, slabs = 1; at.more; buffer ^= 1, ++slabs) {
-      advance(at);
-      if (at.more) {
-        load(at, buffer ^ 1);
-        copy_wait<1>();
-      } else {
-        copy_wait<0>();
+    int begun = 0, buffer = 0;
+    uint32_t waiting = 0;  // parts of the slabs that are begun, in 4 bits each
+    static_assert(kDepth / kPart < 16 && kStages <= 8);
+    for (int slab = 2 - kStages;; ++slab) {
+      if (slab > 0) {
+        if (slab > begun) break;
+        copy_wait<kStages - 2>();
+        __syncthreads();
       }
-      __syncthreads();
-      step(buffer, slabs % kChainSlabs == 0 || !at.more);
-      __syncthreads();
+      waiting <<= 4;
+      if (at.more()) {
+        const int32_t left = at.segment.k - at.l;
+        waiting |= static_cast<uint32_t>((left < kDepth ? left + kPart - 1 : kDepth) / kPart);
+        load(at, buffer);
+        advance(at), ++begun;
+      }
+      copy_commit();
+      // The next one to be filled is the one that has waited longest.
+      buffer = buffer + 1 == kStages ? 0 : buffer + 1;
+      if (slab > 0)
+        step(buffer, static_cast<int>(waiting >> (4 * (kStages - 1)) & 15),
+             slab % kChainSlabs<T> == 0 || slab == begun);
     }
+    __syncthreads();
   }
 
-  FASTMAML_DEVICE static void fold(T (&chain)[kRows][kColumns], T (&total)[kRows][kColumns]) {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) total[r][c] += chain[r][c], chain[r][c] = T(0);
-  }
-
-  FASTMAML_DEVICE void multiply(int buffer, T (&chain)[kRows][kColumns]) const {
+  FASTMAML_DEVICE void multiply(int buffer, int parts, T (&chain)[kRows][kColumns]) const {
     constexpr int kDepths = kDeep ? kWide<T> : 1;
-#pragma unroll(kDeep ? 1 : 2)
-    for (int first = 0; first < kSlab; first += kDepths) {
-      T a[kRows][kDepths];
-      read_a(buffer, first, a);
+#pragma unroll 1
+    for (int part = 0; part < parts; ++part) {
 #pragma unroll
-      for (int l = 0; l < kDepths; ++l) {
-        const Four<T> b =
-            *reinterpret_cast<const Four<T>*>(memory_.b_at(buffer, first + l, first_column()));
+      for (int first = 0; first < kPart; first += kDepths) {
+        const int from = part * kPart + first;
+        T a[kRows][kDepths];
+        read_a(buffer, from, a);
 #pragma unroll
-        for (int r = 0; r < kRows; ++r)
+        for (int l = 0; l < kDepths; ++l) {
+          const Four<T> b =
+              *reinterpret_cast<const Four<T>*>(memory_.b_at(buffer, from + l, first_column()));
 #pragma unroll
-          for (int c = 0; c < kColumns; ++c) chain[r][c] += a[r][l] * b.of[c];
+          for (int r = 0; r < kRows; ++r)
+#pragma unroll
+            for (int c = 0; c < kColumns; ++c)
+              chain[r][c] = multiply_add(a[r][l], b.of[c], chain[r][c]);
+        }
       }
     }
   }
@@ -196,52 +258,57 @@ class Tile {
     if constexpr (kDeep) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Wide<T> wide =
-            *reinterpret_cast<const Wide<T>*>(memory_.a_at(buffer, first_row() + r, l));
+        const Wide<T> wide = *reinterpret_cast<const Wide<T>*>(memory_.a_at(buffer, row_of(r), l));
 #pragma unroll
         for (int d = 0; d < kDepths; ++d) a[r][d] = wide.of[d];
       }
     } else if constexpr (kRows == 4) {
-      const Four<T> four = *reinterpret_cast<const Four<T>*>(memory_.a_at(buffer, first_row(), l));
+      const Four<T> four = *reinterpret_cast<const Four<T>*>(memory_.a_at(buffer, row_of(0), l));
 #pragma unroll
       for (int r = 0; r < kRows; ++r) a[r][0] = four.of[r];
     } else {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) a[r][0] = *memory_.a_at(buffer, first_row() + r, l);
+      for (int r = 0; r < kRows; ++r) a[r][0] = *memory_.a_at(buffer, row_of(r), l);
     }
   }
 
   FASTMAML_DEVICE void load(const Cursor& at, int buffer) const {
-    load_a(at, buffer);
+    if (at.segment.a_wide)
+      load_a(at, buffer);
+    else
+      load_numbers(at, buffer);
     load_b(at, buffer);
-    copy_commit();
   }
 
   FASTMAML_DEVICE void load_a(const Cursor& at, int buffer) const {
-    const int t = threadIdx.x;
-    if (!at.segment.a_wide) return copy_rows<1>(at, buffer);
-    if constexpr (kDeep) return copy_rows<kWide<T>>(at, buffer);
-    constexpr int kPerDepth = TM / kWide<T>, kDown = kThreads / kPerDepth;
-    constexpr int kSteps = (kSlab + kDown - 1) / kDown;
-    const int i = t % kPerDepth * kWide<T>;
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const int l = t / kPerDepth + step * kDown;
-      if (l < kSlab) copy<kWide<T>>(memory_.a_at(buffer, i, l), a_at(at, row_ + i, at.l + l));
+    for (int copy_of = 0; copy_of < kCopies; ++copy_of) {
+      const int other = across() + copy_of * kApart;
+      if (other >= (kDeep ? TM : kDepth)) continue;
+      const int i = kDeep ? other : along(), l = kDeep ? along() : other;
+      const bool there = row_ + i < problem_.m && at.l + l < at.segment.k;
+      copy<kWideA>(memory_.a_at(buffer, i, l),
+                   there ? problem_.a(at.segment,
+                                      kHolds ? at.row[kDeep && kHolds ? copy_of : 0]
+                                             : problem_.row(at.segment, row_ + i),
+                                      problem_.depth(at.segment, at.l + l))
+                         : nullptr);
     }
   }
 
-  // Row by row, Count neighbours of depth at a time. Loops of single numbers stay loops: unrolled,
-  // their addresses would take the registers of the sums.
-  template <int Count>
-  FASTMAML_DEVICE void copy_rows(const Cursor& at, int buffer) const {
-    constexpr int kPerRow = kSlab / Count, kDown = kThreads / kPerRow;
-    constexpr int kSteps = (TM + kDown - 1) / kDown;
-    const int t = threadIdx.x, l = t % kPerRow * Count;
-#pragma unroll(Count > 1 ? kSteps : 1)
+  // The same number by number.
+  FASTMAML_DEVICE void load_numbers(const Cursor& at, int buffer) const {
+    constexpr int kDown = kThreads / kDepth, kSteps = (TM + kDown - 1) / kDown;
+    const int l = thread_ % kDepth;
+#pragma unroll 2
     for (int step = 0; step < kSteps; ++step) {
-      const int i = t / kPerRow + step * kDown;
-      if (i < TM) copy<Count>(memory_.a_at(buffer, i, l), a_at(at, row_ + i, at.l + l));
+      const int i = thread_ / kDepth + step * kDown;
+      if (i >= TM) continue;
+      const bool there = row_ + i < problem_.m && at.l + l < at.segment.k;
+      copy<1>(memory_.a_at(buffer, i, l),
+              there ? problem_.a(at.segment, problem_.row(at.segment, row_ + i),
+                                 problem_.depth(at.segment, at.l + l))
+                    : nullptr);
     }
   }
 
@@ -254,32 +321,22 @@ class Tile {
   template <int Count>
   FASTMAML_DEVICE void copy_b(const Cursor& at, int buffer) const {
     constexpr int kPerRow = TN / Count, kDown = kThreads / kPerRow;
-    constexpr int kSteps = (kSlab + kDown - 1) / kDown;
-    const int t = threadIdx.x, j = t % kPerRow * Count;
-#pragma unroll(Count > 1 ? kSteps : 1)
+    constexpr int kSteps = (kDepth + kDown - 1) / kDown;
+    const int t = thread_, j = t % kPerRow * Count;
+#pragma unroll(Count > 1 ? kSteps : 2)
     for (int step = 0; step < kSteps; ++step) {
       const int l = t / kPerRow + step * kDown;
-      if (l < kSlab) copy<Count>(memory_.b_at(buffer, l, j), b_at(at, at.l + l, column_ + j));
+      if (l < kDepth) copy<Count>(memory_.b_at(buffer, l, j), b_at(at, at.l + l, column_ + j));
     }
   }
 
-  FASTMAML_DEVICE const T* a_at(const Cursor& at, int32_t i, int64_t l) const {
-    if (i >= problem_.m || l >= at.segment.k) return nullptr;
-    const Segment& segment = at.segment;
-    return problem_.a(segment, problem_.row(segment, i), problem_.depth(segment, l));
-  }
-  FASTMAML_DEVICE const T* b_at(const Cursor& at, int64_t l, int32_t j) const {
+  FASTMAML_DEVICE const T* b_at(const Cursor& at, int32_t l, int32_t j) const {
     return j < problem_.n && l < at.segment.k ? problem_.b(at.segment, l, j) : nullptr;
   }
   // A copy that does not happen still names an address: its target's own would be no global one,
   // so it is the scalar table's, which every call has.
   template <int Count>
   FASTMAML_DEVICE void copy(T* to, const T* from) const {
-    if (plain_) {
-#pragma unroll
-      for (int i = 0; i < Count; ++i) to[i] = from ? from[i] : T(0);
-      return;
-    }
     copy_async<Count* static_cast<int>(sizeof(T))>(to, from ? from : problem_.anywhere(),
                                                    from != nullptr);
   }
@@ -287,40 +344,47 @@ class Tile {
   const Problem& problem_;
   const Memory& memory_;
   const int32_t row_, column_;
-  const bool plain_;
+  int thread_;
 };
 
 // How tiles make their products: multiply-adds in T; or see cuda/tile_tf32.cuh.
 template <class T>
 struct FmaTiles {
+  static constexpr TileShape kSmall = TileShape::small;
   template <int TM, int TN, class Problem>
   using Tile = device::Tile<T, TM, TN, Problem>;
 };
 
 // The tiles of a problem that are this block's. `turn` is its next tile, counted from the problem's
 // first: one variable for all problems of an instruction deals their tiles out evenly.
-template <class Tiles, int TM, int TN, class Problem, class Store>
-FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, const Store& store,
-                               int32_t& turn) {
+template <class Tiles, class Store, TileShape kShape, class Problem>
+FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, int32_t& turn) {
+  constexpr int TM = tile_rows(kShape), TN = tile_columns(kShape);
   using Task = typename Tiles::template Tile<TM, TN, Problem>;
   const typename Task::Memory memory(block);
-  const auto m = static_cast<int32_t>(problem.m), n = static_cast<int32_t>(problem.n);
+  const int32_t m = problem.m, n = problem.n;
   const int32_t across = (n + TN - 1) / TN, tiles = across * ((m + TM - 1) / TM);
   for (; turn < tiles; turn += static_cast<int32_t>(block.size))
-    Task(problem, memory, turn / across * TM, turn % across * TN, block.local).run(store);
+    Task(problem, memory, turn / across * TM, turn % across * TN).template run<Store>();
   turn -= tiles;
 }
 
 // `rows` chooses the tile: those of all problems of the instruction that a column has.
-template <class Tiles, bool kNarrow = false, class Problem, class Store>
-FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, const Store& store,
-                              int64_t rows, int32_t& turn) {
-  if (rows <= kLowRows)
-    return run_tiles<Tiles, kLowTile, kTileColumns>(problem, block, store, turn);
-  if constexpr (kNarrow)
-    if (problem.n <= kNarrowColumns)
-      return run_tiles<Tiles, kNarrowTile, kNarrowColumns>(problem, block, store, turn);
-  run_tiles<Tiles, kHighTile, kTileColumns>(problem, block, store, turn);
+template <class Tiles, class Store, class Problem>
+FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, int64_t rows,
+                              int32_t& turn) {
+  switch (tile_shape(rows, problem.n)) {
+    case TileShape::high:
+      return run_tiles<Tiles, Store, TileShape::high>(problem, block, turn);
+    case TileShape::narrow:
+      return run_tiles<Tiles, Store, TileShape::narrow>(problem, block, turn);
+    case TileShape::middle:
+      return run_tiles<Tiles, Store, TileShape::middle>(problem, block, turn);
+    case TileShape::small:
+      return run_tiles<Tiles, Store, Tiles::kSmall>(problem, block, turn);
+    case TileShape::low:
+      return run_tiles<Tiles, Store, TileShape::low>(problem, block, turn);
+  }
 }
 
 }  // namespace fastmaml::device

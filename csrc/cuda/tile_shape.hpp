@@ -5,23 +5,46 @@
 
 namespace fastmaml {
 
-constexpr int kTileColumns = 64, kNarrowColumns = 32;
-// Few rows take the low tile: a task's support set rarely fills the high one. Where `narrow`, few
-// columns take the narrow one.
-constexpr int kHighTile = 64, kLowTile = 16, kNarrowTile = 128;
-constexpr int64_t kLowRows = 24;  // up to so many
+// Threads have 4 x 4 sums of a high or a narrow tile, 2 x 4 of a middle one, 1 x 4 of the others.
+enum class TileShape { high, narrow, middle, small, low };
 
-// Rows of the tile for m rows of n columns.
-constexpr int64_t tile_rows(int64_t m, int64_t n, bool narrow = false) {
-  if (m <= kLowRows) return kLowTile;
-  return narrow && n <= kNarrowColumns ? kNarrowTile : kHighTile;
+constexpr int tile_rows(TileShape shape) {
+  switch (shape) {
+    case TileShape::high:
+      return 64;
+    case TileShape::narrow:
+      return 128;
+    case TileShape::middle:
+    case TileShape::small:
+      return 32;
+    case TileShape::low:
+      break;
+  }
+  return 16;
+}
+constexpr int tile_columns(TileShape shape) {
+  return shape == TileShape::narrow || shape == TileShape::small ? 32 : 64;
+}
+
+constexpr int64_t tile_count(int64_t m, int64_t n, TileShape shape) {
+  const int64_t rows = tile_rows(shape), columns = tile_columns(shape);
+  return (m + rows - 1) / rows * ((n + columns - 1) / columns);
+}
+
+// The tile for m rows of n columns. Few rows take one that they fill, since a task's support set is
+// small, and few tiles are cut smaller: a device has a hundred multiprocessors to fill, and a block
+// that is alone on one waits for memory. What is summed does not depend on it.
+constexpr TileShape tile_shape(int64_t m, int64_t n) {
+  constexpr int64_t kFew = 8;
+  if (m <= tile_rows(TileShape::low)) return TileShape::low;
+  const bool narrow = n <= tile_columns(TileShape::small);
+  if (!narrow && m <= tile_rows(TileShape::middle)) return TileShape::middle;
+  const TileShape large = narrow ? TileShape::narrow : TileShape::high;
+  if (tile_count(m, n, large) > kFew) return large;
+  return narrow ? TileShape::small : TileShape::middle;
 }
 
 // How many blocks a problem can occupy.
-constexpr int64_t tile_count(int64_t m, int64_t n, bool narrow = false) {
-  const int64_t rows = tile_rows(m, n, narrow);
-  const int64_t columns = rows == kNarrowTile ? kNarrowColumns : kTileColumns;
-  return (m + rows - 1) / rows * ((n + columns - 1) / columns);
-}
+constexpr int64_t tile_count(int64_t m, int64_t n) { return tile_count(m, n, tile_shape(m, n)); }
 
 }  // namespace fastmaml

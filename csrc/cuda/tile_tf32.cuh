@@ -14,8 +14,6 @@ namespace fastmaml::device {
 // A warp reads 4 depths of 8 neighbours at a time: rows 8 words apart from a multiple of 32 put
 // them into 32 different banks. A row of a kDeep slab, 20 words long, does so by itself.
 constexpr int kTf32Pad = 8;
-// Shared memory of an instruction: the narrow kDeep tile's.
-constexpr int64_t kTf32Bytes = 25 * 1024;
 
 template <int TM, int TN, class Problem>
 class Tf32Tile : private Tile<float, TM, TN, Problem,
@@ -28,9 +26,10 @@ class Tf32Tile : private Tile<float, TM, TN, Problem,
   using typename Base::Memory;
 
   template <class Store>
-  FASTMAML_DEVICE void run(const Store& store) {
+  FASTMAML_DEVICE void run() {
     Sums total = {};
     accumulate(total);
+    const Store store(this->problem_);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int32_t i = this->row_ + first_row() + half * 8;
@@ -57,25 +56,24 @@ class Tf32Tile : private Tile<float, TM, TN, Problem,
   static constexpr int kDown = TM / kMmaRows, kAcross = kWarps / kDown;
   static constexpr int kParts = TN / kAcross / kMmaColumns;
   static_assert(kDown * kAcross == kWarps && kParts * kAcross * kMmaColumns == TN);
-  static_assert(Memory::kNumbers * sizeof(float) <= kTf32Bytes);
   using Sums = float[kParts][4];
 
   // Where the warp's part of the tile begins, and this lane's place in fragments.
-  FASTMAML_DEVICE static int warp_column() {
-    return threadIdx.x / kWarp % kAcross * (kParts * kMmaColumns);
+  FASTMAML_DEVICE int warp_column() const {
+    return this->thread_ / kWarp % kAcross * (kParts * kMmaColumns);
   }
-  FASTMAML_DEVICE static int group() { return threadIdx.x % kWarp / 4; }
-  FASTMAML_DEVICE static int place() { return threadIdx.x % 4; }
-  FASTMAML_DEVICE static int first_row() {
-    return threadIdx.x / kWarp / kAcross * kMmaRows + group();
+  FASTMAML_DEVICE int group() const { return this->thread_ % kWarp / 4; }
+  FASTMAML_DEVICE int place() const { return this->thread_ % 4; }
+  FASTMAML_DEVICE int first_row() const {
+    return this->thread_ / kWarp / kAcross * kMmaRows + group();
   }
 
   FASTMAML_DEVICE void leave(float* to, int64_t features, const Sums& value) const {
-    const auto column = [](int c) {
+    const auto column = [this](int c) {
       return warp_column() + c / 2 * kMmaColumns + place() * 2 + c % 2;
     };
     const TileColumns<TN, 4, kDown, 2 * kParts, decltype(column)> columns{
-        static_cast<int>(threadIdx.x) / kWarp / kAcross, column};
+        this->thread_ / kWarp / kAcross, column};
     leave_moments<float, 2>(
         columns, this->count(), [&](int half) { return first_row() + half * 8 < this->count(); },
         [&](int half, int c) { return value[c / 2][half * 2 + c % 2]; }, this->memory_.b,
@@ -85,8 +83,8 @@ class Tf32Tile : private Tile<float, TM, TN, Problem,
 
   FASTMAML_DEVICE void accumulate(Sums& total) {
     Sums chain = {};
-    this->each_slab([&](int buffer, bool chain_ends) {
-      multiply(buffer, chain);
+    this->each_slab([&](int buffer, int parts, bool chain_ends) {
+      multiply(buffer, parts, chain);
       if (!chain_ends) return;
 #pragma unroll
       for (int part = 0; part < kParts; ++part)
@@ -95,10 +93,11 @@ class Tf32Tile : private Tile<float, TM, TN, Problem,
     });
   }
 
-  FASTMAML_DEVICE void multiply(int buffer, Sums& chain) const {
-#pragma unroll
-    for (int first = 0; first < kSlab; first += kMmaDepth) {
-      const int l = first + place();
+  static_assert(kPart == kMmaDepth);
+  FASTMAML_DEVICE void multiply(int buffer, int parts, Sums& chain) const {
+#pragma unroll 2
+    for (int mma = 0; mma < parts; ++mma) {
+      const int l = mma * kMmaDepth + place();
       uint32_t a[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i)
@@ -116,6 +115,8 @@ class Tf32Tile : private Tile<float, TM, TN, Problem,
 
 // See FmaTiles.
 struct Tf32Tiles {
+  // As many rows, and what the compiler keeps for yet another shape would not fit in registers.
+  static constexpr TileShape kSmall = TileShape::middle;
   template <int TM, int TN, class Problem>
   using Tile = Tf32Tile<TM, TN, Problem>;
 };

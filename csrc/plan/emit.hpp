@@ -5,6 +5,7 @@
 // contributions share are handed out as a Sink: where to write, and what to start from.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <utility>
@@ -66,11 +67,14 @@ class Emit {
   // A buffer of `numel` numbers that belongs to (pass, node, slot): made on first use.
   Operand saved(const Node& node, int slot, int64_t numel);
   Operand scratch(int64_t numel);
-  // How many runs a device cuts a sum over so many pixels into, none of them empty. On the CPU: 1.
-  int64_t runs(int64_t pixels) const {
-    constexpr int64_t kMost = 64;  // each costs a write and a read of the sums
+  // How many runs a device cuts a sum over so many pixels into, none of them empty, where each is
+  // work for so many blocks. On the CPU: 1.
+  int64_t runs(int64_t pixels, int64_t blocks = 1) const {
+    // Each costs a write and a read of the sums, and a task need not fill a device twice.
+    constexpr int64_t kMostRuns = 64, kMostBlocks = 256;
     const int64_t wanted = settings().device ? pixels / settings().run_pixels : 1;
-    const int64_t runs = wanted < 1 ? 1 : wanted < kMost ? wanted : kMost;
+    const int64_t most = std::min(kMostRuns, kMostBlocks / blocks);
+    const int64_t runs = std::max<int64_t>(1, std::min(wanted, most));
     const int64_t run = (pixels + runs - 1) / runs;
     return (pixels + run - 1) / run;
   }

@@ -39,7 +39,7 @@ void list(const ContractArgs& a, Listing& to) {
   }
   to.in(a.cin, many(a.cin_row, a.m) * a.n);
   if (a.gate == Gate::operand) to.in(a.gate_by, a.m * a.n);
-  to.out(a.c, a.m * a.n);
+  to.out(a.c, a.runs * a.m * a.n);
 }
 
 void list(const TransposeArgs& a, Listing& to) {

@@ -5,6 +5,7 @@ The like of test_device_calls on what only a device has.
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -121,6 +122,23 @@ def test_a_capture_without_a_call_before_it_is_refused(gpu: Place) -> None:
     ):
         call(net, data)
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_plan_may_go_while_the_caller_captures(gpu: Place) -> None:
+    """Its own graph goes with it, which is no call that a capture allows by itself."""
+    net, data = wide().to(gpu.device), gpu.put(NET.data())
+    expected = call_for_grad(net, data).clone()
+    other = nn.Sequential(nn.Linear(3, 200), nn.Linear(200, 200), nn.Linear(200, 2)).double()
+    other.to(gpu.device)
+    assert call(other, data).executor == "cuda graph"
+    net.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        del other
+        gc.collect()
+        call(net, data)
+    graph.replay()
+    assert torch.equal(torch.cat(gradients(net)), expected)
 
 
 @pytest.mark.parametrize("make", [model, wide], ids=["small", "wide"])

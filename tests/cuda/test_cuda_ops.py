@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import test_device_tiles as tiles
 import torch
 from op_case import OpCase
 from op_cases import CASES, LOSSES, PASSES, Net, case_id, loss_id
@@ -46,6 +47,14 @@ def test_short_runs_of_pixels_agree(
     monkeypatch.setattr(_engine, "RUN_PIXELS", 7)
     loss = nn.MSELoss()
     check(place, case.model(), data(loss), loss=loss, inner_lr=RATE, inner_steps=2)
+
+
+@tiles.each_shape
+def test_tiles_agree(name: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = tiles.SHAPES[name]
+    monkeypatch.setattr(_engine, "FACTORED", shape.factored)
+    loss = nn.MSELoss()
+    check(place, shape.model(), tiles.data(shape), loss=loss, inner_lr=RATE, inner_steps=1)
 
 
 @pytest.mark.parametrize("settings", PASSES.values(), ids=PASSES)

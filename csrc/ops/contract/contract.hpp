@@ -38,7 +38,8 @@ struct ContractArgs {
   Operand cin;  // [m, n] in, or one row for all when cin_row == 0; may be c itself
   int64_t cin_row = 0;
   int64_t m = 0, n = 0;
-  int scale = 0;  // scalar slot
+  int64_t runs = 1;  // on a device, m == 1, one term: c is [runs, n], of so many runs of the depth
+  int scale = 0;     // scalar slot
   Gate gate = Gate::open;
   Operand gate_by;  // Gate::operand: [m, n] in, laid out as c
   std::vector<ContractTerm> terms;

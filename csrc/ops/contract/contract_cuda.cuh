@@ -1,139 +1,112 @@
-// The contraction on the device: tiles, or, for a single row, sums of columns.
+// The contraction on the device: tiles, or sums where there are few outputs. The resident kernel,
+// whose factors lie in shared memory already, sums as tiles do, without copying them.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/tile.cuh"
-#include "ops/contract/contract_device.hpp"
+#include "ops/contract/contract_sums_cuda.cuh"
 
 namespace fastmaml::device {
 
-// One instruction for one task, or for all of them where c is shared: the depth then runs on
-// through the tasks, whose rows touch.
-template <class T>
-struct ContractProblem {
-  struct Segment {
-    const T *from_a, *from_b;
-    int64_t a_row, a_col, b_row, b_col, k;
-    bool a_wide, b_wide;
-  };
-  using Row = const T*;
-  using Depth = int64_t;
-  static constexpr bool kDeep = false;  // either order, term by term
+struct Tf32Tiles;
 
-  const DeviceContractArgs& args;
-  const Block& block;
-  int64_t task, m, n, flatten;
-  const ContractTerm* terms;
-
-  FASTMAML_DEVICE ContractProblem(const DeviceContractArgs& a, const Block& b, int64_t t)
-      : args(a), block(b), task(t), m(a.m), n(a.n), flatten(a.c.stride == 0 ? b.tasks : 1) {
-    terms = block.table<ContractTerm>(args.terms);
-  }
-  FASTMAML_DEVICE int segments() const { return args.count; }
-  FASTMAML_DEVICE const T* anywhere() const { return static_cast<const T*>(block.call.scalars); }
-  FASTMAML_DEVICE bool open(int s, Segment& to) const {
-    const ContractTerm& term = terms[s];
-    if (term.gate >= 0 && block.scalar<T>(term.gate) == T(0)) return false;
-    to = {address<T>(block, term.a, task),
-          address<T>(block, term.b, task),
-          term.a_row,
-          term.a_col,
-          term.b_row,
-          term.b_col,
-          term.k * flatten,
-          false,
-          false};
-    if (flatten > 1 && term.k == 1) to.a_col = term.a.stride, to.b_row = term.b.stride;
-    constexpr int64_t kWide = 16 / static_cast<int64_t>(sizeof(T));
-    const auto aligned = [](const T* p) { return reinterpret_cast<uint64_t>(p) % 16 == 0; };
-    to.a_wide = to.a_row == 1 && m % kWide == 0 && to.a_col % kWide == 0 && aligned(to.from_a);
-    to.b_wide = to.b_col == 1 && n % kWide == 0 && to.b_row % kWide == 0 && aligned(to.from_b);
-    return true;
-  }
-  FASTMAML_DEVICE Row row(const Segment& s, int64_t i) const { return s.from_a + i * s.a_row; }
-  FASTMAML_DEVICE Depth depth(const Segment& s, int64_t l) const { return l * s.a_col; }
-  FASTMAML_DEVICE const T* a(const Segment&, Row row, Depth depth) const { return row + depth; }
-  FASTMAML_DEVICE const T* b(const Segment& s, int64_t l, int64_t j) const {
-    return s.from_b + l * s.b_row + j * s.b_col;
-  }
-};
-
-// What becomes of a sum: c = gate(cin + scale sum).
-template <class T>
-struct ContractOut {
-  const DeviceContractArgs& args;
-  T scale;
-  T* c;
-  const T *cin, *gate_by;
-
-  FASTMAML_DEVICE ContractOut(const DeviceContractArgs& a, const Block& block, int64_t task)
-      : args(a), scale(block.scalar<T>(a.scale)) {
-    c = address<T>(block, a.c, task), cin = address_or_null<T>(block, a.cin, task);
-    gate_by = address_or_null<T>(block, a.gate_by, task);
-  }
-  FASTMAML_DEVICE int64_t row(int64_t i) const { return i; }
-  FASTMAML_DEVICE void operator()(int64_t i, int64_t j, T sum) const {
-    T value = sum * scale;
-    if (cin) value = cin[i * args.cin_row + j] + value;
-    if (args.gate == Gate::itself)
-      value = value <= T(0) ? T(0) : value;
-    else if (args.gate == Gate::operand)
-      value = gate_by[i * args.c_row + j] > T(0) ? value : T(0);
-    c[i * args.c_row + j] = value;
-  }
-};
-
-// Column j of a single row: lane `lane` of `lanes` sums every lanes-th product, in chains.
-template <class T>
-FASTMAML_DEVICE T column_sum(const ContractProblem<T>& problem, int64_t j, int lane, int lanes) {
-  constexpr int kChain = kSlab * kChainSlabs;
-  T total = 0, chain = 0;
-  int count = 0;
-  typename ContractProblem<T>::Segment segment;
-  for (int s = 0; s < problem.segments(); ++s) {
-    if (!problem.open(s, segment)) continue;
-    for (int64_t l = lane; l < segment.k; l += lanes) {
-      chain += *problem.a(segment, segment.from_a, problem.depth(segment, l)) *
-               *problem.b(segment, l, j);
-      if (++count % kChain == 0) total += chain, chain = T(0);
+// R x C outputs of a thread, its columns far apart so that neighbours read what is side by side.
+// The order of each sum is that of a tile.
+template <class T, int R, int C>
+FASTMAML_DEVICE void contract_in_place(const ContractProblem<T>& problem) {
+  const ContractOut<T> out(problem);
+  const int32_t m = problem.m, n = problem.n;
+  const int across = (n + C - 1) / C, units = across * ((m + R - 1) / R);
+  for (int unit = threadIdx.x; unit < units; unit += kThreads) {
+    const int i0 = unit / across * R, j0 = unit % across;
+    T total[R][C] = {}, chain[R][C] = {};
+    int slabs = 0;
+    typename ContractProblem<T>::Segment segment;
+    for (int s = 0; s < problem.segments(); ++s) {
+      if (!problem.open(s, segment)) continue;
+      const T *a[R], *b[C];
+#pragma unroll
+      for (int r = 0; r < R; ++r) a[r] = problem.row(segment, i0 + r < m ? i0 + r : m - 1);
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        const int j = j0 + c * across;
+        b[c] = problem.b(segment, 0, j < n ? j : n - 1);
+      }
+      const auto add = [&](int32_t l) {
+        T x[R], y[C];
+#pragma unroll
+        for (int r = 0; r < R; ++r) x[r] = a[r][int64_t{l} * segment.a_col];
+#pragma unroll
+        for (int c = 0; c < C; ++c) y[c] = b[c][int64_t{l} * segment.b_row];
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+#pragma unroll
+          for (int c = 0; c < C; ++c) chain[r][c] = multiply_add(x[r], y[c], chain[r][c]);
+      };
+      for (int32_t l = 0; l < segment.k; l += kSlab<T>) {
+        if (l + kSlab<T> <= segment.k) {
+#pragma unroll 8
+          for (int32_t d = 0; d < kSlab<T>; ++d) add(l + d);
+        } else {
+#pragma unroll 1
+          for (int32_t d = l; d < segment.k; ++d) add(d);
+        }
+        if (++slabs % kChainSlabs<T> == 0) fold_chains(chain, total);
+      }
     }
-  }
-  return total + chain;
-}
-
-template <class T>
-FASTMAML_DEVICE void sum_columns(const ContractProblem<T>& problem, const Block& block,
-                                 const ContractOut<T>& out) {
-  const int lanes = problem.args.lanes, columns = kThreads / lanes;
-  const int column = threadIdx.x % columns, lane = threadIdx.x / columns;
-  Carve carve(block);
-  T* sums = carve.take<T>(kThreads);
-  for (int64_t j0 = block.rank * columns; j0 < problem.n; j0 += block.size * columns) {
-    const int64_t j = j0 + column;
-    T sum = j < problem.n ? column_sum(problem, j, lane, lanes) : T(0);
-    if (lanes > 1) {
-      sums[threadIdx.x] = sum;
-      __syncthreads();
-      if (lane == 0)
-        for (int other = 1; other < lanes; ++other) sum += sums[other * columns + column];
-      __syncthreads();
-    }
-    if (lane == 0 && j < problem.n) out(0, j, sum);
+    fold_chains(chain, total);
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < C; ++c)
+        if (i0 + r < m && j0 + c * across < n) out(i0 + r, j0 + c * across, total[r][c]);
   }
 }
 
+// `Tiles`: void where no kernel with tiles is wanted. Tensor cores take tiles of few outputs, too.
 template <class T, class Tiles = FmaTiles<T>>
 FASTMAML_DEVICE void run_pass(const DeviceContractArgs& args, const Block& block, int64_t task) {
   const ContractProblem<T> problem(args, block, task);
-  const ContractOut<T> out(args, block, task);
-  if (args.lanes > 0) return sum_columns(problem, block, out);
-  auto turn = static_cast<int32_t>(block.rank);
-  contract<Tiles>(problem, block, out, problem.m, turn);
+  switch (args.form) {
+    case ContractForm::row:
+      return sum_row(problem, block);
+    case ContractForm::long_row:
+      return sum_long_row(problem, block);
+    case ContractForm::few_rows:
+      if constexpr (!std::is_same_v<Tiles, Tf32Tiles>) return sum_few_rows(problem, block);
+      break;
+    case ContractForm::dots:
+      if constexpr (!std::is_same_v<Tiles, Tf32Tiles>) return sum_dots(problem, block);
+      break;
+    case ContractForm::tiles:
+      break;
+  }
+  if constexpr (std::is_void_v<Tiles>) {
+    constexpr int64_t kFew = 2 * kThreads;
+    if (problem.m * problem.n <= kFew) return contract_in_place<T, 1, 2>(problem);
+    contract_in_place<T, 2, 2>(problem);
+  } else {
+    auto turn = static_cast<int32_t>(block.rank);
+    contract<Tiles, ContractOut<T>>(problem, block, problem.m, turn);
+  }
 }
 
 inline int64_t units(const DeviceContractArgs& args) {
-  if (args.lanes == 0) return tile_count(args.m, args.n);
-  const int64_t columns = kThreads / args.lanes;
-  return (args.n + columns - 1) / columns;
+  const auto parts = [](int64_t of, int64_t size) { return (of + size - 1) / size; };
+  switch (args.form) {
+    case ContractForm::row:
+      return parts(args.n, kThreads);
+    case ContractForm::long_row:
+      return parts(args.n, kThreads / kRowLanes) * args.runs;
+    case ContractForm::few_rows:
+      return parts(args.n, kWarp);
+    case ContractForm::dots:
+      return parts(parts(args.m, kDotRows) * parts(args.n, kDotColumns), kWarps);
+    case ContractForm::tiles:
+      break;
+  }
+  return tile_count(args.m, args.n);
 }
 
 }  // namespace fastmaml::device

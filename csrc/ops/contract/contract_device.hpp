@@ -5,6 +5,15 @@
 
 namespace fastmaml {
 
+// How the sums are shared out. It follows from the shapes alone, since their order depends on it.
+enum class ContractForm : int32_t {
+  tiles,     // a block has a tile of outputs
+  row,       // of one output row, a thread has every so many columns
+  long_row,  // the same where several threads share a column
+  few_rows,  // a warp has columns, of all rows, and a part of the depth
+  dots,      // a warp has some outputs, a lane a part of the depth
+};
+
 struct DeviceContractArgs {
   Operand c, cin, gate_by;
   int64_t c_row = 0, cin_row = 0, m = 0, n = 0;
@@ -12,11 +21,15 @@ struct DeviceContractArgs {
   int32_t count = 0;  // of terms
   int32_t scale = 0;
   Gate gate = Gate::open;
-  int32_t lanes = 1;  // m == 1: threads that share a column's sum; 0: tiles
+  ContractForm form = ContractForm::tiles;
+  int32_t runs = 1, run = 0;  // long_row: c is [runs, n], of runs of `run` of the depth
 };
 
-// A single row is summed column by column. From this depth on eight threads share a column.
+// From this depth on eight threads share a column of a single row.
 constexpr int64_t kSharedDepth = 64;
 constexpr int32_t kRowLanes = 8;
+// Few rows are kFewRows at most, and few dots so many; both are for sums of some depth.
+constexpr int64_t kFewRows = 8, kFewRowsDepth = 32, kFewDots = 4096, kDotDepth = 64;
+constexpr int64_t kDotRows = 4, kDotColumns = 2;  // of a warp
 
 }  // namespace fastmaml

@@ -75,6 +75,18 @@ void add_weight_bar(Emit& emit, const Node& node, std::vector<ConvTerm> terms) {
   add_weights(emit, std::move(args));
 }
 
+// Adds an instruction that writes `parts` sums of `numel` numbers, and the one that adds them up.
+template <class A>
+void add_parts(Emit& emit, A args, int64_t parts, int64_t numel) {
+  ContractArgs sum;
+  sum.m = 1, sum.n = sum.c_row = sum.cin_row = numel;
+  sum.c = args.c, sum.cin = args.cin, sum.scale = args.scale;
+  args.c = emit.scratch(parts * numel), args.cin = {}, args.scale = Scalars::kOne;
+  sum.terms = {{Operand{kScalars}, 0, 0, args.c, numel, 1, parts}};
+  emit.add(std::move(args));
+  emit.add(std::move(sum));
+}
+
 void add_bias_bar(Emit& emit, const Node& node, const Operand& y_like) {
   if (!emit.trainable(node, kBias)) return;
   const Sizes s = sizes(emit, node);
@@ -86,7 +98,9 @@ void add_bias_bar(Emit& emit, const Node& node, const Operand& y_like) {
   args.cin = sink.cin, args.cin_row = channels;
   args.scale = sink.scale;
   args.terms = {{Operand{kScalars}, 0, 0, y_like, channels, 1, s.pixels}};
-  emit.add(std::move(args));
+  args.runs = emit.runs(s.pixels);
+  if (args.runs == 1) return emit.add(std::move(args));
+  add_parts(emit, args, args.runs, channels);
 }
 
 void check_size(const Node& node, const char* side, const Span& span) {
@@ -103,17 +117,14 @@ void check_size(const Node& node, const char* side, const Span& span) {
 }  // namespace
 
 void add_weights(Emit& emit, ConvArgs args) {
-  args.splits = args.groups > 1 ? 1 : emit.runs(args.images * args.stencil->to_pixels);
+  const int64_t rows = args.stencil->taps * args.k;
   // Groups are blocks enough.
+  args.splits = args.groups > 1
+                    ? 1
+                    : emit.runs(args.images * args.stencil->to_pixels, tile_count(rows, args.n));
   if (args.splits == 1) return emit.add(std::move(args));
-  const int64_t numel = args.stencil->taps * args.k * args.n;
-  ContractArgs sum;
-  sum.m = 1, sum.n = sum.c_row = sum.cin_row = numel;
-  sum.c = args.c, sum.cin = args.cin, sum.scale = args.scale;
-  args.c = emit.scratch(args.splits * numel), args.cin = {}, args.scale = Scalars::kOne;
-  sum.terms = {{Operand{kScalars}, 0, 0, args.c, numel, 1, args.splits}};
-  emit.add(std::move(args));
-  emit.add(std::move(sum));
+  const int64_t splits = args.splits, numel = rows * args.n;
+  add_parts(emit, std::move(args), splits, numel);
 }
 
 MomentGroups conv_moment_groups(const Settings& settings, const Node& node, int64_t images) {
@@ -130,7 +141,7 @@ MomentGroups conv_moment_groups(const Settings& settings, const Node& node, int6
     if (groups == 1 || out * bytes >= kLeastGroupBytes)
       moments.each = cpu_moment_rows(node.shape[0]);
   } else if (!is_thin(groups, in, out) && split(gather(window_of(node))).size() == 1) {
-    moments.each = tile_rows(moments.rows, out, true);
+    moments.each = tile_rows(tile_shape(moments.rows, out));
   }
   return moments;
 }

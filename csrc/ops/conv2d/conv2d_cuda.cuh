@@ -35,17 +35,17 @@ struct ConvImages {
 
   const DeviceConvArgs& args;
   const Block& block;
-  const ConvPart& part;
+  const ConvPart part;
   int64_t task;
   int32_t m, n;
   int32_t group, a_pixel;
-  const int32_t *sources, *tap;
+  const int32_t* sources;
 
   FASTMAML_DEVICE ConvImages(const DeviceConvArgs& c, const Block& b, int64_t t, const ConvPart& p,
                              int32_t g)
       : args(c), block(b), part(p), task(t), m(c.images * p.pixels), n(c.n), group(g) {
     a_pixel = args.groups * args.k;
-    sources = block.table<int32_t>(part.sources), tap = block.table<int32_t>(part.tap);
+    sources = block.table<int32_t>(part.sources);
   }
   FASTMAML_DEVICE int segments() const { return args.terms; }
   FASTMAML_DEVICE const T* anywhere() const { return static_cast<const T*>(block.call.scalars); }
@@ -57,13 +57,11 @@ struct ConvImages {
     to.b_wide = args.n % kWide<T> == 0 && on_wide(to.b);
     return true;
   }
-  FASTMAML_DEVICE Row row(const Segment&, int64_t i) const {
-    const auto at = static_cast<int32_t>(i);
+  FASTMAML_DEVICE Row row(const Segment&, int32_t at) const {
     const int32_t image = part.by_pixels.quotient(at);
     return {image * args.from_pixels, part.by_pixels.remainder(at, image)};
   }
-  FASTMAML_DEVICE Depth depth(const Segment&, int64_t l) const {
-    const auto at = static_cast<int32_t>(l);
+  FASTMAML_DEVICE Depth depth(const Segment&, int32_t at) const {
     const int32_t place = args.by_k.quotient(at);
     return {place * part.pixels, args.by_k.remainder(at, place)};
   }
@@ -72,11 +70,11 @@ struct ConvImages {
     if (source < 0) return nullptr;
     return s.a + ((row.first + source) * a_pixel + depth.channel);
   }
-  FASTMAML_DEVICE const T* b(const Segment& s, int64_t l, int64_t j) const {
-    auto at = static_cast<int32_t>(l);
+  FASTMAML_DEVICE const T* b(const Segment& s, int32_t l, int32_t j) const {
+    int32_t at = l;
     if (!part.all_taps) {
       const int32_t place = args.by_k.quotient(at);
-      at = tap[place] * args.k + args.by_k.remainder(at, place);
+      at = block.table<int32_t>(part.tap)[place] * args.k + args.by_k.remainder(at, place);
     }
     return s.b + (int64_t{at} * args.n + j);
   }
@@ -97,9 +95,8 @@ struct ConvImagesOut {
     c = address<T>(p.block, args.c, p.task) + shift;
     cin = args.cin ? address<T>(p.block, args.cin, p.task) + shift : nullptr;
   }
-  FASTMAML_DEVICE int64_t row(int64_t i) const {
+  FASTMAML_DEVICE int64_t row(int32_t at) const {
     const DeviceConvArgs& args = problem.args;
-    const auto at = static_cast<int32_t>(i);
     const int32_t image = problem.part.by_pixels.quotient(at);
     const int32_t pixel = to[problem.part.by_pixels.remainder(at, image)];
     return (int64_t{image} * args.to_pixels + pixel) * (args.groups * args.n);
@@ -133,7 +130,7 @@ struct ConvWeights {
 
   const DeviceConvArgs& args;
   const Block& block;
-  const ConvPart& part;
+  const ConvPart part;
   int64_t task;
   int32_t m, n;
   int32_t group, run, a_pixel, b_pixel;
@@ -157,13 +154,12 @@ struct ConvWeights {
     to.b_wide = args.n % kWide<T> == 0 && on_wide(to.b);
     return true;
   }
-  FASTMAML_DEVICE Row row(const Segment&, int64_t i) const {
-    const auto at = static_cast<int32_t>(i);
+  FASTMAML_DEVICE Row row(const Segment&, int32_t at) const {
     const int32_t tap = args.by_k.quotient(at);
     return {tap * part.pixels, args.by_k.remainder(at, tap)};
   }
-  FASTMAML_DEVICE Depth depth(const Segment&, int64_t l) const {
-    const auto at = static_cast<int32_t>(l) + run * args.run;
+  FASTMAML_DEVICE Depth depth(const Segment&, int32_t l) const {
+    const int32_t at = l + run * args.run;
     const int32_t image = part.by_pixels.quotient(at);
     return {image * args.from_pixels, part.by_pixels.remainder(at, image)};
   }
@@ -172,8 +168,8 @@ struct ConvWeights {
     if (source < 0) return nullptr;
     return s.a + ((depth.first + source) * a_pixel + row.channel);
   }
-  FASTMAML_DEVICE const T* b(const Segment& s, int64_t l, int64_t j) const {
-    return s.b + (static_cast<int32_t>(l) * b_pixel + static_cast<int32_t>(j));
+  FASTMAML_DEVICE const T* b(const Segment& s, int32_t l, int32_t j) const {
+    return s.b + (l * b_pixel + j);
   }
 };
 
@@ -209,13 +205,13 @@ FASTMAML_DEVICE void run_pass(const DeviceConvArgs& args, const Block& block, in
     if (args.form == ConvForm::weights) {
       for (int32_t run = 0; run < args.splits; ++run) {
         const ConvWeights<T> problem(args, block, task, parts[0], group, run);
-        contract<Tiles, true>(problem, block, ConvWeightsOut<T>(problem), problem.m, turn);
+        contract<Tiles, ConvWeightsOut<T>>(problem, block, problem.m, turn);
       }
       continue;
     }
     for (int32_t p = 0; p < args.parts; ++p) {
       const ConvImages<T> problem(args, block, task, parts[p], group);
-      contract<Tiles, true>(problem, block, ConvImagesOut<T>(problem), rows, turn);
+      contract<Tiles, ConvImagesOut<T>>(problem, block, rows, turn);
     }
   }
 }
@@ -225,9 +221,9 @@ inline int64_t units(const DeviceConvArgs& args) {
   const int64_t weights = int64_t{args.taps} * args.k;
   switch (args.form) {
     case ConvForm::images:  // every part may end in a tile that is not full
-      return args.groups * (tile_count(pixels, args.n, true) + args.parts - 1);
+      return args.groups * (tile_count(pixels, args.n) + args.parts - 1);
     case ConvForm::weights:
-      return int64_t{args.groups} * args.splits * tile_count(weights, args.n, true);
+      return int64_t{args.groups} * args.splits * tile_count(weights, args.n);
     case ConvForm::images_direct:
       return (pixels * args.groups * args.n + kThreads - 1) / kThreads;
     case ConvForm::weights_direct:

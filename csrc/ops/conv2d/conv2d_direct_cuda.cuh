@@ -14,7 +14,7 @@ struct ChainedSum {
   T total = 0, chain = 0;
   int count = 0;
   FASTMAML_DEVICE void add(T a, T b) {
-    chain += a * b;
+    chain = multiply_add(a, b, chain);
     if (++count % kChain == 0) total += chain, chain = T(0);
   }
   FASTMAML_DEVICE T sum() const { return total + chain; }

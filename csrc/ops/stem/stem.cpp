@@ -16,7 +16,7 @@ constexpr int kTaps = 0, kSums = 1, kProducts = 2;  // saved buffers: taps, D, G
 // Numbers of the convolution's output that are in cache at once: of some images, or of a strip of
 // one, whose height is a multiple of the pool's. On a device so many for each pixel of a run: that
 // is several runs, for its many cores, and of a few tasks still fits into its second-level cache.
-constexpr int64_t kChunkNumbers = 64 * 1024, kDeviceNumbersPerRunPixel = 512;
+constexpr int64_t kChunkNumbers = 64 * 1024, kDeviceNumbersPerRunPixel = 2048;
 
 // The part of each image that a chunk has.
 struct Strip {

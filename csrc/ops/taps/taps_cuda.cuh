@@ -2,7 +2,7 @@
 // chunk of features, and are read again for it, so that pixels can be shared by all blocks.
 #pragma once
 
-#include "cuda/reduce.cuh"
+#include "cuda/columns.cuh"
 #include "ops/taps/taps.hpp"
 
 namespace fastmaml::device {
@@ -26,7 +26,7 @@ struct PoolWindows {
 
   // The row of a window's first tap.
   FASTMAML_DEVICE int64_t first_row(int64_t window) const {
-    const int64_t image = window / windows();
+    const int64_t image = quotient(window, windows());
     const int at = static_cast<int>(window - image * windows()), y = at / out_w;
     return image * (in_h * in_w) + y * kernel_h * in_w + (at - y * out_w) * kernel_w;
   }
@@ -36,7 +36,7 @@ struct PoolWindows {
   }
   // The i-th row of all images that no window has.
   FASTMAML_DEVICE int64_t outside_row(int64_t i) const {
-    const int64_t image = i / outside(), first = image * (in_h * in_w);
+    const int64_t image = quotient(i, outside()), first = image * (in_h * in_w);
     const int at = static_cast<int>(i - image * outside());
     if (at >= beside()) return first + out_h * kernel_h * in_w + (at - beside());
     const int covered = out_w * kernel_w, y = at / (in_w - covered);
@@ -91,19 +91,19 @@ struct TapMemory {
 
   // Each for number i of the windows: window i / features, feature i % features.
   FASTMAML_DEVICE void choose(int64_t i, bool relu) const {
-    const int64_t window = i / features, j = i - window * features;
+    const int64_t window = quotient(i, features), j = i - window * features;
     const TapChoice<T> choice = choose_tap<T>(windows, windows.first_row(window), relu,
                                               [&](int64_t row) { return x[row * features + j]; });
     out[i] = choice.value, tap[i] = static_cast<int8_t>(choice.tap);
   }
   FASTMAML_DEVICE void follow(int64_t i) const {
-    const int64_t window = i / features, j = i - window * features;
+    const int64_t window = quotient(i, features), j = i - window * features;
     const int chosen = tap[i];
     const int64_t row = windows.row_of(windows.first_row(window), chosen < 0 ? 0 : chosen);
     out[i] = chosen < 0 ? T(0) : x[row * features + j];
   }
   FASTMAML_DEVICE void spread(int64_t i) const {
-    const int64_t window = i / features, j = i - window * features;
+    const int64_t window = quotient(i, features), j = i - window * features;
     const int chosen = tap[i];
     const T value = x[i];
     windows.each_tap(windows.first_row(window), [&](int64_t row, int at) {
@@ -111,7 +111,7 @@ struct TapMemory {
     });
   }
   FASTMAML_DEVICE void clear(int64_t i) const {
-    const int64_t k = i / features;
+    const int64_t k = quotient(i, features);
     out[windows.outside_row(k) * features + i - k * features] = T(0);
   }
 };
@@ -119,20 +119,14 @@ struct TapMemory {
 // Features of a block's sums: a sector of memory in single. Each has 32 threads, every 32nd window
 // being a thread's.
 constexpr int kTapFeatures = 8, kTapLanes = kThreads / kTapFeatures;
-// Numbers that are summed before they are added to the total, so that rounding stays small.
-constexpr int kTapChain = 64;
-
 // What this thread has of the sum over the windows that chose any tap, for feature j.
 template <class T>
 FASTMAML_DEVICE T tap_sum(const TapMemory<T>& m, int64_t windows, int64_t j, int lane) {
-  T total = 0, chain = 0;
-  int count = 0;
-  for (int64_t window = lane; window < windows; window += kTapLanes) {
+  return sum_chains<T>(lane, kTapLanes, windows, [&](int64_t window) {
     const int64_t i = window * m.features + j;
-    chain += m.tap[i] >= 0 ? m.x[i] : T(0);
-    if (++count % kTapChain == 0) total += chain, chain = T(0);
-  }
-  return total + chain;
+    const T x = m.x[i];
+    return m.tap[i] >= 0 ? x : T(0);
+  });
 }
 
 template <class T>

@@ -1,0 +1,103 @@
+"""Contractions and convolutions on a device in every form and tile that their shapes can take.
+
+The cases of test_ops are small, so that most tiles would never run: see csrc/cuda/tile_shape.hpp
+and form_of in csrc/cuda/lower.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import test_device_ops
+import test_device_races
+import torch
+from device_code import ORDERS, TEAMS, on_fibers
+from test_ops import RATE, Pairs, answer
+from torch import nn
+
+from fastmaml import _engine
+
+TASKS = 2
+
+
+def features(*sizes: int) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Linear(*sizes), nn.Tanh(), nn.Linear(sizes[1], 2))
+
+
+def images(inputs: int, outputs: int, kernel: int = 3) -> Callable[[], nn.Module]:
+    def model() -> nn.Module:
+        conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        norm = nn.BatchNorm2d(outputs)
+        pool = nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(conv, norm, nn.Tanh(), pool, nn.Flatten(), nn.Linear(outputs, 2))
+
+    return model
+
+
+class Shape(NamedTuple):
+    model: Callable[[], nn.Module]
+    row: tuple[int, ...]
+    rows: int = 5
+    factored: int = 0
+
+
+# Named after what their largest contraction takes; the others are smaller.
+SHAPES = {
+    "low tile": Shape(features(20, 70), (20,), 12),
+    "middle tile": Shape(features(20, 70), (20,), 25),
+    "small tile": Shape(features(20, 30), (20,), 40),
+    "high tile": Shape(features(600, 70), (600,)),
+    "narrow tile": Shape(features(1100, 20), (1100,)),
+    "few rows, two chunks": Shape(features(300, 70), (300,)),
+    "few rows, unaligned": Shape(features(37, 33), (37,), 3),
+    "dots": Shape(features(131, 9), (131,), factored=1),
+    "dots of many rows": Shape(features(70, 66), (70,), 26, factored=1),
+    "images, high tile": Shape(images(2, 40), (2, 18, 18), 2),
+    "images, narrow tile": Shape(images(2, 20), (2, 24, 24), 2),
+    "images, middle tile": Shape(images(5, 40), (5, 5, 5), 2),
+    "weights, high tile": Shape(images(72, 40), (72, 4, 3), 2),
+    "weights, narrow tile": Shape(images(132, 20), (132, 4, 3), 2),
+}
+each_shape = pytest.mark.parametrize("name", SHAPES)
+
+
+def data(shape: Shape) -> Pairs:
+    return tuple(
+        (torch.randn(TASKS, rows, *shape.row), torch.randn(TASKS, rows, 2))
+        for rows in (shape.rows, 2)
+    )
+
+
+@pytest.fixture
+def shape(name: str, monkeypatch: pytest.MonkeyPatch) -> Shape:
+    monkeypatch.setattr(_engine, "FACTORED", SHAPES[name].factored)
+    return SHAPES[name]
+
+
+@each_shape
+def test_tiles_agree(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"loss": nn.MSELoss(), "inner_lr": RATE, "inner_steps": 1}
+    test_device_ops.check(monkeypatch, shape.model(), data(shape), **settings)
+
+
+@pytest.mark.slow
+@each_shape
+def test_bits_of_tiles_depend_on_neither_order_nor_team(
+    shape: Shape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tasks = shape.model(), data(shape)
+    settings = {"loss": nn.MSELoss(), "inner_lr": RATE, "inner_steps": 1}
+    answers = []
+    for order, team in [(ORDERS[0], 0), (ORDERS[1], TEAMS[-1]), (ORDERS[2], 1)]:
+        with on_fibers(monkeypatch, order, team):
+            answers.append(answer(model, tasks, torch.float32, fused=True, **settings))
+    for other in answers[1:]:
+        assert all(map(torch.equal, answers[0], other))
+
+
+@pytest.mark.slow
+@each_shape
+def test_tiles_are_clean(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_device_races.check(monkeypatch, shape.model(), nn.MSELoss(), data(shape))
