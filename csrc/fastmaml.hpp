@@ -19,9 +19,9 @@ using Shape = std::vector<int64_t>;
 
 enum class Dtype { f32, f64 };
 
-// What a program produces: losses, logits and the meta-gradient; losses and logits; or the fast
-// weights phi[K] of every task, without a query set.
-enum class Mode { meta_step, evaluate, adapt };
+// What a program produces: losses, logits and the meta-gradient; losses and logits; these after 0
+// to K steps; or the fast weights phi[K] of every task, without a query set.
+enum class Mode { meta_step, evaluate, curve, adapt };
 
 struct TensorSpec {
   std::string name;  // qualified name in the module
@@ -76,8 +76,8 @@ struct Call {
   std::vector<const void*> tensors;  // theta, one pointer for each NetworkSpec::tensors
   std::vector<void*> grads;          // out: meta-gradient for each trainable tensor, in order
   std::vector<void*> fast;           // out (adapt): [T, shape...] for each trainable tensor
-  void* task_losses = nullptr;       // out [T]
-  void* logits = nullptr;            // out [T, Q, ...]
+  void* task_losses = nullptr;       // out [T]; of a curve [T, K + 1]
+  void* logits = nullptr;            // out [T, Q, ...]; [T, K + 1, Q, ...]
   void* loss_dots = nullptr;         // out [T, K] tangents of the support losses (rate_grad)
   void* workspace = nullptr;         // 64-byte aligned
   size_t workspace_bytes = 0;

@@ -1,6 +1,7 @@
 class Mode:
     meta_step: Mode
     evaluate: Mode
+    curve: Mode
     adapt: Mode
 
 class TensorSpec:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ except ImportError as error:  # a source tree that was not built, or a platform 
 __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flops", "require"]
 
 _CPU = torch.device("cpu")
-Purpose = Literal["meta_step", "evaluate", "adapt"]
+Purpose = Literal["meta_step", "evaluate", "curve", "adapt"]
 _Answer = TypeVar("_Answer")
 
 TEAM = 0
@@ -98,8 +99,8 @@ def peak_flops(dtype: torch.dtype, threads: int) -> float:
 class Outputs(NamedTuple):
     """What one run wrote."""
 
-    task_losses: Tensor  # [T]
-    logits: Tensor  # [T, Q, ...]
+    task_losses: Tensor  # [T]; of a curve [T, K + 1]
+    logits: Tensor  # [T, Q, ...]; of a curve [T, K + 1, Q, ...]
     tensors: list[Tensor]  # meta-gradients [shape] or fast weights [T, shape], trainable order
     loss_dots: Tensor | None  # [T, K]
     executor: str  # "cpu", or "cuda graph", "cuda launches", "cuda resident"
@@ -313,17 +314,16 @@ class CompiledPlan:
         query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
         count, device = tasks.tasks, tasks.support_x.device
 
-        def new(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device)
-
-        if self.purpose == "evaluate":
+        new = partial(torch.empty, dtype=dtype, device=device)
+        if self.purpose in ("evaluate", "curve"):
             outputs: list[Tensor] = []
         elif adapt:
             outputs = [new(count, *theta[i].shape) for i in self.trainable]
         else:
             outputs = [torch.empty_like(theta[i]) for i in self.trainable]
-        losses = new(count)
-        logits = new(count, 0 if adapt else tasks.query_rows, *self.output_shape)
+        points = (self.inner_steps + 1,) if self.purpose == "curve" else ()
+        losses = new(count, *points)
+        logits = new(count, *points, 0 if adapt else tasks.query_rows, *self.output_shape)
         dots = new(count, self.inner_steps) if self.rate_grad else None
         size = self.workspace_bytes(count, threads, lanes, device)
         rates, scalars = self._rates(rate, count, device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from fastmaml.errors import SettingError
 from fastmaml.losses import LossArgument
-from fastmaml.settings import Precision, check_steps
+from fastmaml.settings import Precision, Settings, check_settings, check_steps
 
 Batch = tuple[Tensor, Tensor]
+_Backend = Literal["auto", "fused", "reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def evaluate(
     inner_steps: int,
     loss: LossArgument = "cross_entropy",
     inner_lr: float | Tensor = 0.4,
-    backend: Literal["auto", "fused", "reference"] = "auto",
+    backend: _Backend = "auto",
     precision: Precision = "float32",
 ) -> Evaluation:
     """Measures `model` after 0, 1, ..., `inner_steps` inner steps on each task.
@@ -96,31 +97,39 @@ def evaluate(
         >>> result.tasks, len(result.loss)
         (20, 3)
     """
-    from fastmaml.meta import query_losses
-
     inner_steps = check_steps("evaluate", inner_steps)
+    settings = check_settings("evaluate", loss, inner_lr, inner_steps, True, precision)
     losses: list[Tensor] = []
     rates: list[Tensor] = []
     ran = ""
     for support, query in episodes:
-        results = [
-            query_losses(
-                model,
-                support,
-                query,
-                loss=loss,
-                inner_lr=inner_lr,
-                inner_steps=steps,
-                backend=backend,
-                precision=precision,
-            )
-            for steps in range(inner_steps + 1)
-        ]
-        ran = results[0].backend
-        losses.append(torch.stack([result.task_losses.double() for result in results]))
-        if results[0].accuracy is not None:
-            rates.append(torch.stack([correct(result.logits, query[1]) for result in results]))
+        task_losses, logits, ran = _curve(model, support, query, settings, backend)
+        losses.append(task_losses.double())
+        if settings.loss.classifies:
+            rates.append(torch.stack([correct(point, query[1]) for point in logits]))
     return from_tasks(losses, rates, ran)
+
+
+def _curve(
+    model: nn.Module, support: Batch, query: Batch, settings: Settings, backend: _Backend
+) -> tuple[Tensor, Tensor, str]:
+    """Query losses [K + 1, T] and logits [K + 1, T, Q, ...], and what ran.
+
+    The engine adapts once and passes over the query set before every step; the reference, which is
+    the definition, adapts anew for each number of steps.
+    """
+    from fastmaml.meta import _compute, _prepare, _run
+
+    call = _prepare("evaluate", model, support, query, settings, backend, "curve")
+    if call.fit is not None:
+        ran = _run(call, call.fit)
+        return ran.task_losses.T, ran.logits.transpose(0, 1), "fused"
+    points = [
+        _compute(call._replace(settings=replace(settings, inner_steps=steps)), want_grad=False)
+        for steps in range(settings.inner_steps + 1)
+    ]
+    losses = torch.stack([point.task_losses for point in points])
+    return losses, torch.stack([point.logits for point in points]), "reference"
 
 
 def from_tasks(losses: list[Tensor], rates: list[Tensor], backend: str) -> Evaluation:

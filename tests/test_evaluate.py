@@ -1,15 +1,18 @@
 """`fastmaml.evaluate`: the figures against a plain loop, and what it says about bad arguments."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from tolerances import TOLERANCE
+from device_code import on_fibers
+from tolerances import TOLERANCE, assert_close
 from torch import nn
 from torch.func import functional_call
 
 import fastmaml
+from fastmaml import _engine
 from fastmaml.data import Episode, SinusoidTasks, episodes
 from fastmaml.errors import SettingError
 from fastmaml.evaluate import Evaluation
@@ -115,3 +118,55 @@ def test_table_and_dict() -> None:
     result = Evaluation(600, (2.0, 1.0), (0.1, 0.05), (0.2, 0.9), (0.01, 0.02), "fused")
     assert " ".join(str(result).splitlines()[2].split()) == "1 1.0000 +- 0.0500 90.00 +- 2.00"
     assert result.as_dict()["accuracy"] == (0.2, 0.9)
+
+
+def images(freeze: tuple[int, ...] = ()) -> nn.Module:
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(5, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3),
+    ).double()  # fmt: skip
+    for layer in freeze:
+        model[layer].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("freeze", [(), (0, 1), (7,)], ids=["all", "last", "first"])
+@pytest.mark.parametrize("device", [False, True], ids=["cpu", "fibers"])
+def test_one_run_gives_every_point(
+    device: bool,
+    freeze: tuple[int, ...],
+    steps: int,
+    factored: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a frozen first layer makes is there once for all passes over a set."""
+    monkeypatch.setattr(_engine, "FACTORED", factored)
+    model = images(freeze)
+    batch = (
+        (torch.randn(2, 6, 2, 8, 8).double(), torch.randint(3, (2, 6))),
+        (torch.randn(2, 4, 2, 8, 8).double(), torch.randint(3, (2, 4))),
+    )
+    options = {"inner_steps": steps, "inner_lr": 0.1}
+    expected = fastmaml.evaluate(model, [batch], backend="reference", **options)
+    runs = 0
+    run = _engine.CompiledPlan.run
+
+    def counted(*arguments: object) -> object:
+        nonlocal runs
+        runs += 1
+        return run(*arguments)
+
+    monkeypatch.setattr(_engine.CompiledPlan, "run", counted)
+    with on_fibers(monkeypatch) if device else nullcontext():
+        found = fastmaml.evaluate(model, [batch], backend="fused", **options)
+    assert runs == 1
+    assert found.backend == "fused"
+    assert found.accuracy == expected.accuracy
+    for ours, theirs in (
+        (found.loss, expected.loss),
+        (found.loss_interval, expected.loss_interval),
+    ):
+        assert_close(torch.tensor(ours), torch.tensor(theirs), "meta_f64")

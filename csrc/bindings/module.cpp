@@ -114,6 +114,7 @@ void register_specs(py::module_& module) {
   py::enum_<Mode>(module, "Mode", py::module_local())
       .value("meta_step", Mode::meta_step)
       .value("evaluate", Mode::evaluate)
+      .value("curve", Mode::curve)
       .value("adapt", Mode::adapt);
   py::class_<TensorSpec>(module, "TensorSpec", py::module_local())
       .def(py::init([](std::string name, Shape shape, bool trainable) {

@@ -25,8 +25,9 @@ inline std::vector<simt::Region> regions_of(const Program& program, const Call& 
   set(kSupportY, support * program.target_numel, target);
   set(kQueryX, query * program.input_numel, bytes);
   set(kQueryY, query * program.target_numel, target);
-  set(kLogits, query * program.output_numel, bytes);
-  set(kLosses, call.tasks, bytes);
+  const int64_t sets = query_passes(program.settings);
+  set(kLogits, sets * query * program.output_numel, bytes);
+  set(kLosses, sets * call.tasks, bytes);
   set(kLossDots, call.tasks * program.settings.inner_steps, bytes);
   int space = kTensors;
   for (const TensorSpec& tensor : network.tensors) set(space++, numel(tensor.shape), bytes);

@@ -38,7 +38,7 @@ class Counter {
       add(true);
     }
     if (s.mode == Mode::adapt) return cost_;
-    set(s.query_rows, 1, 1);
+    set(s.query_rows, 1, static_cast<double>(query_passes(s)));
     add(meta);
     return cost_;
   }

@@ -127,7 +127,9 @@ Pass Emit::make_pass(int step, bool query) {
   for (auto* list : {&pass.y, &pass.y_bar, &pass.y_dot, &pass.y_bar_dot}) list->resize(values);
   pass.y[0] = Operand{query ? kQueryX : kSupportX, -1, 0, pass.rows * program_.input_numel};
   pass.targets = Operand{query ? kQueryY : kSupportY, -1, 0, pass.rows * program_.target_numel};
-  if (query) pass.y[network_.output] = Operand{kLogits, -1, 0, pass.rows * program_.output_numel};
+  const int64_t logits = pass.rows * program_.output_numel, sets = query_passes(program_.settings);
+  if (query)
+    pass.y[network_.output] = Operand{kLogits, -1, 0, sets * logits, sets > 1 ? step * logits : 0};
   return pass;
 }
 
@@ -182,7 +184,10 @@ Operand Emit::leave_moments(const Node& node, const MomentGroups& groups) {
   return left.at;
 }
 
-Operand Emit::loss() const { return Operand{kLosses, -1, 0, 1}; }
+Operand Emit::loss() const {
+  const int64_t sets = query_passes(program_.settings);
+  return Operand{kLosses, -1, 0, sets, sets > 1 ? pass_->step : 0};
+}
 
 Operand Emit::loss_dot() const {
   return Operand{kLossDots, -1, 0, program_.settings.inner_steps, pass_->step};

@@ -30,6 +30,7 @@ struct Pass {
   int step = 0;  // inner step k; K for the query pass
   bool query = false;
   int64_t rows = 0;
+  bool again = false;  // an earlier pass over the set has made what depends on no trainable tensor
   Operand targets;
   std::vector<Operand> y, y_bar, y_dot, y_bar_dot;
   std::map<int, Moments> moments;  // of the values whose makers leave them

@@ -6,6 +6,7 @@
 #include "plan/program.hpp"
 
 #include <algorithm>
+#include <deque>
 #include <iterator>
 
 #include "core/error.hpp"
@@ -47,7 +48,7 @@ struct Cost {
 Cost weight_cost(const Settings& s, const TensorSpec& tensor, const Uses& uses) {
   const double out = tensor.shape[0], in = tensor.shape[1], area = in * out;
   const double support = static_cast<double>(s.support_rows * uses.rows);
-  const double query = s.mode == Mode::adapt ? 0 : static_cast<double>(s.query_rows * uses.rows);
+  const auto query = static_cast<double>(query_passes(s) * s.query_rows * uses.rows);
   const double steps = s.inner_steps;
   const bool meta = s.mode == Mode::meta_step, second = meta && !s.first_order;
   const double input = uses.input ? 1 : 0;
@@ -110,6 +111,7 @@ class Writer {
     std::vector<Pass> support;
     support.reserve(s.inner_steps);
     for (int k = 0; k < s.inner_steps; ++k) {
+      if (s.mode == Mode::curve) write_query(k);
       support.push_back(support_pass(k, support));
       emit_.begin_update();
       forward(support.back());
@@ -119,8 +121,7 @@ class Writer {
     if (s.mode == Mode::adapt) {
       emit_.write_fast_weights();
     } else {
-      Pass query = emit_.make_pass(s.inner_steps, true);
-      write_query(query);
+      write_query(s.inner_steps);
       if (s.mode == Mode::meta_step) {
         if (!s.first_order || s.rate_grad)
           for (int k = s.inner_steps - 1; k >= 0; --k) {
@@ -136,22 +137,26 @@ class Writer {
   }
 
  private:
-  // Values that depend on no trainable tensor are those of the first step.
   Pass support_pass(int k, const std::vector<Pass>& earlier) {
     Pass pass = emit_.make_pass(k, false);
-    if (earlier.empty()) return pass;
-    for (size_t v = 0; v < network_.active.size(); ++v)
-      if (!network_.active[v]) pass.y[v] = earlier[0].y[v];
-    for (const auto& [v, moments] : earlier[0].moments)
-      if (!network_.active[v]) pass.moments[v] = moments;
+    if (!earlier.empty()) take_from(earlier[0], pass);
     return pass;
+  }
+
+  // Values that depend on no trainable tensor are those of the first pass over the set.
+  void take_from(const Pass& first, Pass& pass) const {
+    pass.again = true;
+    for (size_t v = 0; v < network_.active.size(); ++v)
+      if (!network_.active[v]) pass.y[v] = first.y[v];
+    for (const auto& [v, moments] : first.moments)
+      if (!network_.active[v]) pass.moments[v] = moments;
   }
 
   // The values of an inner step once more, in new buffers: the old ones end where the step did.
   void make_again(Pass& pass, const std::vector<Pass>& support) {
     Pass again = support_pass(pass.step, support);
     emit_.replay(true);
-    forward(again, true);
+    forward(again);
     loss_backward(again);  // the loss's tangent reads it
     if (!program_.settings.first_order) layers_backward(again);
     emit_.replay(false);
@@ -163,11 +168,10 @@ class Writer {
                    phase);
   }
 
-  void forward(Pass& pass, bool again = false) {
+  void forward(Pass& pass) {
     emit_.enter(pass, Phase::forward);
     for (const Node& node : network_.nodes) {
-      // What depends on no trainable tensor is the same in every inner step.
-      if (!pass.query && (pass.step > 0 || again) && !network_.active[node.output]) continue;
+      if (pass.again && !network_.active[node.output]) continue;
       emit_.label(where(node.name, pass, "forward"));
       node.op->forward(emit_, node);
     }
@@ -193,7 +197,10 @@ class Writer {
     }
   }
 
-  void write_query(Pass& query) {
+  void write_query(int step) {
+    Pass& query = queries_.emplace_back(emit_.make_pass(step, true));
+    // Logits that depend on no trainable tensor have a place of their own after every step.
+    if (queries_.size() > 1 && network_.active[network_.output]) take_from(queries_.front(), query);
     forward(query);
     emit_.label(where(network_.loss.name, query, "forward"));
     network_.loss_op->forward(emit_, network_.loss);
@@ -228,6 +235,7 @@ class Writer {
   Program& program_;
   const Network& network_;
   Emit emit_;
+  std::deque<Pass> queries_;
 };
 
 const char* decision_on_activations(const Settings& s) {

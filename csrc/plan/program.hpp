@@ -1,9 +1,9 @@
 // The program of one task: a list of instructions over operands, in four sections.
 //
 //   prologue   once per call, all threads together (transposed theta, zeroed gradients)
-//   body       per task: K inner steps, the query pass, the sweep
-//   commit     once per round of tasks, all threads together: sums over tasks into the gradients
-//   epilogue   once per call, all threads together: gradients to torch's layout
+//   body       per task: K inner steps, the query pass (of a curve: before each step, too), the
+//   sweep commit     once per round of tasks, all threads together: sums over tasks into the
+//   gradients epilogue   once per call, all threads together: gradients to torch's layout
 #pragma once
 
 #include <string>
@@ -18,6 +18,12 @@ namespace fastmaml {
 
 inline int64_t element_bytes(const Settings& settings) {
   return settings.dtype == Dtype::f32 ? 4 : 8;
+}
+
+// How often a program passes over the query set.
+inline int64_t query_passes(const Settings& settings) {
+  if (settings.mode == Mode::curve) return int64_t{settings.inner_steps} + 1;
+  return settings.mode == Mode::adapt ? 0 : 1;
 }
 
 struct Instruction {

@@ -23,7 +23,7 @@ Settings settings_of(const NetworkCase& item, Mode mode, int steps) {
 template <class T>
 void check_bits() {
   for (const NetworkCase& item : network_cases())
-    for (Mode mode : {Mode::meta_step, Mode::evaluate, Mode::adapt}) {
+    for (Mode mode : {Mode::meta_step, Mode::evaluate, Mode::curve, Mode::adapt}) {
       const Problem<T> problem(item.network, settings_of(item, mode, 2), 6, 3);
       const Plan plan(problem.network, problem.settings);
       const auto expected = problem.run(plan, 1);
@@ -74,6 +74,31 @@ TEST(a_task_does_not_depend_on_its_neighbours) {
     head(first.query_classes, many.query_classes);
     first.theta = many.theta;
     CHECK(first.run(2).losses[0] == many.run(2).losses[0], item.name);
+  }
+}
+
+// The curve's point k is an evaluation after k steps, to the bits: the network cases fix what a
+// planner would otherwise choose by the number of steps.
+TEST(a_curve_is_its_evaluations) {
+  constexpr int kSteps = 3;
+  for (const NetworkCase& item : network_cases()) {
+    Settings settings = settings_of(item, Mode::curve, kSteps);
+    if (settings.factored < 0) settings.factored = 0;
+    if (settings.winograd < 0) settings.winograd = 0;
+    Problem<float> problem(item.network, settings, 3, 7);
+    const auto curve = problem.run(2, 0xff);
+    for (int k = 0; k <= kSteps; ++k) {
+      problem.settings.mode = Mode::evaluate, problem.settings.inner_steps = k;
+      const auto point = problem.run(1);
+      const size_t rows = point.logits.size() / static_cast<size_t>(problem.tasks);
+      for (size_t t = 0; t < point.losses.size(); ++t) {
+        const size_t at = t * (kSteps + 1) + static_cast<size_t>(k);
+        CHECK(curve.losses[at] == point.losses[t], item.name, ", after ", k, " steps");
+        for (size_t i = 0; i < rows; ++i)
+          CHECK(curve.logits[at * rows + i] == point.logits[t * rows + i], item.name, ", after ", k,
+                " steps");
+      }
+    }
   }
 }
 

@@ -231,11 +231,12 @@ typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int f
   const Workspace workspace(plan.workspace_bytes(tasks, threads, lanes), fill);
   const bool adapt = s.mode == Mode::adapt, classes = network.loss.op == "cross_entropy";
   Result result;
-  result.losses.resize(adapt ? 0 : tasks);
-  result.logits.resize(adapt ? 0 : tasks * s.query_rows * numel(plan.output_shape()));
+  const int64_t sets = s.mode == Mode::curve ? s.inner_steps + 1 : 1;  // of query outputs
+  result.losses.resize(adapt ? 0 : sets * tasks);
+  result.logits.resize(adapt ? 0 : sets * tasks * s.query_rows * numel(plan.output_shape()));
   result.loss_dots.resize(s.rate_grad ? tasks * s.inner_steps : 0);
   for (const TensorSpec& tensor : network.tensors)
-    if (tensor.trainable && s.mode != Mode::evaluate)
+    if (tensor.trainable && s.mode != Mode::evaluate && s.mode != Mode::curve)
       result.outputs.emplace_back(numel(tensor.shape) * (adapt ? tasks : 1));
   Call call;
   call.tasks = tasks, call.threads = threads, call.lanes = lanes;
