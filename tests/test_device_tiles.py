@@ -17,7 +17,9 @@ from device_code import ORDERS, TEAMS, on_fibers
 from test_ops import RATE, Pairs, answer
 from torch import nn
 
-from fastmaml import _engine
+from fastmaml import ShapeError, _engine, losses
+from fastmaml._engine import CompiledPlan
+from fastmaml.graph import trace
 
 TASKS = 2
 
@@ -101,3 +103,17 @@ def test_bits_of_tiles_depend_on_neither_order_nor_team(
 @each_shape
 def test_tiles_are_clean(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
     test_device_races.check(monkeypatch, shape.model(), nn.MSELoss(), data(shape))
+
+
+def test_a_model_that_32_bits_cannot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is there: a plan needs shapes alone."""
+    inputs, outputs = 1 << 16, 1 << 14
+    network = trace(nn.Linear(inputs, outputs, bias=False, device="meta"), (inputs,))
+    with on_fibers(monkeypatch):
+        plan = CompiledPlan(
+            network, losses.resolve("mse"), purpose="meta_step", dtype=torch.float32,
+            support_rows=1, query_rows=1, inner_steps=1, first_order=False, rate_grad=False,
+            factored=0, device=True,
+        )  # fmt: skip
+        with pytest.raises(ShapeError, match=r"must have fewer than 2\^30 parameters"):
+            plan.plan.device_tables()

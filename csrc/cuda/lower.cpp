@@ -1,15 +1,33 @@
 #include "cuda/lower.hpp"
 
+#include <algorithm>
+
+#include "core/error.hpp"
 #include "ops/window/stencil_device.hpp"
 
 namespace fastmaml {
 
 namespace {
 
+// Device code counts rows, columns and strides of a task in 32 bits, with room to step past them.
+void check_sizes(const ContractArgs& args) {
+  int64_t most = std::max({args.m, args.n, args.c_row, args.cin_row});
+  for (const ContractTerm& term : args.terms) {
+    most = std::max({most, term.k, term.a_row, term.a_col, term.b_row, term.b_col});
+    if (args.c.stride == 0) most = std::max({most, term.a.stride, term.b.stride});
+  }
+  if (most >= int64_t{1} << 30)
+    throw ShapeError(
+        message("on a device a task must have fewer than 2^30 parameters, and rows of ",
+                "fewer numbers, got ", most, "; use a smaller model or the CPU"));
+}
+
 ContractForm form_of(const ContractArgs& args, int64_t depth) {
   if (args.m == 1)
     return depth < kSharedDepth && args.runs == 1 ? ContractForm::row : ContractForm::long_row;
-  if (args.dot && args.m * args.n <= kFewDots && depth >= kDotDepth) return ContractForm::dots;
+  // Sums over all tasks are none of inner products: their depth runs across rows.
+  if (args.dot && args.c.stride != 0 && args.m * args.n <= kFewDots && depth >= kDotDepth)
+    return ContractForm::dots;
   if (args.m <= kFewRows && depth >= kFewRowsDepth) return ContractForm::few_rows;
   return ContractForm::tiles;
 }
@@ -17,6 +35,7 @@ ContractForm form_of(const ContractArgs& args, int64_t depth) {
 }  // namespace
 
 DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
+  check_sizes(args);
   DeviceContractArgs to;
   to.c = args.c, to.cin = args.cin, to.gate_by = args.gate_by;
   to.c_row = args.c_row, to.cin_row = args.cin_row, to.m = args.m, to.n = args.n;
