@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import runner, timing
+from benchmarks import device_kernels, runner, timing
 from benchmarks.check import Errors
 from benchmarks.contestants import OURS
+from benchmarks.device_kernels import Share
 from benchmarks.devices import PEAK_SIZE, Device
 from benchmarks.rivals.base import Rival
 from benchmarks.timing import Spread
@@ -37,6 +38,7 @@ class Row:
         errors: Relative errors of the meta-gradient to the float64 truth.
         memory: Bytes that steps allocate, None where torch's allocator does not know.
         executor: What ran fastmaml's step on the device.
+        kernels: What the kernels of fastmaml's step take, by what they do.
     """
 
     workload: Workload
@@ -47,6 +49,7 @@ class Row:
     errors: Errors | None = None
     memory: int | None = None
     executor: str = ""
+    kernels: tuple[Share, ...] = ()
 
 
 def run(
@@ -88,6 +91,7 @@ def run(
             errors=errors.get(contestant.name),
             memory=_memory(ready.get(contestant.name), device),
             executor=_executor(contestant.name, steps),
+            kernels=_kernels(contestant.name, steps, device),
         )
         for contestant in contestants
     ]
@@ -101,6 +105,10 @@ def _memory(rival: Rival | None, device: Device) -> int | None:
 
 def _executor(name: str, steps: dict[str, Callable[[], Any]]) -> str:
     return str(steps[name]().executor) if name == OURS and name in steps else ""
+
+
+def _kernels(name: str, steps: dict[str, Callable[[], Any]], device: Device) -> tuple[Share, ...]:
+    return tuple(device.kernels(steps[name])) if name == OURS and name in steps else ()
 
 
 def render(rows: list[Row], facts: dict[str, str], peak_gflops: float) -> str:
@@ -125,6 +133,12 @@ def render(rows: list[Row], facts: dict[str, str], peak_gflops: float) -> str:
             *("| " + " | ".join(line) + " |" for line in lines),
             "",
             _caption(peak_gflops),
+            *(
+                f"- time of {r.contestant}'s step on {r.workload.name}, "
+                f"{device_kernels.render(list(r.kernels))}"
+                for r in rows
+                if r.kernels
+            ),
             *(f"- {r.contestant} on {r.workload.name}: {r.verdict}" for r in refused),
         ]
     )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.device_kernels import Share, shares
 
 PEAK_SIZE, PEAK_BURSTS = 8192, 5
 MEMORY_STEPS = 3
@@ -32,6 +38,9 @@ class Device(Protocol):
 
     def peak_memory(self, step: Callable[[], object]) -> int:
         """Bytes that steps allocate at most, above what is there before them."""
+
+    def kernels(self, step: Callable[[], object]) -> list[Share]:
+        """What the kernels of one step take, by what they do."""
 
     def plain_float32(self) -> AbstractContextManager[None]:
         """A context in which torch multiplies float32 as it is, not in TF32."""
@@ -82,6 +91,17 @@ class Cuda:
             step()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated(0)) - before
+
+    def kernels(self, step: Callable[[], object]) -> list[Share]:
+        """By torch's profiler, which sees the kernels of a graph one by one."""
+        activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+        with profile(activities=activities) as profiler:
+            step()
+            torch.cuda.synchronize()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.json"
+            profiler.export_chrome_trace(str(path))
+            return shares(json.loads(path.read_text())["traceEvents"])
 
     @contextmanager
     def plain_float32(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from benchmarks import __main__ as command
 from benchmarks import device_run, devices, timing
 from benchmarks.check import Errors
 from benchmarks.contestants import CONTESTANTS, OURS
+from benchmarks.device_kernels import OTHERS, Share, kind_of, shares
 from benchmarks.rivals.pytorch import PytorchLoop
 from benchmarks.timing import Spread
 from benchmarks.workloads import ONE_PARAMETER, SINUSOID_1, make_problem
@@ -45,6 +46,10 @@ class MadeUp:
     def peak_memory(self, step: Callable[[], object]) -> int:
         step()
         return 3 * 2**20
+
+    def kernels(self, step: Callable[[], object]) -> list[Share]:
+        step()
+        return [Share("Conv", 3, 0.006), Share("BatchNorm", 2, 0.00394), Share(OTHERS, 1, 0.00006)]
 
     def plain_float32(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -107,6 +112,39 @@ def test_memory_is_what_steps_add(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.Cuda().peak_memory(lambda: held.update(peak=350)) == 250
 
 
+SYMBOLS = {
+    "void fastmaml::device::instruction_kernel<float, fastmaml::DeviceConvArgs>(T2, "
+    "fastmaml::DeviceCall, bool)": "Conv",
+    "void fastmaml::device::instruction_kernel<double, fastmaml::BatchNormArgs>(T2, "
+    "fastmaml::DeviceCall, bool)": "BatchNorm",
+    "void fastmaml::device::instruction_kernel<float, fastmaml::DeviceContractArgs, "
+    "fastmaml::device::Tf32Tiles>(T2, fastmaml::DeviceCall, bool)": "Contract",
+    "void fastmaml::device::resident<float>(fastmaml::ResidentCall)": "resident",
+    "fastmaml::device::(anonymous namespace)::write_words(unsigned long*, fastmaml::Words)":
+        "write_words",
+    "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float> >(T3)": OTHERS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind"), SYMBOLS.items(), ids=SYMBOLS.values())
+def test_kernels_are_known_by_their_symbols(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
+
+
+def test_kernels_are_summed_by_kind() -> None:
+    names = list(SYMBOLS)
+    events = [
+        {"cat": "kernel", "name": names[0], "dur": 2.0},
+        {"cat": "kernel", "name": names[1], "dur": 9.0},
+        {"cat": "cpu_op", "name": names[1], "dur": 50.0},
+        {"name": "a mark without category or duration"},
+        {"cat": "kernel", "name": names[0], "dur": 4.0},
+    ]
+    found = shares(events)
+    assert [(share.kind, share.kernels) for share in found] == [("BatchNorm", 1), ("Conv", 2)]
+    assert [share.seconds for share in found] == pytest.approx([9e-6, 6e-6])
+
+
 def test_tf32_is_off_for_a_run_only() -> None:
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32
@@ -162,6 +200,9 @@ def test_a_run_prints_a_text_for_an_issue(capsys: pytest.CaptureFixture[str]) ->
     assert re.search(r"\| pytorch-loop \| 50 ms \(50 to 50\) \| 5\.00 x \| - \| 3\.0 MiB \|", text)
     assert "TF32 off for everyone" in text
     assert "1000 GFLOP/s" in text
+    where = "- time of fastmaml's step on one-parameter, 6 kernels: Conv 60% (3), BatchNorm 39% (2)"
+    assert text.count(where) == 1
+    assert "torch's" not in text
 
 
 def test_shares_of_the_peak() -> None:
