@@ -14,8 +14,8 @@ namespace fastmaml::device {
 constexpr int32_t kWholeDepth = std::numeric_limits<int32_t>::max();
 
 // C columns of a single row, `apart` from each other: this thread sums every lanes-th of their
-// products from `l` to `stop`, or to where the segment ends. Loads are made D deep before any is
-// added, so that they are under way together.
+// products from `begin` to `stop`, or to where the segment ends. Loads are made D deep before any
+// is added, so that they are under way together.
 template <class T, int C, int D>
 FASTMAML_DEVICE void sum_products(const ContractProblem<T>& problem, int32_t j0, int32_t apart,
                                   int32_t begin, int32_t stop, int lanes, T (&total)[C]) {
