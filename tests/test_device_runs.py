@@ -77,12 +77,12 @@ def plan(*, device: bool, run_pixels: int, model: nn.Module = CONV) -> CompiledP
 
 def test_runs_cost_a_write_and_a_read_of_each_partial_sum() -> None:
     whole, cut = (plan(device=True, run_pixels=p).device_cost(1, 0) for p in (37, 12))
-    weight, runs, passes = 2 * 9, 3, 2
-    assert cut.kernels - whole.kernels == passes  # which sum the runs: in the inner step, the query
-    # The sum reads the 1 that it multiplies by; the contraction's flops are of the runs added up.
-    partial = 4 * (2 * runs * weight + 1)
+    weight, bias, runs, passes = 2 * 9, 2, 3, 2  # passes: of the inner step and the query
+    assert cut.kernels - whole.kernels == passes * 2  # one sums the runs of each
+    # A sum reads the 1 that it multiplies by; the contraction's flops are of the runs added up.
+    partial = sum(4 * (2 * runs * numbers + 1) for numbers in (weight, bias))
     assert cut.bytes - whole.bytes == passes * partial
-    assert cut.flops - whole.flops == passes * 2 * runs * weight
+    assert cut.flops - whole.flops == passes * 2 * runs * (weight + bias)
 
 
 @pytest.mark.parametrize("first", [[], [nn.GroupNorm(1, 1)]], ids=["of data", "of a layer"])
