@@ -149,7 +149,7 @@ class Tile {
   };
   // Rows of the problem in the tile.
   FASTMAML_DEVICE int32_t count() const {
-    const auto left = static_cast<int32_t>(problem_.m) - row_;
+    const int32_t left = problem_.m - row_;
     return left < TM ? left : TM;
   }
   // The moments of the tile's columns, to those of the first tile and column.
@@ -160,7 +160,7 @@ class Tile {
     leave_moments<T, kRows>(
         columns, count(), [&](int r) { return row_of(r) < count(); },
         [&](int r, int c) { return value[r][c]; }, memory_.b, of_tile(to, features), features,
-        static_cast<int32_t>(problem_.n) - column_);
+        problem_.n - column_);
   }
   FASTMAML_DEVICE T* of_tile(T* to, int64_t features) const {
     return to + (int64_t{row_ / TM} * 2 * features + column_);
