@@ -5,6 +5,8 @@ The device is the host's fake one (csrc/simt); `make test-cuda` runs the like on
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from device_code import on_fibers
@@ -38,6 +40,28 @@ def wide() -> nn.Module:
     ).double()
 
 
+def two_layers(side: int) -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(3, side), nn.Tanh(), nn.Linear(side, 2)).double()
+
+
+def widest_resident(describe: Callable[[nn.Module], str]) -> nn.Module:
+    """The widest `two_layers` that one launch takes: beside its state there is no room for tables.
+
+    One more unit takes less shared memory than the tables would.
+    """
+    few, many = 1, 2000
+    assert "executor cuda resident" in describe(two_layers(few))
+    assert "executor cuda graph" in describe(two_layers(many))
+    while many - few > 1:
+        side = (few + many) // 2
+        if "executor cuda resident" in describe(two_layers(side)):
+            few = side
+        else:
+            many = side
+    return two_layers(few)
+
+
 def step(
     net: nn.Module, data: object, **settings: object
 ) -> tuple[fastmaml.MetaStepResult, Tensor]:
@@ -61,6 +85,15 @@ def test_a_small_network_takes_one_launch(monkeypatch: pytest.MonkeyPatch) -> No
     assert result.executor == "cuda resident"
     assert after["launches"] - before["launches"] == 1
     assert after["graph_launches"] == before["graph_launches"]
+    assert_close(grad, truth(net, data), "meta_f64")
+
+
+def test_the_widest_network_of_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = NET.data()
+    with on_fibers(monkeypatch):
+        net = widest_resident(lambda net: fastmaml.describe(net, *data, **SETTINGS))
+        result, grad = step(net, data)
+    assert result.executor == "cuda resident"
     assert_close(grad, truth(net, data), "meta_f64")
 
 

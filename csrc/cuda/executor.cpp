@@ -153,7 +153,7 @@ bool run_resident(const Program& program, const DeviceProgram& lowered, const Ca
   const Dtype dtype = program.settings.dtype;
   const int64_t bytes = dtype == Dtype::f32 ? 4 : 8;
   int64_t wanted = resident_bytes(program);
-  ResidentCall run;
+  ResidentCall run{};
   run.transient_bytes = program.transient.elements * bytes;
   run.shared_bytes = program.shared.elements * bytes;
   static_assert(ResidentCall::kMostSpaces == Words::kMost);

@@ -25,7 +25,7 @@ struct ResidentCall {
   DeviceList body;      // by a block for its task
   DeviceList last;      // by the block that ends last: outputs cleared, then sums over tasks
   int64_t transient_bytes, shared_bytes;
-  int64_t table_bytes;  // of the tables, where there is shared memory for them, else 0
+  int64_t table_bytes;  // of the tables, 0 where there is no shared memory for them
 };
 static_assert(sizeof(ResidentCall) <= 4096);
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from place import Place, truth
 from small import gradients
-from test_device_calls import MANY, NET, SETTINGS, model, wide
+from test_device_calls import MANY, NET, SETTINGS, model, wide, widest_resident
 from tolerances import assert_close
 from torch import Tensor, nn
 
@@ -63,6 +63,17 @@ def test_the_executor_that_is_described_runs(executor: str, place: Place) -> Non
     assert result.executor == executor
     assert f"executor {executor}: 1 launch a call" in text
     assert_close(torch.cat(gradients(net)).cpu(), truth(make(), NET.data(), **SETTINGS), "meta_f64")
+
+
+def test_the_widest_network_of_one_launch(place: Place) -> None:
+    data = place.put(NET.data())
+    net = widest_resident(
+        lambda net: fastmaml.describe(net.to(place.device), *data, **SETTINGS)
+    ).to(place.device)
+    result = call(net, data)
+    assert result.executor == "cuda resident"
+    grad = torch.cat(gradients(net)).cpu()
+    assert_close(grad, truth(net.cpu(), NET.data(), **SETTINGS), "meta_f64")
 
 
 def test_executors_agree_bitwise(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
