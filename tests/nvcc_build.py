@@ -50,10 +50,17 @@ class Step(NamedTuple):
 def kernel_of(symbol: str) -> tuple[str, str] | None:
     """(the name in cuda/budgets.hpp, the dtype) of a mangled kernel."""
     if found := re.search(r"instruction_kernelI([fd])NS_\d+([A-Za-z]+)EJ(\w*?)EEEv", symbol):
-        return found[2] + ("_tf32" if "Tf32Tiles" in found[3] else ""), DTYPES[found[1]]
+        return found[2] + tiles_of(found[3]), DTYPES[found[1]]
     if found := re.search(r"\d+residentI([fd])E", symbol):
         return "resident", DTYPES[found[1]]
     return ("write_words", "f32") if "write_words" in symbol else None
+
+
+def tiles_of(symbol: str) -> str:
+    """What the name of a kernel with tiles ends with, from the mangled tiles."""
+    if found := re.search(r"SplitTilesILNS_10DepthSplitE([1-4])E", symbol):
+        return "_split_" + ("high", "narrow", "others", "weights")[int(found[1]) - 1]
+    return "_tf32" if "Tf32Tiles" in symbol else ""
 
 
 def budgets() -> dict[tuple[str, str], int]:

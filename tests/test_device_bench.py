@@ -119,6 +119,9 @@ SYMBOLS = {
     "fastmaml::DeviceCall, bool)": "BatchNorm",
     "void fastmaml::device::instruction_kernel<float, fastmaml::DeviceContractArgs, "
     "fastmaml::device::Tf32Tiles>(T2, fastmaml::DeviceCall, bool)": "Contract",
+    "void fastmaml::device::instruction_kernel<float, fastmaml::DeviceConvArgs, "
+    "fastmaml::device::SplitTiles<(fastmaml::DepthSplit)2> >(T2, fastmaml::DeviceCall, bool)":
+        "Conv",
     "void fastmaml::device::resident<float>(fastmaml::ResidentCall)": "resident",
     "fastmaml::device::(anonymous namespace)::write_words(unsigned long*, fastmaml::Words)":
         "write_words",

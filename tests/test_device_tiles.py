@@ -1,7 +1,7 @@
 """Contractions and convolutions on a device in every form and tile that their shapes can take.
 
 The cases of test_ops are small, so that most tiles would never run: see csrc/cuda/tile_shape.hpp
-and form_of in csrc/cuda/lower.cpp.
+and csrc/cuda/forms.cpp.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ SHAPES = {
     "images, middle tile": Shape(images(5, 40), (5, 5, 5), 2),
     "weights, high tile": Shape(images(72, 40), (72, 4, 3), 2),
     "weights, narrow tile": Shape(images(132, 20), (132, 4, 3), 2),
+    "split high tile": Shape(features(600, 70), (600,), 260),
+    "split narrow tile": Shape(features(1100, 20), (1100,), 259),
+    "images, split high tile": Shape(images(32, 40), (32, 18, 18), 2),
+    "images, split high tile, unaligned": Shape(images(30, 41), (30, 17, 19), 2),
+    "images, split narrow tile": Shape(images(33, 20), (33, 24, 24), 2),
+    "weights, split high tile": Shape(images(72, 40), (72, 11, 12), 2),
+    "weights, split narrow tile": Shape(images(132, 20), (132, 12, 12), 2),
 }
 each_shape = pytest.mark.parametrize("name", SHAPES)
 

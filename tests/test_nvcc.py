@@ -87,6 +87,15 @@ def test_inner_loops_multiply(build: CudaBuild, kernel: str, dtype: str, archite
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", [kernel for kernel, _ in budgets() if "_split_" in kernel])
+def test_tiles_of_deep_sums_multiply(build: CudaBuild, kernel: str, architecture: str) -> None:
+    """Most of the loop is products, 32 a depth; it reads rows of images number by number."""
+    steps = build.machine_code(architecture)[kernel, "f32"]
+    loop = max(inner_loops(steps), key=lambda steps: products(steps, "FFMA"))
+    assert products(loop, "FFMA") >= 0.82 * len(loop)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kernel", ["DeviceContractArgs_tf32", "DeviceConvArgs_tf32"])
 def test_tf32_takes_the_tensor_cores(build: CudaBuild, kernel: str, architecture: str) -> None:
     steps = build.machine_code(architecture)[kernel, "f32"]

@@ -23,14 +23,14 @@ struct RegisterBudget {
 };
 
 constexpr RegisterBudget kRegisterBudgets[] = {
-    {"DeviceContractArgs", 128, 184},
+    {"DeviceContractArgs", 128, 192},
     {"TransposeArgs", 64, 64},
     {"PointwiseArgs", 48, 64},
     {"BatchNormArgs", 128, 144},
     {"MseArgs", 72, 96},
     {"CrossEntropyArgs", 80, 112},
     {"BceWithLogitsArgs", 40, 56},
-    {"DeviceConvArgs", 128, 192},
+    {"DeviceConvArgs", 128, 208},
     {"PermuteArgs", 48, 48},
     {"DevicePoolArgs", 40, 48},
     {"GroupNormArgs", 128, 168},
@@ -40,6 +40,13 @@ constexpr RegisterBudget kRegisterBudgets[] = {
     {"resident", 168, 216},
     {"DeviceContractArgs_tf32", 120, 0},
     {"DeviceConvArgs_tf32", 120, 0},
+    {"DeviceContractArgs_split_high", 128, 0},
+    {"DeviceContractArgs_split_narrow", 128, 0},
+    {"DeviceContractArgs_split_others", 128, 0},
+    {"DeviceConvArgs_split_high", 128, 0},
+    {"DeviceConvArgs_split_narrow", 128, 0},
+    {"DeviceConvArgs_split_others", 128, 0},
+    {"DeviceConvArgs_split_weights", 128, 0},
     {"write_words", 40, 0},
 };
 

@@ -132,13 +132,12 @@ FASTMAML_DEVICE char* dynamic_shared() {
 
 // --- asynchronous copies into shared memory ------------------------------------------------------
 
-// Bytes = 4, 8 or 16, both sides aligned to them; zeros where `valid` is false.
+#if defined(__CUDA_ARCH__)
+FASTMAML_DEVICE unsigned shared_address(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
 template <int Bytes>
-FASTMAML_DEVICE void copy_async(void* to, const void* from, bool valid) {
-#if defined(FASTMAML_SIMT)
-  simt::copy_async(to, from, Bytes, valid);
-#elif defined(__CUDA_ARCH__)
-  const auto target = static_cast<unsigned>(__cvta_generic_to_shared(to));
+FASTMAML_DEVICE void copy_async_to(unsigned target, const void* from, bool valid) {
   const int bytes = valid ? Bytes : 0;
   if constexpr (Bytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(target), "l"(from),
@@ -146,6 +145,17 @@ FASTMAML_DEVICE void copy_async(void* to, const void* from, bool valid) {
   else
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(target), "l"(from),
                  "n"(Bytes), "r"(bytes));
+}
+#endif
+
+// Bytes = 4, 8 or 16, both sides aligned to them; zeros, and nothing is read, where `valid` is
+// false.
+template <int Bytes>
+FASTMAML_DEVICE void copy_async(void* to, const void* from, bool valid) {
+#if defined(FASTMAML_SIMT)
+  simt::copy_async(to, from, Bytes, valid);
+#elif defined(__CUDA_ARCH__)
+  copy_async_to<Bytes>(shared_address(to), from, valid);
 #endif
 }
 

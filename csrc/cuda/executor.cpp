@@ -119,8 +119,12 @@ class Sequence {
     for (const DeviceInstruction& instruction : instructions) launch(instruction);
   }
 
+  const DeviceKernelTable& table(DepthSplit split) const {
+    return split == DepthSplit::none ? kernels_ : device_kernels_split(split);
+  }
+
   void launch(const DeviceInstruction& instruction) {
-    const DeviceKernel& kernel = kernels_.of[instruction.kind];
+    const DeviceKernel& kernel = table(instruction.split).of[instruction.kind];
     const int64_t tasks = instruction.shared ? 1 : device_.tasks;
     int64_t team = std::max<int64_t>(1, most_blocks_ / tasks);
     if (call_.team > 0) team = call_.team;

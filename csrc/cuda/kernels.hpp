@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "cuda/call.hpp"
+#include "cuda/forms.hpp"
 #include "fastmaml.hpp"
 #include "ops/args.hpp"
 
@@ -30,6 +31,8 @@ template <>
 const DeviceKernelTable& kernels_of<double>();
 // Those of f32, but with tf32 tiles where linear layers and convolutions have tiles.
 const DeviceKernelTable& device_kernels_tf32();
+// Those of the instructions that split their depth, see cuda/forms.hpp; no others.
+const DeviceKernelTable& device_kernels_split(DepthSplit split);
 
 // Writes 8-byte words to device memory: (uint64_t* to, Words). They travel as an argument, so that
 // a graph's launch can carry new ones without a copy from the host; or lie on the device, at

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/call.hpp"
+#include "cuda/forms.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/resident.hpp"
 #include "plan/scalars.hpp"
@@ -55,7 +56,9 @@ bool resident_knows(const Program& program) {
   if (!program.epilogue.empty() || program.settings.tf32) return false;
   for (const auto* section : {&program.prologue, &program.body, &program.commit})
     for (const Instruction& instruction : *section)
-      if (instruction.args.index() >= kResidentKinds) return false;
+      if (instruction.args.index() >= kResidentKinds ||
+          depth_split(program.settings, instruction) != DepthSplit::none)
+        return false;
   return true;
 }
 

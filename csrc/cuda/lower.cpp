@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "cuda/forms.hpp"
 #include "ops/window/stencil_device.hpp"
 
 namespace fastmaml {
@@ -22,16 +23,6 @@ void check_sizes(const ContractArgs& args) {
                 "fewer numbers, got ", most, "; use a smaller model or the CPU"));
 }
 
-ContractForm form_of(const ContractArgs& args, int64_t depth) {
-  if (args.m == 1)
-    return depth < kSharedDepth && args.runs == 1 ? ContractForm::row : ContractForm::long_row;
-  // Sums over all tasks are none of inner products: their depth runs across rows.
-  if (args.dot && args.c.stride != 0 && args.m * args.n <= kFewDots && depth >= kDotDepth)
-    return ContractForm::dots;
-  if (args.m <= kFewRows && depth >= kFewRowsDepth) return ContractForm::few_rows;
-  return ContractForm::tiles;
-}
-
 }  // namespace
 
 DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
@@ -42,11 +33,9 @@ DeviceContractArgs lower(const ContractArgs& args, Tables& tables) {
   to.scale = args.scale, to.gate = args.gate;
   to.terms = tables.add(args.terms);
   to.count = static_cast<int32_t>(args.terms.size());
-  int64_t depth = 0;
-  for (const ContractTerm& term : args.terms) depth += term.k;
-  to.form = form_of(args, depth);
+  to.form = contract_form(args);
   to.runs = static_cast<int32_t>(args.runs);
-  to.run = static_cast<int32_t>((depth + args.runs - 1) / args.runs);
+  to.run = static_cast<int32_t>((contract_depth(args) + args.runs - 1) / args.runs);
   return to;
 }
 
@@ -96,8 +85,8 @@ DeviceProgram::DeviceProgram(const Program& program) {
       std::visit(
           [&](const auto& args) {
             const auto& lowered = lower(args, tables);
-            to.push_back(
-                {static_cast<int32_t>(instruction.args.index()), shared, tables.add(&lowered, 1)});
+            to.push_back({static_cast<int32_t>(instruction.args.index()), shared,
+                          depth_split(program.settings, instruction), tables.add(&lowered, 1)});
           },
           instruction.args);
   };

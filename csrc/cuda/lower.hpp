@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "cuda/forms.hpp"
 #include "cuda/layout.hpp"
 #include "cuda/resident.hpp"
 #include "ops/contract/contract_device.hpp"
@@ -78,7 +79,8 @@ using DeviceArgs =
 struct DeviceInstruction {
   int32_t kind = 0;     // index of the alternative in Args
   bool shared = false;  // its outputs are shared by all tasks: one team for the whole round
-  int64_t args = 0;     // where its DeviceArgs stand
+  DepthSplit split = DepthSplit::none;
+  int64_t args = 0;  // where its DeviceArgs stand
 };
 
 struct DeviceProgram {

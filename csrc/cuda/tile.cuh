@@ -15,7 +15,9 @@
 //                                            // kDeep, of l) and of j, are 16 aligned bytes
 //   Row row(segment, int32_t i);             // what a thread may work out once for a row of a
 //   Depth depth(segment, int32_t l);
-//   const T* a(segment, Row, Depth), b(segment, int32_t l, int32_t j)         // null: 0
+//   Spot spot(segment, Row, Depth);          // looked up in a table, say, a slab before it is read
+//   bool there(segment, Spot);               // else 0
+//   const T* a(segment, Spot), b(segment, int32_t l, int32_t j)    // of what is there
 //
 // A `Store` is made of the problem when the sums are there, so that nothing of it takes a register
 // before, and told each of them as store(store.row(i), j, sum). Where it may leave moments (see
@@ -99,6 +101,9 @@ class Tile {
     // What depends on the thread must be worked out here: the compiler would do it once for all
     // kinds of tiles, and keep it in registers that the products need.
     asm volatile("" : "+r"(thread_));
+    // Nor is the address of shared memory worked out for every copy.
+    shared_ = shared_address(memory.a);
+    asm volatile("" : "+r"(shared_));
 #endif
   }
 
@@ -132,17 +137,19 @@ class Tile {
   static constexpr int kAside = (kDeep ? kDepth : TM) / kWideA;  // threads side by side
   // Rows, or depths, from one copy to the next.
   static constexpr int kApart = kThreads / kAside;
-  static constexpr int kCopies = ((kDeep ? TM : kDepth) + kApart - 1) / kApart;
+  static constexpr int kApartIn = kDeep ? TM : kDepth;
+  static constexpr int kCopies = (kApartIn + kApart - 1) / kApart;
   // More than two would take the registers of the sums.
   static constexpr bool kHolds = !kDeep || kCopies <= 2;
   static constexpr int kRowsHeld = kDeep && kHolds ? kCopies : 1;
   FASTMAML_DEVICE int along() const { return thread_ % kAside * kWideA; }
   FASTMAML_DEVICE int across() const { return thread_ / kAside; }
 
-  // The slab that is loaded next, and the rows that this thread copies of it.
+  // The slab that is loaded next, and what this thread copies of it.
   struct Cursor {
     Segment segment;
     typename Problem::Row row[kRowsHeld];
+    typename Problem::Spot spot[kCopies];
     int s = -1;
     int32_t l = 0;
     FASTMAML_DEVICE bool more() const { return segment.k > 0; }
@@ -179,14 +186,35 @@ class Tile {
   }
 
   FASTMAML_DEVICE void advance(Cursor& at) const {
-    if (at.s >= 0 && (at.l += kDepth) < at.segment.k) return;
+    at.l += kDepth;
+    if (at.s < 0 || at.l >= at.segment.k) open_next(at);
+    if (at.more() && at.segment.a_wide) find(at);
+  }
+  FASTMAML_DEVICE void open_next(Cursor& at) const {
     at.l = at.segment.k = 0;
     while (!at.more() && ++at.s < problem_.segments())
       if (!problem_.open(at.s, at.segment)) at.segment.k = 0;
     if (!at.more() || !kHolds) return;
 #pragma unroll
     for (int r = 0; r < kRowsHeld; ++r)
-      at.row[r] = problem_.row(at.segment, row_ + (kDeep ? across() + r * kApart : along()));
+      at.row[r] = row_at(at, kDeep ? across() + r * kApart : along());
+  }
+  // Beyond the last row or depth, the first one's: no place is looked up that is not there, and
+  // addresses stay aligned.
+  FASTMAML_DEVICE typename Problem::Row row_at(const Cursor& at, int i) const {
+    const int32_t row = row_ + i;
+    return problem_.row(at.segment, row < problem_.m ? row : 0);
+  }
+  // The tables are read here, so that the products hide how long that takes.
+  FASTMAML_DEVICE void find(Cursor& at) const {
+#pragma unroll
+    for (int copy_of = 0; copy_of < kCopies; ++copy_of) {
+      const int other = across() + copy_of * kApart;
+      const int32_t l = at.l + (kDeep ? along() : other);
+      at.spot[copy_of] = problem_.spot(
+          at.segment, kHolds ? at.row[kDeep ? copy_of % kRowsHeld : 0] : row_at(at, other),
+          problem_.depth(at.segment, l < at.segment.k ? l : 0));
+    }
   }
 
   FASTMAML_DEVICE void accumulate(T (&total)[kRows][kColumns]) {
@@ -284,15 +312,11 @@ class Tile {
 #pragma unroll
     for (int copy_of = 0; copy_of < kCopies; ++copy_of) {
       const int other = across() + copy_of * kApart;
-      if (other >= (kDeep ? TM : kDepth)) continue;
+      if (kCopies * kApart > kApartIn && other >= kApartIn) continue;
       const int i = kDeep ? other : along(), l = kDeep ? along() : other;
-      const bool there = row_ + i < problem_.m && at.l + l < at.segment.k;
-      copy<kWideA>(memory_.a_at(buffer, i, l),
-                   there ? problem_.a(at.segment,
-                                      kHolds ? at.row[kDeep && kHolds ? copy_of : 0]
-                                             : problem_.row(at.segment, row_ + i),
-                                      problem_.depth(at.segment, at.l + l))
-                         : nullptr);
+      copy<kWideA>(memory_.a_at(buffer, i, l), problem_.a(at.segment, at.spot[copy_of]),
+                   row_ + i < problem_.m && at.l + l < at.segment.k &&
+                       problem_.there(at.segment, at.spot[copy_of]));
     }
   }
 
@@ -304,11 +328,11 @@ class Tile {
     for (int step = 0; step < kSteps; ++step) {
       const int i = thread_ / kDepth + step * kDown;
       if (i >= TM) continue;
-      const bool there = row_ + i < problem_.m && at.l + l < at.segment.k;
-      copy<1>(memory_.a_at(buffer, i, l),
-              there ? problem_.a(at.segment, problem_.row(at.segment, row_ + i),
-                                 problem_.depth(at.segment, at.l + l))
-                    : nullptr);
+      const int32_t depth = at.l + l;
+      const auto spot = problem_.spot(at.segment, row_at(at, i),
+                                      problem_.depth(at.segment, depth < at.segment.k ? depth : 0));
+      copy<1>(memory_.a_at(buffer, i, l), problem_.a(at.segment, spot),
+              row_ + i < problem_.m && depth < at.segment.k && problem_.there(at.segment, spot));
     }
   }
 
@@ -326,65 +350,34 @@ class Tile {
 #pragma unroll(Count > 1 ? kSteps : 2)
     for (int step = 0; step < kSteps; ++step) {
       const int l = t / kPerRow + step * kDown;
-      if (l < kDepth) copy<Count>(memory_.b_at(buffer, l, j), b_at(at, at.l + l, column_ + j));
+      if (kSteps * kDown > kDepth && l >= kDepth) continue;
+      const int32_t depth = at.l + l;
+      const bool there = depth < at.segment.k;
+      copy<Count>(memory_.b_at(buffer, l, j),
+                  problem_.b(at.segment, there ? depth : 0, column_ + j),
+                  there && column_ + j < problem_.n);
     }
   }
 
-  FASTMAML_DEVICE const T* b_at(const Cursor& at, int32_t l, int32_t j) const {
-    return j < problem_.n && l < at.segment.k ? problem_.b(at.segment, l, j) : nullptr;
-  }
-  // A copy that does not happen still names an address: its target's own would be no global one,
-  // so it is the scalar table's, which every call has.
+  // Nothing is read where nothing is there, wherever `from` points to.
   template <int Count>
-  FASTMAML_DEVICE void copy(T* to, const T* from) const {
-    copy_async<Count* static_cast<int>(sizeof(T))>(to, from ? from : problem_.anywhere(),
-                                                   from != nullptr);
+  FASTMAML_DEVICE void copy(T* to, const T* from, bool there) const {
+    constexpr int kBytes = Count * static_cast<int>(sizeof(T));
+#if defined(__CUDA_ARCH__)
+    copy_async_to<kBytes>(shared_ + static_cast<unsigned>((to - memory_.a) * sizeof(T)), from,
+                          there);
+#else
+    copy_async<kBytes>(to, from, there);
+#endif
   }
 
   const Problem& problem_;
   const Memory& memory_;
   const int32_t row_, column_;
   int thread_;
+#if defined(__CUDA_ARCH__)
+  unsigned shared_;
+#endif
 };
-
-// How tiles make their products: multiply-adds in T; or see cuda/tile_tf32.cuh.
-template <class T>
-struct FmaTiles {
-  static constexpr TileShape kSmall = TileShape::small;
-  template <int TM, int TN, class Problem>
-  using Tile = device::Tile<T, TM, TN, Problem>;
-};
-
-// The tiles of a problem that are this block's. `turn` is its next tile, counted from the problem's
-// first: one variable for all problems of an instruction deals their tiles out evenly.
-template <class Tiles, class Store, TileShape kShape, class Problem>
-FASTMAML_DEVICE void run_tiles(const Problem& problem, const Block& block, int32_t& turn) {
-  constexpr int TM = tile_rows(kShape), TN = tile_columns(kShape);
-  using Task = typename Tiles::template Tile<TM, TN, Problem>;
-  const typename Task::Memory memory(block);
-  const int32_t m = problem.m, n = problem.n;
-  const int32_t across = (n + TN - 1) / TN, tiles = across * ((m + TM - 1) / TM);
-  for (; turn < tiles; turn += static_cast<int32_t>(block.size))
-    Task(problem, memory, turn / across * TM, turn % across * TN).template run<Store>();
-  turn -= tiles;
-}
-
-// `rows` chooses the tile: those of all problems of the instruction that a column has.
-template <class Tiles, class Store, class Problem>
-FASTMAML_DEVICE void contract(const Problem& problem, const Block& block, int64_t rows,
-                              int32_t& turn) {
-  switch (tile_shape(rows, problem.n)) {
-    case TileShape::high:
-      return run_tiles<Tiles, Store, TileShape::high>(problem, block, turn);
-    case TileShape::narrow:
-      return run_tiles<Tiles, Store, TileShape::narrow>(problem, block, turn);
-    case TileShape::middle:
-      return run_tiles<Tiles, Store, TileShape::middle>(problem, block, turn);
-    case TileShape::small:
-      return run_tiles<Tiles, Store, Tiles::kSmall>(problem, block, turn);
-    case TileShape::low:
-      return run_tiles<Tiles, Store, TileShape::low>(problem, block, turn);
-  }
-}
 
 }  // namespace fastmaml::device

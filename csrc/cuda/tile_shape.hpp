@@ -22,6 +22,9 @@ constexpr int tile_rows(TileShape shape) {
   }
   return 16;
 }
+constexpr bool is_large(TileShape shape) {
+  return shape == TileShape::high || shape == TileShape::narrow;
+}
 constexpr int tile_columns(TileShape shape) {
   return shape == TileShape::narrow || shape == TileShape::small ? 32 : 64;
 }
@@ -33,7 +36,8 @@ constexpr int64_t tile_count(int64_t m, int64_t n, TileShape shape) {
 
 // The tile for m rows of n columns. Few rows take one that they fill, since a task's support set is
 // small, and few tiles are cut smaller: a device has a hundred multiprocessors to fill, and a block
-// that is alone on one waits for memory. What is summed does not depend on it.
+// that is alone on one waits for memory. What is summed does not depend on it; how does where the
+// depth is split (cuda/forms.hpp).
 constexpr TileShape tile_shape(int64_t m, int64_t n) {
   constexpr int64_t kFew = 8;
   if (m <= tile_rows(TileShape::low)) return TileShape::low;

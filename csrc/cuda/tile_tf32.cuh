@@ -7,7 +7,7 @@
 
 #include "cuda/mma.cuh"
 #include "cuda/reduce.cuh"
-#include "cuda/tile.cuh"
+#include "cuda/tiles.cuh"
 
 namespace fastmaml::device {
 
@@ -115,6 +115,7 @@ class Tf32Tile : private Tile<float, TM, TN, Problem,
 
 // See FmaTiles.
 struct Tf32Tiles {
+  static constexpr bool kHigh = true, kNarrow = true, kOthers = true;
   // As many rows, and what the compiler keeps for yet another shape would not fit in registers.
   static constexpr TileShape kSmall = TileShape::middle;
   template <int TM, int TN, class Problem>

@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "cuda/tile.cuh"
+#include "cuda/tiles.cuh"
 #include "ops/contract/contract_sums_cuda.cuh"
 
 namespace fastmaml::device {
@@ -68,6 +68,10 @@ FASTMAML_DEVICE void contract_in_place(const ContractProblem<T>& problem) {
 template <class T, class Tiles = FmaTiles<T>>
 FASTMAML_DEVICE void run_pass(const DeviceContractArgs& args, const Block& block, int64_t task) {
   const ContractProblem<T> problem(args, block, task);
+  if constexpr (kSplit<Tiles> != DepthSplit::none) {
+    auto turn = static_cast<int32_t>(block.rank);
+    return contract<Tiles, ContractOut<T>>(problem, block, problem.m, turn);
+  }
   switch (args.form) {
     case ContractForm::row:
       return sum_row(problem, block);

@@ -18,6 +18,7 @@ struct ContractProblem {
   };
   using Row = const T*;
   using Depth = int64_t;
+  using Spot = const T*;
   static constexpr bool kDeep = false;  // either order, term by term
 
   const DeviceContractArgs& args;
@@ -28,7 +29,6 @@ struct ContractProblem {
   FASTMAML_DEVICE ContractProblem(const DeviceContractArgs& a, const Block& b, int64_t t)
       : args(a), block(b), task(t), m(static_cast<int32_t>(a.m)), n(static_cast<int32_t>(a.n)) {}
   FASTMAML_DEVICE int segments() const { return args.count; }
-  FASTMAML_DEVICE const T* anywhere() const { return static_cast<const T*>(block.call.scalars); }
   FASTMAML_DEVICE bool open(int s, Segment& to) const {
     const ContractTerm& term = block.table<ContractTerm>(args.terms)[s];
     const int64_t flatten = args.c.stride == 0 ? block.tasks : 1;
@@ -49,7 +49,9 @@ struct ContractProblem {
     return s.from_a + int64_t{i} * s.a_row;
   }
   FASTMAML_DEVICE Depth depth(const Segment& s, int32_t l) const { return int64_t{l} * s.a_col; }
-  FASTMAML_DEVICE const T* a(const Segment&, Row row, Depth depth) const { return row + depth; }
+  FASTMAML_DEVICE Spot spot(const Segment&, Row row, Depth depth) const { return row + depth; }
+  FASTMAML_DEVICE bool there(const Segment&, Spot) const { return true; }
+  FASTMAML_DEVICE const T* a(const Segment&, Spot spot) const { return spot; }
   FASTMAML_DEVICE const T* b(const Segment& s, int32_t l, int32_t j) const {
     return s.from_b + (int64_t{l} * s.b_row + int64_t{j} * s.b_col);
   }

@@ -31,7 +31,7 @@ FASTMAML_DEVICE void sum_products(const ContractProblem<T>& problem, int32_t j0,
 #pragma unroll
       for (int d = 0; d < D; ++d) {
         const int32_t at = l + d * lanes;
-        a[d] = at < end ? *problem.a(segment, segment.from_a, problem.depth(segment, at)) : T(0);
+        a[d] = at < end ? segment.from_a[problem.depth(segment, at)] : T(0);
 #pragma unroll
         for (int c = 0; c < C; ++c) {
           const int32_t j = j0 + c * apart;
@@ -51,16 +51,16 @@ FASTMAML_DEVICE void sum_products(const ContractProblem<T>& problem, int32_t j0,
   for (int c = 0; c < C; ++c) total[c] += chain[c];
 }
 
-// A thread a column, four of them at a time.
+// A thread a column, two of them at a time.
 template <class T>
 FASTMAML_DEVICE void sum_row(const ContractProblem<T>& problem, const Block& block) {
   const ContractOut<T> out(problem);
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = 2;
   const auto apart = static_cast<int32_t>(block.all_threads());
   for (auto j0 = static_cast<int32_t>(block.first_thread()); j0 < problem.n;
        j0 += kAtOnce * apart) {
     T sum[kAtOnce] = {};
-    sum_products<T, kAtOnce, 2>(problem, j0, apart, 0, kWholeDepth, 1, sum);
+    sum_products<T, kAtOnce, 8>(problem, j0, apart, 0, kWholeDepth, 1, sum);
 #pragma unroll
     for (int c = 0; c < kAtOnce; ++c)
       if (j0 + c * apart < problem.n) out(0, j0 + c * apart, sum[c]);
@@ -138,9 +138,8 @@ FASTMAML_DEVICE void sum_few_rows(const ContractProblem<T>& problem, const Block
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
           memory[r * kChunk + threadIdx.x] =
-              r < problem.m && l < segment.k
-                  ? *problem.a(segment, problem.row(segment, r), problem.depth(segment, l))
-                  : T(0);
+              r < problem.m && l < segment.k ? problem.row(segment, r)[problem.depth(segment, l)]
+                                             : T(0);
         __syncthreads();
         const int32_t begin = from + warp * kOwn, left = segment.k - begin;
         if (j < problem.n)
@@ -182,7 +181,7 @@ FASTMAML_DEVICE void sum_dots(const ContractProblem<T>& problem, const Block& bl
       for (int r = 0; r < R; ++r) a[r] = problem.row(segment, i0 + r < m ? i0 + r : m - 1);
 #pragma unroll
       for (int c = 0; c < C; ++c) b[c] = problem.b(segment, 0, j0 + c < n ? j0 + c : n - 1);
-#pragma unroll 2
+#pragma unroll 4
       for (int32_t l = lane; l < segment.k; l += kWarp) {
         T x[R], y[C];
 #pragma unroll

@@ -6,7 +6,7 @@
 // Groups of a channel or two have outputs that are summed one by one.
 #pragma once
 
-#include "cuda/tile.cuh"
+#include "cuda/tiles.cuh"
 #include "ops/conv2d/conv2d_device.hpp"
 #include "ops/conv2d/conv2d_direct_cuda.cuh"
 
@@ -31,6 +31,7 @@ struct ConvImages {
   struct Depth {
     int32_t place, channel;  // the row of the table of sources
   };
+  using Spot = int32_t;  // in the images, -1 outside of them
   static constexpr bool kDeep = true;
 
   const DeviceConvArgs& args;
@@ -48,7 +49,6 @@ struct ConvImages {
     sources = block.table<int32_t>(part.sources);
   }
   FASTMAML_DEVICE int segments() const { return args.terms; }
-  FASTMAML_DEVICE const T* anywhere() const { return static_cast<const T*>(block.call.scalars); }
   FASTMAML_DEVICE bool open(int s, Segment& to) const {
     to.a = address<T>(block, args.term[s].a, task) + group * args.k;
     to.b = address<T>(block, args.term[s].b, task) + int64_t{group} * args.taps * args.k * args.n;
@@ -65,10 +65,13 @@ struct ConvImages {
     const int32_t place = args.by_k.quotient(at);
     return {place * part.pixels, args.by_k.remainder(at, place)};
   }
-  FASTMAML_DEVICE const T* a(const Segment& s, Row row, Depth depth) const {
+  FASTMAML_DEVICE Spot spot(const Segment&, Row row, Depth depth) const {
     const int32_t source = sources[depth.place + row.pixel];
-    if (source < 0) return nullptr;
-    return s.a + ((row.first + source) * a_pixel + depth.channel);
+    return source < 0 ? source : (row.first + source) * a_pixel + depth.channel;
+  }
+  FASTMAML_DEVICE bool there(const Segment&, Spot spot) const { return spot >= 0; }
+  FASTMAML_DEVICE const T* a(const Segment& s, Spot spot) const {
+    return s.a + (spot < 0 ? 0 : spot);
   }
   FASTMAML_DEVICE const T* b(const Segment& s, int32_t l, int32_t j) const {
     int32_t at = l;
@@ -126,6 +129,7 @@ struct ConvWeights {
   struct Depth {
     int32_t first, pixel;
   };
+  using Spot = int32_t;  // in the images, -1 outside of them
   static constexpr bool kDeep = false;
 
   const DeviceConvArgs& args;
@@ -143,7 +147,6 @@ struct ConvWeights {
     sources = block.table<int32_t>(part.sources);
   }
   FASTMAML_DEVICE int segments() const { return args.terms; }
-  FASTMAML_DEVICE const T* anywhere() const { return static_cast<const T*>(block.call.scalars); }
   FASTMAML_DEVICE bool open(int s, Segment& to) const {
     to.a = address<T>(block, args.term[s].a, task) + group * args.k;
     to.b = address<T>(block, args.term[s].b, task) + group * args.n +
@@ -163,10 +166,13 @@ struct ConvWeights {
     const int32_t image = part.by_pixels.quotient(at);
     return {image * args.from_pixels, part.by_pixels.remainder(at, image)};
   }
-  FASTMAML_DEVICE const T* a(const Segment& s, Row row, Depth depth) const {
+  FASTMAML_DEVICE Spot spot(const Segment&, Row row, Depth depth) const {
     const int32_t source = sources[row.place + depth.pixel];
-    if (source < 0) return nullptr;
-    return s.a + ((depth.first + source) * a_pixel + row.channel);
+    return source < 0 ? source : (depth.first + source) * a_pixel + row.channel;
+  }
+  FASTMAML_DEVICE bool there(const Segment&, Spot spot) const { return spot >= 0; }
+  FASTMAML_DEVICE const T* a(const Segment& s, Spot spot) const {
+    return s.a + (spot < 0 ? 0 : spot);
   }
   FASTMAML_DEVICE const T* b(const Segment& s, int32_t l, int32_t j) const {
     return s.b + (l * b_pixel + j);
@@ -196,23 +202,29 @@ struct ConvWeightsOut {
 
 template <class T, class Tiles = FmaTiles<T>>
 FASTMAML_DEVICE void run_pass(const DeviceConvArgs& args, const Block& block, int64_t task) {
-  if (args.form == ConvForm::images_direct) return conv_images_direct<T>(args, block, task);
-  if (args.form == ConvForm::weights_direct) return conv_weights_direct<T>(args, block, task);
+  // Of the kernels that split the depth, most have one form.
+  constexpr DepthSplit kOf = kSplit<Tiles>;
+  if constexpr (kOf == DepthSplit::none) {
+    if (args.form == ConvForm::images_direct) return conv_images_direct<T>(args, block, task);
+    if (args.form == ConvForm::weights_direct) return conv_weights_direct<T>(args, block, task);
+  }
   const ConvPart* parts = block.table<ConvPart>(args.part);
   const int64_t rows = int64_t{args.images} * args.to_pixels;
   auto turn = static_cast<int32_t>(block.rank);
   for (int32_t group = 0; group < args.groups; ++group) {
     if (args.form == ConvForm::weights) {
-      for (int32_t run = 0; run < args.splits; ++run) {
-        const ConvWeights<T> problem(args, block, task, parts[0], group, run);
-        contract<Tiles, ConvWeightsOut<T>>(problem, block, problem.m, turn);
-      }
+      if constexpr (kOf != DepthSplit::high && kOf != DepthSplit::narrow)
+        for (int32_t run = 0; run < args.splits; ++run) {
+          const ConvWeights<T> problem(args, block, task, parts[0], group, run);
+          contract<Tiles, ConvWeightsOut<T>>(problem, block, problem.m, turn);
+        }
       continue;
     }
-    for (int32_t p = 0; p < args.parts; ++p) {
-      const ConvImages<T> problem(args, block, task, parts[p], group);
-      contract<Tiles, ConvImagesOut<T>>(problem, block, rows, turn);
-    }
+    if constexpr (kOf != DepthSplit::weights)
+      for (int32_t p = 0; p < args.parts; ++p) {
+        const ConvImages<T> problem(args, block, task, parts[p], group);
+        contract<Tiles, ConvImagesOut<T>>(problem, block, rows, turn);
+      }
   }
 }
 
