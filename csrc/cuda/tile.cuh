@@ -112,9 +112,18 @@ class Tile {
     T total[kRows][kColumns] = {};
     accumulate(total);
     const Store store(problem_);
+    put(store, total, [this](int r) { return row_of(r); });
+    if constexpr (kLeavesMoments<Store>)
+      if (T* to = store.moments()) leave(to, store.features(), total);
+  }
+
+ protected:
+  // The thread's sums, those of row r of them being for row_at(r) of the tile.
+  template <class Store, class RowAt>
+  FASTMAML_DEVICE void put(const Store& store, T (&total)[kRows][kColumns], RowAt&& row_at) const {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int32_t i = row_ + row_of(r);
+      const int32_t i = row_ + row_at(r);
       if (i >= problem_.m) continue;
       const auto row = store.row(i);
 #pragma unroll
@@ -127,11 +136,8 @@ class Tile {
           store(row, j, total[r][c]);
       }
     }
-    if constexpr (kLeavesMoments<Store>)
-      if (T* to = store.moments()) leave(to, store.features(), total);
   }
 
- protected:
   // How a thread's share of a slab of a lies, where it is copied 16 bytes at a time.
   static constexpr int kWideA = kWide<T>;
   static constexpr int kAside = (kDeep ? kDepth : TM) / kWideA;  // threads side by side

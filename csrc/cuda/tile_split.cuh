@@ -35,21 +35,7 @@ class SplitTile : private Tile<T, TM, TN, Problem> {
       add_up(sum, total);
     }
     const Store store(this->problem_);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int32_t i = this->row_ + kept_row(r);
-      if (i >= this->problem_.m) continue;
-      const auto row = store.row(i);
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const int32_t j = this->column_ + this->first_column() + c;
-        if (j >= this->problem_.n) continue;
-        if constexpr (kLeavesMoments<Store>)
-          total[r][c] = store(row, j, total[r][c]);
-        else
-          store(row, j, total[r][c]);
-      }
-    }
+    this->put(store, total, [this](int r) { return kept_row(r); });
     if constexpr (kLeavesMoments<Store>)
       if (T* to = store.moments()) leave(to, store.features(), total);
   }
