@@ -55,6 +55,12 @@ template <class T>
 FASTMAML_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VectorOf<T>::loose*>(p) = v;
 }
+constexpr int kLineBytes = 64;
+// Asks for a cache line ahead of its use. To the second-level cache: the few misses that the first
+// level can have under way are left to what is used now. (Transforms that read from memory took 1.4
+// times as long with fetches to the first level.)
+FASTMAML_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 template <class T>
 FASTMAML_INLINE Vec<T> splat(T value) {
   return value - Vec<T>{};  // x - 0 keeps the sign of zero and NaN

@@ -33,8 +33,8 @@ void pack_panel(Segment<T>* segments, int count, int64_t j, int64_t width, T* pa
     T* to = panel;
     for (int64_t l = 0; l < segments[s].k; ++l, b += segments[s].b_row, to += width) {
       // The next panel lies beside this one, in lines that no hardware prefetcher foresees.
-      for (int64_t v = 0; v < width; v += 64 / static_cast<int64_t>(sizeof(T)))
-        __builtin_prefetch(b + width + v);
+      for (int64_t v = 0; v < width; v += kLineBytes / static_cast<int64_t>(sizeof(T)))
+        fetch(b + width + v);
       each_vector<T>(
           0, width, [&](int64_t v) { store(to + v, load(b + v)); },
           [&](int64_t v, const Tail<T>& tail) { tail.store(to + v, tail.load(b + v)); });

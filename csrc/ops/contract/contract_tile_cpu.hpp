@@ -54,10 +54,11 @@ struct TileSum {
     }
   }
 
-  // acc += a[:, l] b[l, :] for l < count.
+  // acc += a[:, l] b[l, :] for l < count; meanwhile fetches `ahead`, step by step.
   FASTMAML_INLINE void chain(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row,
-                             int64_t count, const Edge& edge) {
-    for (int64_t l = 0; l < count; ++l, a += a_col, b += b_row) {
+                             int64_t count, const Edge& edge, const T* ahead, int64_t step) {
+    for (int64_t l = 0; l < count; ++l, a += a_col, b += b_row, ahead += step) {
+      fetch(ahead);
       Vec<T> bv[kAtLeastOne];
 #pragma GCC unroll 8
       for (int v = 0; v < NF; ++v) bv[v] = load(b + v * W);
@@ -71,6 +72,14 @@ struct TileSum {
         if constexpr (kEdge) acc_edge[r] += Edge::part(av) * b_edge;
       }
     }
+  }
+
+  // Rows that will be read or written when the sum is done.
+  static FASTMAML_INLINE void fetch_rows(const T* at, int64_t row) {
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r, at += row)
+#pragma GCC unroll 8
+      for (int v = 0; v < NF + Edge::kVectors; ++v) fetch(at + v * W);
   }
 
   // acc = rows + acc, rows at `from`.
@@ -119,17 +128,20 @@ struct TileSum {
 // The tile of c at (i, j); all segments together are one chain.
 template <class T, int MR, int NF, class Edge>
 void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes) {
+  constexpr auto kLine = static_cast<int64_t>(kLineBytes / sizeof(T));
   const Edge edge(edge_lanes);
   TileSum<T, MR, NF, Edge> sum;
   sum.clear();
+  sum.fetch_rows(p.c + i * p.c_row + j, p.c_row);
   const Segment<T>* const end = p.segments + p.count;
   for (const Segment<T>* s = p.segments; s != end; ++s) {
     const T* a = s->a + i * s->a_row;
-    // Rows that touch are addressed by constants.
+    // Rows that touch are addressed by constants. What later tiles read of a no hardware foresees:
+    // the next line of each column, or the rows below, taken as one piece of memory.
     if (s->a_row == 1)
-      sum.chain(a, 1, s->a_col, s->b + j, s->b_row, s->k, edge);
+      sum.chain(a, 1, s->a_col, s->b + j, s->b_row, s->k, edge, a + kLine, s->a_col);
     else
-      sum.chain(a, s->a_row, s->a_col, s->b + j, s->b_row, s->k, edge);
+      sum.chain(a, s->a_row, s->a_col, s->b + j, s->b_row, s->k, edge, a + MR * s->a_row, MR);
   }
   if (p.so_far) sum.add(p.so_far + i * p.so_far_row + j, p.so_far_row, edge);
   if (p.scaled) {

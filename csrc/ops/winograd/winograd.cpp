@@ -93,7 +93,7 @@ void set_winograd_blocks(ConvArgs& args, int64_t bytes) {
   if (args.weights) {
     w.kept = std::max(args.k, args.n) * bytes > kUnitBytes && all_tiles(args) * tile <= kPixelBytes;
     const int64_t unit = w.kept ? kPanelBytes : kUnitBytes;
-    w.tile_block = w.kept ? all_tiles(args) : std::min(kMostTiles, all_tiles(args));
+    w.tile_block = w.kept ? all_tiles(args) : std::min(kFewestTiles, all_tiles(args));
     w.columns = std::min(unit / bytes, lined(args.n, bytes));
     w.depth = std::min(w.kept ? kPartRows : unit / bytes, args.k);
     return;

@@ -85,7 +85,7 @@ void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, i
           [&](int i, Vec<T> out) __attribute__((always_inline)) {
             if (!to[i]) return;
             T* const at_pixel = to[i] + channel;
-            __builtin_prefetch(at_pixel + kAhead * images.pixel, 1);
+            fetch(at_pixel + kAhead * images.pixel);
             if (p.cin) out = lanes.load(p.cin + (p.cin_row ? at_pixel - p.c : channel)) + out;
             lanes.store(at_pixel, out);
           });
@@ -239,7 +239,8 @@ void output_weights(const ConvProblem<T>& p, int64_t i, int64_t k, int64_t j, in
           [&](int i) __attribute__((always_inline)) { return load(row + i * m.plane + o); },
           [&](int t, Vec<T> g) __attribute__((always_inline)) {
             const int64_t to = first + t * tap + o;
-            __builtin_prefetch(p.c + to + 2 * p.n, 1);
+            fetch(p.c + to + 2 * p.n);
+            if (p.cin) fetch(p.cin + to + 2 * p.n);
             g *= splat(p.scale);
             if (p.cin) g = lanes.load(p.cin + to) + g;
             lanes.store(p.c + to, g);

@@ -162,11 +162,14 @@ void transform_some(const Winograd& map, int64_t begin, int64_t end, const T* pi
     each_channels<T>(channels, [&](int64_t c, const auto& lanes) __attribute__((always_inline)) {
       transform<Line, Vec<T>>(
           [&](int i) __attribute__((always_inline)) {
-            if (i % S >= kShared) __builtin_prefetch(from[i] + (c + kAhead * images.pixel));
+            if (i % S >= kShared) fetch(from[i] + (c + kAhead * images.pixel));
             return lanes.load(from[i] + c);
           },
-          [&](int i, Vec<T> v)
-              __attribute__((always_inline)) { store(row + i * to.plane + c, v); });
+          [&](int i, Vec<T> v) __attribute__((always_inline)) {
+            T* const at = row + i * to.plane + c;
+            fetch(at + to.row);
+            store(at, v);
+          });
     });
   });
 }
@@ -198,7 +201,7 @@ void halve_weights(const T* w, int64_t w_tap, int64_t w_row, bool flipped, int64
 #pragma GCC unroll 3
         for (int y = 0; y < kTaps; ++y) {
           const T* const at = w + (y * kTaps + x) * step + j;
-          __builtin_prefetch(at + 4 * w_row);
+          fetch(at + 4 * w_row);
           column[y] = lanes.load(at);
         }
         Line::run(column, made);
