@@ -140,30 +140,25 @@ class ImagesPart {
     }
   }
 
-  // Block by block, the pixels are made together; then each thread takes columns, whose weights it
-  // makes, or where there are few columns some tiles of them.
+  // Each thread takes columns, whose weights it makes, or where there are few columns some tiles of
+  // them; block by block it makes the pixels of its tiles, and so do others.
   void with_weights_of_panels() {
     const Context side = of_columns();
     const Share all(Context{}, p_.k), vectors(side, (p_.n + kWidth<T> - 1) / kWidth<T>);
     const Columns<T> columns(vectors.begin, vectors.end, p_.n, w_.columns);
-    const Planes<T> shared = v_.moved(team_);
     const Cut blocks(total_, w_.tile_block);
     for (int64_t b = 0; b < blocks.parts; ++b) {
       const int64_t begin = blocks.begin(b), count = blocks.begin(b + 1) - begin;
-      const Share made(context_, count), mine(of_tiles(side), count, kMostRows);
-      meet(context_);
-      transform_images(begin + made.begin, made.end - made.begin,
-                       shared.moved(made.begin * shared.row));
-      meet(context_);
-      const Planes<T> rows = shared.moved(mine.begin * shared.row);
+      const Share mine(of_tiles(side), count, kMostRows);
       const int64_t height = mine.end - mine.begin;
+      transform_images(begin + mine.begin, height, v_);
       for (int64_t panel = 0; panel < columns.parts() && height > 0; ++panel) {
         const int64_t width = columns.width(panel);
         for (int t = 0; t < p_.terms; ++t) {
           halve(t, columns, panel, all);
           for (int line = 0; line < S; ++line) {
             to_line(line, all, width, u_);
-            point_products(S, v(rows, t).moved(line * S * rows.plane), rows.row, 1, u_,
+            point_products(S, v(v_, t).moved(line * S * v_.plane), v_.row, 1, u_,
                            m_.moved(line * S * m_.plane), height, width, p_.k, t == 0);
           }
         }
@@ -249,23 +244,21 @@ void output_weights(const ConvProblem<T>& p, int64_t i, int64_t k, int64_t j, in
   }
 }
 
-// Fewer rows of a weight, and transforming their pixels outweighs what is shared.
+// Fewer rows of a weight, and transforming their cotangents outweighs what is shared.
 constexpr int64_t kFewestRows = 16;
 
-// The weight in `columns` parts of columns: in how many parts of rows. Best as many as there are
-// threads, or a multiple: these then take the same columns at a time. Else so that they share
-// evenly, where that takes few more.
+// The weight in `columns` parts of columns: in how many parts of rows, so that threads share the
+// units evenly where that takes few more.
 inline int64_t row_parts(int64_t k, int64_t depth, int64_t columns, int64_t threads) {
   const int64_t least = (k + depth - 1) / depth;
-  const int64_t even = (least + threads - 1) / threads * threads;
-  if (even * kFewestRows <= k) return even;
-  for (int64_t parts = least; parts < least + threads && parts <= k; ++parts)
+  for (int64_t parts = least; parts < least + threads && parts * kFewestRows <= k; ++parts)
     if (parts * columns % threads == 0) return parts;
   return least;
 }
 
-// A unit is some rows and columns of the weight. Threads that take the same columns at a time make
-// the cotangents' matrices of them together.
+// A unit is some rows and columns of the weight. Each thread transforms what its unit takes, and so
+// do others: threads may share no cache, and what another core has written then costs more to read
+// than to make.
 template <class Tile, class T>
 void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context& context) {
   const Columns<T> columns(p.n, w.columns);
@@ -274,13 +267,8 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
   const int64_t total = w.sheets(p.images) * w.tiles(), units = rows.parts * columns.parts();
   const ImagesAt inputs = input_images(p, w);
   const ImagesAt cotangents = cotangent_images(p, w);
-  const bool together = rows.parts % context.size == 0;
-  const Context alone;
-  const Context& team = together ? context : alone;
-  const Planes<T> z(reinterpret_cast<T*>(together ? context.team_scratch : context.scratch),
-                    w.tile_block, w.columns);
-  const Planes<T> v(reinterpret_cast<T*>(context.scratch) + Tile::kPoints * z.plane, w.tile_block,
-                    w.depth);
+  const Planes<T> z(reinterpret_cast<T*>(context.scratch), w.tile_block, w.columns);
+  const Planes<T> v(z.at + Tile::kPoints * z.plane, w.tile_block, w.depth);
   const Planes<T> m(v.at + Tile::kPoints * v.plane, w.depth, w.columns);
   for (int64_t unit = context.rank; unit < units; unit += context.size) {
     const int64_t panel = unit / rows.parts, part = unit % rows.parts;
@@ -288,14 +276,10 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
     const int64_t j = columns.begin(panel), width = columns.width(panel);
     for (int64_t begin = 0; begin < total; begin += w.tile_block) {
       const int64_t end = begin + w.tile_block < total ? begin + w.tile_block : total;
-      const Share made(team, end - begin);
       for (int t = 0; t < p.terms; ++t) {
-        meet(team);
-        transform_tiles<Tile, typename Tile::Cotangent>(w, begin + made.begin, begin + made.end,
-                                                        p.b[t] + j, cotangents, width,
-                                                        z.moved(made.begin * z.row));
+        transform_tiles<Tile, typename Tile::Cotangent>(w, begin, end, p.b[t] + j, cotangents,
+                                                        width, z);
         transform_tiles<Tile, typename Tile::Input>(w, begin, end, p.a[t] + i, inputs, depth, v);
-        meet(team);
         point_products(Tile::kPoints, v, 1, v.row, z, m, depth, width, end - begin,
                        begin == 0 && t == 0);
       }
@@ -304,41 +288,37 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
   }
 }
 
-// All pixels are made once, together, and some columns' cotangents at a time: a thread's rows of
-// the weight are then taken in parts whose matrices share its second-level cache.
+// A thread's rows of the weight, whose pixels it makes once, and some columns' cotangents at a
+// time: the rows are then taken in parts whose matrices share its second-level cache.
 template <class Tile, class T>
 void weights_of_kept_pixels(const ConvProblem<T>& p, const Winograd& w, const Context& context) {
   const Columns<T> columns(p.n, w.columns);
   const int64_t total = w.sheets(p.images) * w.tiles();
-  const Share made(context, total), mine(context, p.k);
-  const Cut parts(mine.end - mine.begin, w.depth);
+  const Share mine(context, p.k, kWidth<T>);
+  const int64_t height = mine.end - mine.begin;
+  if (height <= 0) return;
+  const Cut parts(height, w.depth);
   const ImagesAt inputs = input_images(p, w);
   const ImagesAt cotangents = cotangent_images(p, w);
-  T* const team = reinterpret_cast<T*>(context.team_scratch);
-  const Planes<T> v(team, total, p.k);
-  const int64_t v_term = Tile::kPoints * v.plane, z_at = p.terms * v_term;
-  const Planes<T> z(team + z_at, total, w.columns);
-  const int64_t z_term = Tile::kPoints * z.plane, m_at = z_at + p.terms * z_term;
-  const Planes<T> m(reinterpret_cast<T*>(context.scratch) + m_at, w.depth, w.columns);
-  meet(context);
+  const Planes<T> v(reinterpret_cast<T*>(context.scratch), total, height);
+  const int64_t v_term = Tile::kPoints * v.plane;
+  const Planes<T> z(v.at + p.terms * v_term, total, w.columns);
+  const int64_t z_term = Tile::kPoints * z.plane;
+  const Planes<T> m(z.at + p.terms * z_term, w.depth, w.columns);
   for (int t = 0; t < p.terms; ++t)
-    transform_tiles<Tile, typename Tile::Input>(w, made.begin, made.end, p.a[t], inputs, p.k,
-                                                v.moved(t * v_term + made.begin * v.row));
+    transform_tiles<Tile, typename Tile::Input>(w, 0, total, p.a[t] + mine.begin, inputs, height,
+                                                v.moved(t * v_term));
   for (int64_t panel = 0; panel < columns.parts(); ++panel) {
     const int64_t j = columns.begin(panel), width = columns.width(panel);
-    meet(context);
     for (int t = 0; t < p.terms; ++t)
-      transform_tiles<Tile, typename Tile::Cotangent>(w, made.begin, made.end, p.b[t] + j,
-                                                      cotangents, width,
-                                                      z.moved(t * z_term + made.begin * z.row));
-    meet(context);
-    for (int64_t part = 0; part < parts.parts && mine.begin < mine.end; ++part) {
-      const int64_t i = mine.begin + parts.begin(part);
-      const int64_t depth = mine.begin + parts.begin(part + 1) - i;
+      transform_tiles<Tile, typename Tile::Cotangent>(w, 0, total, p.b[t] + j, cotangents, width,
+                                                      z.moved(t * z_term));
+    for (int64_t part = 0; part < parts.parts; ++part) {
+      const int64_t i = parts.begin(part), depth = parts.begin(part + 1) - i;
       for (int t = 0; t < p.terms; ++t)
         point_products(Tile::kPoints, v.moved(t * v_term + i), 1, v.row, z.moved(t * z_term), m,
                        depth, width, total, t == 0);
-      output_weights<Tile>(p, i, depth, j, width, m);
+      output_weights<Tile>(p, mine.begin + i, depth, j, width, m);
     }
   }
 }
