@@ -10,8 +10,8 @@ namespace {
 // Weights of all columns are transformed once where they fit into so much; the block of tiles then
 // shares a second-level cache with what is made of it. Larger weights stream past blocks of as many
 // tiles as a third-level cache holds.
-constexpr int64_t kKeptBytes = int64_t{8} << 20;
-constexpr int64_t kSmallBlockBytes = int64_t{512} << 10, kLargeBlockBytes = int64_t{6} << 20;
+constexpr int64_t kKeptBytes = int64_t{14} << 20;
+constexpr int64_t kSmallBlockBytes = int64_t{512} << 10, kLargeBlockBytes = int64_t{13} << 20;
 constexpr int64_t kFewestTiles = 48, kMostTiles = 192, kTileStep = 24;
 // Columns of c (images); rows and columns of a block of gradients.
 constexpr int64_t kPanelBytes = 256, kUnitBytes = 640;
