@@ -43,6 +43,23 @@ struct BatchNormTask {
     weight_scale = scalars[a.weight_scale], bias_scale = scalars[a.bias_scale];
   }
 
+  // Row i of a tensor. Threads share a row's features, so that a stream has holes: the next block's
+  // row is asked for here. (Behind a pool few rows have a cotangent, and a backward pass is through
+  // with a row sooner than it could ask.)
+  static constexpr bool kAskBackward = !Rows::kPooled;
+  template <bool kAsk = true>
+  FASTMAML_INLINE Vec<T> row(const T* of, int64_t i, int64_t j, Lanes<T> l) const {
+    const T* const at = of + i * F + j;
+    if constexpr (kAsk) fetch(at + rows.ahead() * F);
+    return l.load(at);
+  }
+  template <bool kAsk = true>
+  FASTMAML_INLINE void put_row(T* of, int64_t i, int64_t j, Lanes<T> l, Vec<T> value) const {
+    T* const at = of + i * F + j;
+    if constexpr (kAsk) fetch(at + rows.ahead() * F);
+    l.store(at, value);
+  }
+
   // --- what comes in for a row -------------------------------------------------------------------
 
   // What the passes after forward know of a vector of features.
@@ -65,9 +82,9 @@ struct BatchNormTask {
       return select<T>(load_taps<T>(tap + window * F + j, l) == splat_tap<T>(at),
                        l.load(bars + window * F + j), zero);
     } else if constexpr (Rows::kGated) {
-      return gate.of(norm.affine(value), l.load(bars + window * F + j));
+      return gate.of(norm.affine(value), row(bars, window, j, l));
     } else {
-      return l.load(bars + window * F + j);
+      return row(bars, window, j, l);
     }
   }
 
@@ -84,7 +101,7 @@ struct BatchNormTask {
   FASTMAML_INLINE Pair merge_block(const Pair& all, int64_t seen, int64_t b, int64_t j,
                                    Lanes<T> l) const {
     Vec<T> total = splat<T>(0), squares = splat<T>(0);
-    rows.each(b, [&](int64_t i, int64_t, int64_t) { total += l.load(x + i * F + j); });
+    rows.each(b, [&](int64_t i, int64_t, int64_t) { total += row(x, i, j, l); });
     const int64_t count = rows.count(b);
     const Vec<T> mean = total * splat<T>(1 / static_cast<T>(count));
     rows.each(b, [&](int64_t i, int64_t, int64_t) {
@@ -113,19 +130,19 @@ struct BatchNormTask {
     Vec<T> one = splat<T>(0), two = splat<T>(0);
     if (args.pass == PassKind::backward) {
       rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-        const Vec<T> value = l.load(x + i * F + j);
+        const Vec<T> value = row<kAskBackward>(x, i, j, l);
         const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
         one += d, two += d * (value - norm.mean);
       });
     } else if (args.pass == PassKind::forward_jvp) {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
-        const Vec<T> d = l.load(x_dot + i * F + j);
-        one += d, two += d * (l.load(x + i * F + j) - norm.mean);
+        const Vec<T> d = row(x_dot, i, j, l);
+        one += d, two += d * (row(x, i, j, l) - norm.mean);
       });
     } else {
       const Pair tangents = pair(n, j, l);
       rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-        const Vec<T> value = l.load(x + i * F + j), h = norm.h(value);
+        const Vec<T> value = row(x, i, j, l), h = norm.h(value);
         const Vec<T> d_dot = incoming(y_bar_dot, value, norm, window, at, j, l);
         const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
         one += d_dot;
@@ -137,7 +154,7 @@ struct BatchNormTask {
 
   FASTMAML_INLINE Vec<T> h_dot(int64_t i, Vec<T> h, const Norm& norm, const Pair& tangents,
                                int64_t j, Lanes<T> l) const {
-    return norm.h_dot(l.load_or(x_dot, i * F + j, T(0)), h, tangents);
+    return norm.h_dot(x_dot ? row(x_dot, i, j, l) : splat<T>(0), h, tangents);
   }
 
   // Whether the pass sums over rows at all.
@@ -203,7 +220,7 @@ struct BatchNormTask {
 
   FASTMAML_INLINE void write_y(int64_t b, int64_t j, Lanes<T> l) const {
     const Norm norm = this->norm(j, l);
-    const auto y = [&](int64_t i) { return norm.affine(l.load(x + i * F + j)); };
+    const auto y = [&](int64_t i) { return norm.affine(row(x, i, j, l)); };
     if constexpr (Rows::kPooled) {
       const bool relu = args.activation == Activation::relu;
       rows.each_window(b, [&](int64_t window, int64_t row) {
@@ -215,7 +232,7 @@ struct BatchNormTask {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
         Vec<T> value = y(i);
         if constexpr (Rows::kGated) value = gate.of(value, value);
-        l.store(out + i * F + j, value);
+        put_row(out, i, j, l, value);
       });
     }
   }
@@ -224,10 +241,10 @@ struct BatchNormTask {
     const Norm norm = this->norm(j, l);
     const Pair means = pair(m, j, l);
     rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-      const Vec<T> value = l.load(x + i * F + j), h = norm.h(value);
+      const Vec<T> value = row<kAskBackward>(x, i, j, l), h = norm.h(value);
       const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
-      l.store(out + i * F + j,
-              norm.scale * norm.centred(d, h, means) + l.load_or(cin, i * F + j, T(0)));
+      put_row<kAskBackward>(
+          out, i, j, l, norm.scale * norm.centred(d, h, means) + l.load_or(cin, i * F + j, T(0)));
     });
   }
 
@@ -249,10 +266,10 @@ struct BatchNormTask {
       });
     } else {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
-        const Vec<T> value = l.load(x + i * F + j);
+        const Vec<T> value = row(x, i, j, l);
         Vec<T> dot = y_dot(i, value);
         if constexpr (Rows::kGated) dot = gate.of(norm.affine(value), dot);
-        l.store(out + i * F + j, dot);
+        put_row(out, i, j, l, dot);
       });
     }
   }
@@ -263,13 +280,13 @@ struct BatchNormTask {
     const Vec<T> scale_dot =
         l.load_or(weight_dot, j, T(0)) * norm.rstd - norm.scale * norm.rstd * tangents.two;
     rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
-      const Vec<T> value = l.load(x + i * F + j), h = norm.h(value);
+      const Vec<T> value = row(x, i, j, l), h = norm.h(value);
       const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
       const Vec<T> d_dot = incoming(y_bar_dot, value, norm, window, at, j, l);
       const Vec<T> centred = norm.centred(d, h, means);
       const Vec<T> centred_dot =
           norm.centred_dot(d_dot, h, h_dot(i, h, norm, tangents, j, l), means, dots);
-      l.store(out + i * F + j,
+      put_row(out, i, j, l,
               scale_dot * centred + norm.scale * centred_dot + l.load_or(cin, i * F + j, T(0)));
     });
   }

@@ -21,6 +21,7 @@ struct PlainRows {
   FASTMAML_INLINE int64_t count(int64_t b) const {
     return b + 1 < blocks ? block : rows - b * block;
   }
+  int64_t ahead() const { return block; }  // from a row to its like in the next block
   // body(row, window, tap) for the rows of block b.
   template <class Body>
   FASTMAML_INLINE void each(int64_t b, Body&& body) const {
@@ -40,6 +41,7 @@ struct PooledRows : Strips {
   static constexpr bool kPooled = true, kGated = false;
   explicit PooledRows(const BatchNormArgs& args)
       : Strips(args.pool, args.rows / (args.pool.in_h * args.pool.in_w)) {}
+  int64_t ahead() const { return p.kernel_h * p.in_w; }
 };
 
 }  // namespace fastmaml::FASTMAML_ISA
