@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kKeptBytes = int64_t{14} << 20;
 constexpr int64_t kSmallBlockBytes = int64_t{512} << 10, kLargeBlockBytes = int64_t{13} << 20;
 constexpr int64_t kFewestTiles = 48, kMostTiles = 192, kTileStep = 24;
-// Columns of c (images); rows and columns of a block of gradients.
+// Columns of c (images); rows and columns of a block of gradients, over kFewestTiles at a time.
 constexpr int64_t kPanelBytes = 256, kUnitBytes = 640;
 // Weights of several blocks would take their pixels again for each. Where those of all tiles fit
 // into so much of a third-level cache they are made once, and a block is a panel of few rows.
@@ -45,9 +45,10 @@ void set_sheet(ConvArgs& args) {
 
 int64_t terms(const ConvArgs& args) { return static_cast<int64_t>(args.terms.size()); }
 
-// Cycles of 64-byte multiply-adds at their peak rate, measured on Zen 4 at 32 to 640 channels: a
-// vector of channels of an input tile, of an output or cotangent tile, of a weight, of a gradient;
-// contractions reach 85 and 88% of the peak.
+// Cycles of 64-byte multiply-adds at their peak rate, fitted on Zen 4 at 32 to 640 channels to what
+// whole instructions take: a vector of channels of an input tile, of an output or cotangent tile, of
+// a weight, of a gradient; contractions reach 85 and 88% of the peak. (In a second-level cache the
+// transforms take half as long.)
 struct Cycles {
   double input, output, weight, gradient;
 };

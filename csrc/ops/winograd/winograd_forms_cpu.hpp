@@ -96,7 +96,7 @@ void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, i
 // A narrower panel wastes multiply-adds.
 constexpr int64_t kFewestVectors = 2;
 
-// One thread's part of the images form, and its scratch. What all threads read is in the team's.
+// One thread's part of the images form, and its scratch. Kept weights are in the team's.
 // How c is cut changes no bit of it.
 template <class Tile, class T>
 class ImagesPart {
