@@ -46,9 +46,9 @@ void set_sheet(ConvArgs& args) {
 int64_t terms(const ConvArgs& args) { return static_cast<int64_t>(args.terms.size()); }
 
 // Cycles of 64-byte multiply-adds at their peak rate, fitted on Zen 4 at 32 to 640 channels to what
-// whole instructions take: a vector of channels of an input tile, of an output or cotangent tile, of
-// a weight, of a gradient; contractions reach 85 and 88% of the peak. (In a second-level cache the
-// transforms take half as long.)
+// whole instructions take: a vector of channels of an input tile, of an output or cotangent tile,
+// of a weight, of a gradient; contractions reach 85 and 88% of the peak. (In a second-level cache
+// the transforms take half as long.)
 struct Cycles {
   double input, output, weight, gradient;
 };
