@@ -244,14 +244,11 @@ void output_weights(const ConvProblem<T>& p, int64_t i, int64_t k, int64_t j, in
   }
 }
 
-// Fewer rows of a weight, and transforming their cotangents outweighs what is shared.
-constexpr int64_t kFewestRows = 16;
-
 // The weight in `columns` parts of columns: in how many parts of rows, so that threads share the
 // units evenly where that takes few more.
 inline int64_t row_parts(int64_t k, int64_t depth, int64_t columns, int64_t threads) {
   const int64_t least = (k + depth - 1) / depth;
-  for (int64_t parts = least; parts < least + threads && parts * kFewestRows <= k; ++parts)
+  for (int64_t parts = least; parts < least + threads && parts <= k; ++parts)
     if (parts * columns % threads == 0) return parts;
   return least;
 }
