@@ -44,8 +44,8 @@ struct BatchNormTask {
   }
 
   // Row i of a tensor. Threads share a row's features, so that a stream has holes: the next block's
-  // row is asked for here. (Behind a pool few rows have a cotangent, and a backward pass is through
-  // with a row sooner than it could ask.)
+  // row is asked for here. (Behind a pool few rows have a cotangent: there asking costs a backward
+  // pass more than it brings.)
   static constexpr bool kAskBackward = !Rows::kPooled;
   template <bool kAsk = true>
   FASTMAML_INLINE Vec<T> row(const T* of, int64_t i, int64_t j, Lanes<T> l) const {

@@ -254,8 +254,7 @@ inline int64_t row_parts(int64_t k, int64_t depth, int64_t columns, int64_t thre
 }
 
 // A unit is some rows and columns of the weight. Each thread transforms what its unit takes, and so
-// do others: threads may share no cache, and what another core has written then costs more to read
-// than to make.
+// do others: threads may share no cache, and where they do, waiting for each other costs as much.
 template <class Tile, class T>
 void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context& context) {
   const Columns<T> columns(p.n, w.columns);
