@@ -74,40 +74,16 @@ void carry(const Contraction<T>& p, Contraction<T>& part, T* partial, int64_t ro
   part.gate = last ? p.gate : Gate::open;
 }
 
-// One tile whose sum is longer than a chain, chain by chain.
-template <class T>
-void outer_tile_chained(const Contraction<T>& p, OuterTile<T> tile, int64_t i, int64_t j,
-                        int edge) {
-  constexpr int64_t kRow = kVectorTile * kWidth<T>;
-  T held[kMostRows * kRow];
-  // Minus the tile's place: the tile adds it back.
-  T* const partial = held - i * kRow - j;
-  Segment<T> run[kMaxSegments];
-  Contraction<T> part = p;
-  part.segments = run;
-  int s = 0;
-  int64_t done = 0, depth = 0;
-  for (bool first = true; s < p.count; first = false) {
-    part.count = next_run(p, kChain, s, done, run, depth);
-    carry(p, part, partial, kRow, first, s == p.count);
-    tile(part, i, j, edge);
-  }
-}
-
 // The tiles [begin, end) of one vertical panel, over one run of segments.
 template <class T>
 void outer_panel(const Contraction<T>& p, const Cut& rows, int64_t begin, int64_t end, int64_t j,
                  int64_t width) {
   const int edge = edge_lanes<T>(width);
-  const bool chained = p.depth() > kChain;
   OuterTile<T> tile = nullptr;
   for (int64_t r = begin, height = 0; r < end; ++r) {
     const int64_t i = rows.begin(r), count = rows.begin(r + 1) - i;
     if (count != height) height = count, tile = outer_tile_for<T>(static_cast<int>(count), width);
-    if (chained)
-      outer_tile_chained(p, tile, i, j, edge);
-    else
-      tile(p, i, j, edge);
+    tile(p, i, j, edge);
   }
 }
 

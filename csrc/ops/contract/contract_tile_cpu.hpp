@@ -54,10 +54,11 @@ struct TileSum {
     }
   }
 
-  // acc += a[:, l] b[l, :] for l < count; meanwhile fetches `ahead`, step by step.
-  FASTMAML_INLINE void chain(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row,
-                             int64_t count, const Edge& edge, const T* ahead, int64_t step) {
-    for (int64_t l = 0; l < count; ++l, a += a_col, b += b_row, ahead += step) {
+  // acc += a[:, l] b[l, :] for `count` l's, to which a and b move on; meanwhile fetches `ahead`,
+  // step by step.
+  FASTMAML_INLINE void chain(const T*& a, int64_t a_row, int64_t a_col, const T*& b, int64_t b_row,
+                             int64_t count, const Edge& edge, const T*& ahead, int64_t step) {
+    for (; count > 0; --count, a += a_col, b += b_row, ahead += step) {
       fetch(ahead);
       Vec<T> bv[kAtLeastOne];
 #pragma GCC unroll 8
@@ -125,25 +126,42 @@ struct TileSum {
   }
 };
 
-// The tile of c at (i, j); all segments together are one chain.
+// The tile of c at (i, j); chains run on from segment to segment.
 template <class T, int MR, int NF, class Edge>
 void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes) {
   constexpr auto kLine = static_cast<int64_t>(kLineBytes / sizeof(T));
   const Edge edge(edge_lanes);
+  constexpr int64_t kRow = (NF + Edge::kVectors) * kWidth<T>;
+  T held[MR * kRow];
+  const T* so_far = p.so_far ? p.so_far + i * p.so_far_row + j : nullptr;
+  int64_t so_far_row = p.so_far_row, room = kChain;
   TileSum<T, MR, NF, Edge> sum;
   sum.clear();
   sum.fetch_rows(p.c + i * p.c_row + j, p.c_row);
   const Segment<T>* const end = p.segments + p.count;
   for (const Segment<T>* s = p.segments; s != end; ++s) {
-    const T* a = s->a + i * s->a_row;
-    // Rows that touch are addressed by constants. What later tiles read of a no hardware foresees:
-    // the next line of each column, or the rows below, taken as one piece of memory.
-    if (s->a_row == 1)
-      sum.chain(a, 1, s->a_col, s->b + j, s->b_row, s->k, edge, a + kLine, s->a_col);
-    else
-      sum.chain(a, s->a_row, s->a_col, s->b + j, s->b_row, s->k, edge, a + MR * s->a_row, MR);
+    const T *a = s->a + i * s->a_row, *b = s->b + j;
+    // What later tiles read of a no hardware foresees: the next line of each column, or the rows
+    // below, taken as one piece of memory.
+    const T* ahead = s->a_row == 1 ? a + kLine : a + MR * s->a_row;
+    const int64_t step = s->a_row == 1 ? s->a_col : MR;
+    for (int64_t left = s->k; left > 0;) {
+      if (room == 0) [[unlikely]] {
+        if (so_far) sum.add(so_far, so_far_row, edge);
+        sum.store_to(held, kRow, edge);
+        sum.clear();
+        so_far = held, so_far_row = kRow, room = kChain;
+      }
+      const int64_t count = left < room ? left : room;
+      // Rows that touch are addressed by constants.
+      if (s->a_row == 1)
+        sum.chain(a, 1, s->a_col, b, s->b_row, count, edge, ahead, step);
+      else
+        sum.chain(a, s->a_row, s->a_col, b, s->b_row, count, edge, ahead, step);
+      left -= count, room -= count;
+    }
   }
-  if (p.so_far) sum.add(p.so_far + i * p.so_far_row + j, p.so_far_row, edge);
+  if (so_far) sum.add(so_far, so_far_row, edge);
   if (p.scaled) {
     sum.scale(p.scale);
     if (p.cin) sum.add(p.cin + i * p.cin_row + j, p.cin_row, edge);

@@ -12,19 +12,36 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
-// c[p] = a[p] b[p] at every point, a [m, k], b [k, n]; on top of c unless `first`. One point's
+// What is multiplied at each point: a [m, k] and b [k, n] of every term.
+template <class T>
+struct PointFactors {
+  Planes<T> a, b;
+  int64_t a_row, a_col;
+  int64_t k;
+  int terms = 1;
+  int64_t a_term = 0, b_term = 0;  // elements from a term to the next
+};
+
+// c[p] = sum over terms of a[p] b[p] at every point; on top of c unless `first`. One point's
 // matrices fit into a second-level cache, those of all points do not: c is summed over all of k at
 // once.
 template <class T>
-void point_products(int points, const Planes<T>& a, int64_t a_row, int64_t a_col,
-                    const Planes<T>& b, const Planes<T>& c, int64_t m, int64_t n, int64_t k,
+void point_products(int points, const PointFactors<T>& f, const Planes<T>& c, int64_t m, int64_t n,
                     bool first) {
   constexpr int W = kWidth<T>;
   const Cut panels((n + W - 1) / W, kVectorTile);
   for (int p = 0; p < points; ++p) {
-    const Segment<T> segment{a.at + p * a.plane, a_row, a_col, b.at + p * b.plane, b.row, 1, k};
+    Segment<T> segments[kMostConvTerms];
+    for (int t = 0; t < f.terms; ++t)
+      segments[t] = {f.a.at + p * f.a.plane + t * f.a_term,
+                     f.a_row,
+                     f.a_col,
+                     f.b.at + p * f.b.plane + t * f.b_term,
+                     f.b.row,
+                     1,
+                     f.k};
     Contraction<T> product{};
-    product.segments = &segment, product.count = 1;
+    product.segments = segments, product.count = f.terms;
     product.c = c.at + p * c.plane, product.c_row = c.row, product.m = m, product.n = n;
     product.scale = T(1), product.gate = Gate::open;
     if (!first) product.so_far = product.c, product.so_far_row = c.row;
@@ -132,9 +149,9 @@ class ImagesPart {
       transform_images(begin, count, v_);
       for (int64_t panel = 0; panel < columns.parts(); ++panel) {
         const int64_t width = columns.width(panel);
-        for (int t = 0; t < p_.terms; ++t)
-          point_products(Tile::kPoints, v(v_, t), v_.row, 1, kept(panel, t, 0), m_, count, width,
-                         p_.k, t == 0);
+        const PointFactors<T> all{v_,   kept(panel, 0, 0), v_.row,   1,
+                                  p_.k, p_.terms,          v_term(), Tile::kPoints * u_.plane};
+        point_products(Tile::kPoints, all, m_, count, width, true);
         output_tiles<Tile>(p_, w_, begin, begin + count, columns.begin(panel), width, m_);
       }
     }
@@ -158,8 +175,9 @@ class ImagesPart {
           halve(t, columns, panel, all);
           for (int line = 0; line < S; ++line) {
             to_line(line, all, width, u_);
-            point_products(S, v(v_, t).moved(line * S * v_.plane), v_.row, 1, u_,
-                           m_.moved(line * S * m_.plane), height, width, p_.k, t == 0);
+            point_products<T>(S,
+                              {v_.moved(t * v_term() + line * S * v_.plane), u_, v_.row, 1, p_.k},
+                              m_.moved(line * S * m_.plane), height, width, t == 0);
           }
         }
         output_tiles<Tile>(p_, w_, begin + mine.begin, begin + mine.end, columns.begin(panel),
@@ -188,9 +206,7 @@ class ImagesPart {
     return side;
   }
 
-  Planes<T> v(const Planes<T>& of, int term) const {
-    return of.moved(term * Tile::kPoints * of.plane);
-  }
+  int64_t v_term() const { return Tile::kPoints * v_.plane; }
   Planes<T> kept(int64_t panel, int term, int line) const {
     return u_.moved(team_ +
                     ((panel * p_.terms + term) * Tile::kPoints + line * Tile::kSide) * u_.plane);
@@ -208,7 +224,7 @@ class ImagesPart {
     const ImagesAt source = input_images(p_, w_);
     for (int t = 0; t < p_.terms; ++t)
       transform_tiles<Tile, typename Tile::Input>(w_, begin, begin + count, p_.a[t], source, p_.k,
-                                                  v(to, t));
+                                                  to.moved(t * v_term()));
   }
 
   const ConvProblem<T>& p_;
@@ -276,8 +292,8 @@ void winograd_weights(const ConvProblem<T>& p, const Winograd& w, const Context&
         transform_tiles<Tile, typename Tile::Cotangent>(w, begin, end, p.b[t] + j, cotangents,
                                                         width, z);
         transform_tiles<Tile, typename Tile::Input>(w, begin, end, p.a[t] + i, inputs, depth, v);
-        point_products(Tile::kPoints, v, 1, v.row, z, m, depth, width, end - begin,
-                       begin == 0 && t == 0);
+        point_products<T>(Tile::kPoints, {v, z, 1, v.row, end - begin}, m, depth, width,
+                          begin == 0 && t == 0);
       }
     }
     output_weights<Tile>(p, i, depth, j, width, m);
@@ -311,9 +327,8 @@ void weights_of_kept_pixels(const ConvProblem<T>& p, const Winograd& w, const Co
                                                       z.moved(t * z_term));
     for (int64_t part = 0; part < parts.parts; ++part) {
       const int64_t i = parts.begin(part), depth = parts.begin(part + 1) - i;
-      for (int t = 0; t < p.terms; ++t)
-        point_products(Tile::kPoints, v.moved(t * v_term + i), 1, v.row, z.moved(t * z_term), m,
-                       depth, width, total, t == 0);
+      point_products<T>(Tile::kPoints, {v.moved(i), z, 1, v.row, total, p.terms, v_term, z_term}, m,
+                        depth, width, true);
       output_weights<Tile>(p, mine.begin + i, depth, j, width, m);
     }
   }
