@@ -58,7 +58,7 @@ struct Settings {
   int factored = -1;          // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
   int winograd = -1;          // convolutions that can: -1 chosen by cost, 0 none, 5 or 6 all
   bool device = false;        // for a CUDA device alone: work is cut for many small cores
-  int64_t moment_bytes = -1;  // least outputs of convolutions that leave moments; -1: that pay
+  int64_t moment_bytes = -1;  // from where on a norm's input counts as large; -1: where that pays
   int64_t run_pixels = 512;   // device: of a run of a long sum over pixels
   bool tf32 = false;          // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
 };

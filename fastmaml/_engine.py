@@ -130,7 +130,7 @@ class CompiledPlan:
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
         winograd: The same for Winograd's method: 0 none; 5 or 6 all, the side of their tiles.
-        moment_bytes: Least output of a convolution that leaves its batch norm moments; -1 chooses.
+        moment_bytes: From where on the input of a batch norm counts as large; -1: where that pays.
         device: Whether the program is for a CUDA device: cut for it, and run nowhere else.
         run_pixels: On a device, the pixels of a run of a long sum over pixels.
         tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.

@@ -100,12 +100,4 @@ void choose_winograd(Program& program) {
   }
 }
 
-size_t scratch_bytes(const Program& program) {
-  size_t most = 0;
-  for (const Instruction& instruction : program.body)
-    if (const auto* conv = std::get_if<ConvArgs>(&instruction.args); conv && conv->winograd)
-      most = std::max(most, winograd_scratch_bytes(*conv, element_bytes(program.settings)));
-  return most;
-}
-
 }  // namespace fastmaml

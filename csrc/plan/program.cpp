@@ -250,6 +250,19 @@ double total_flops(const std::vector<Instruction>& section) {
   return total;
 }
 
+// The scratch of the instruction that asks for most.
+size_t scratch_bytes(const Program& program) {
+  const int64_t bytes = element_bytes(program.settings);
+  size_t most = 0;
+  for (const Instruction& instruction : program.body) {
+    if (const auto* conv = std::get_if<ConvArgs>(&instruction.args); conv && conv->winograd)
+      most = std::max(most, winograd_scratch_bytes(*conv, bytes));
+    if (const auto* norm = std::get_if<BatchNormArgs>(&instruction.args))
+      most = std::max(most, batch_norm_scratch_bytes(*norm, bytes));
+  }
+  return most;
+}
+
 void check_settings(const Settings& s) {
   if (s.inner_steps < 0)
     throw SettingError(message("inner_steps must be at least 0, got ", s.inner_steps));

@@ -184,6 +184,9 @@ std::vector<NetworkCase> network_cases() {
   cases.push_back({"stem", stem(3, 1), -1, false});
   cases.push_back({"stem, strided", stem(2, 2), -1, false});
   cases.push_back({"moments left to norms", moments(), -1, true, 0, 0});
+  cases.push_back({"norms by rows, pooled", stem(3, 1), -1, false, -1, 0});
+  cases.push_back({"norms by rows, running", normalised(false, true), -1, true, -1, 0});
+  cases.push_back({"norms by rows, of few", normalised(true, true), -1, true, -1, 0});
   for (int factored : {0, 1})
     for (double sum : {0.0, 1.0})
       for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"})

@@ -53,16 +53,17 @@ struct BatchNormArgs {
   // before the pass leaves moments (forward) or sums of each run, out of it then, and nothing else.
   int64_t runs = 1;
   bool partial = false;
-  Operand y_bar;       // in [R, F]: backward, backward_jvp
-  Operand x_dot;       // in [R, F]: tangent passes; absent when x is not active
-  Operand weight_dot;  // in [F]: tangent passes; absent when frozen
-  Operand bias_dot;    // in [F]: forward_jvp; absent when frozen
-  Operand y_bar_dot;   // in [R, F]: backward_jvp
-  Operand stats;       // [2, F] mean, rstd: out of forward, in of the others
-  Operand m;           // [2, F] m1, m2: out of backward, in of backward_jvp
-  Operand n;           // [2, F] n1, n2: out of forward_jvp, in of backward_jvp
-  PoolSize pool;       // when given, y, y_bar, y_dot, y_bar_dot are [windows, F]
-  Operand tap;         // [windows, F] bytes, -1 for none: out of forward, in of others
+  bool by_rows = false;  // on the CPU: threads of a team share rows rather than features
+  Operand y_bar;         // in [R, F]: backward, backward_jvp
+  Operand x_dot;         // in [R, F]: tangent passes; absent when x is not active
+  Operand weight_dot;    // in [F]: tangent passes; absent when frozen
+  Operand bias_dot;      // in [F]: forward_jvp; absent when frozen
+  Operand y_bar_dot;     // in [R, F]: backward_jvp
+  Operand stats;         // [2, F] mean, rstd: out of forward, in of the others
+  Operand m;             // [2, F] m1, m2: out of backward, in of backward_jvp
+  Operand n;             // [2, F] n1, n2: out of forward_jvp, in of backward_jvp
+  PoolSize pool;         // when given, y, y_bar, y_dot, y_bar_dot are [windows, F]
+  Operand tap;           // [windows, F] bytes, -1 for none: out of forward, in of others
   Activation activation = Activation::none;
   double below = 0;              // its slope below 0
   Operand cin;                   // in [R, F]: what out starts from; absent means 0
@@ -85,6 +86,14 @@ struct BatchNormArgs {
     for (Operand* o : {&out, &weight_out, &bias_out}) visit(*o, true);
   }
 };
+
+// Numbers of a row of sums in scratch: whole cache lines.
+constexpr int64_t norm_line(int64_t features, int64_t bytes) {
+  const int64_t line = 64 / bytes;
+  return (features + line - 1) / line * line;
+}
+// The scratch of a team whose threads share rows.
+size_t batch_norm_scratch_bytes(const BatchNormArgs& args, int64_t bytes);
 
 class BatchNorm final : public Op {
  public:

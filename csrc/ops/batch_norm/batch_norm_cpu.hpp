@@ -1,8 +1,9 @@
 // batch_norm on the CPU: block of rows by block of rows, a vector of features at a time.
 //
-// A thread takes a range of (task, feature) pairs. Nothing is summed over features, so a feature's
-// numbers do not depend on the range. Sums are added up block by block: memory is read in order,
-// and rounding errors grow with the blocks rather than the rows.
+// A thread takes a range of (task, feature) pairs, or where a task's rows outgrow its caches some
+// blocks of rows: memory then comes as one stream. Nothing is summed over features, and sums are
+// added up block by block, so that numbers do not depend on who makes them; memory is read in
+// order, and rounding errors grow with the blocks rather than the rows.
 #pragma once
 
 #include "cpu/math.hpp"
@@ -93,22 +94,18 @@ struct BatchNormTask {
     return {l.load_or(means, j, T(0)), means ? l.load(means + F + j) : splat<T>(0)};
   }
 
-  // --- sums over rows
-  // ------------------------------------------------------------------------------
+  // --- sums over rows ---------------------------------------------------------------------------
 
-  // The mean and the summed squared deviations of block b, merged into those of the `seen` rows
-  // before it, so that memory is read once.
-  FASTMAML_INLINE Pair merge_block(const Pair& all, int64_t seen, int64_t b, int64_t j,
-                                   Lanes<T> l) const {
+  // The mean and the summed squared deviations of block b.
+  FASTMAML_INLINE Pair block_moments(int64_t b, int64_t j, Lanes<T> l) const {
     Vec<T> total = splat<T>(0), squares = splat<T>(0);
     rows.each(b, [&](int64_t i, int64_t, int64_t) { total += row(x, i, j, l); });
-    const int64_t count = rows.count(b);
-    const Vec<T> mean = total * splat<T>(1 / static_cast<T>(count));
+    const Vec<T> mean = total * splat<T>(1 / static_cast<T>(rows.count(b)));
     rows.each(b, [&](int64_t i, int64_t, int64_t) {
       const Vec<T> d = l.load(x + i * F + j) - mean;
       squares += d * d;
     });
-    return merge_moments<T>(all, seen, {mean, squares}, count);
+    return {mean, squares};
   }
 
   // The same of all rows, from the moments that came with x.
@@ -157,14 +154,23 @@ struct BatchNormTask {
     return norm.h_dot(x_dot ? row(x_dot, i, j, l) : splat<T>(0), h, tangents);
   }
 
+  // What the pass sums over block b, so that memory is read once.
+  FASTMAML_INLINE Pair of_block(int64_t b, int64_t j, Lanes<T> l) const {
+    return args.pass == PassKind::forward ? block_moments(b, j, l) : block_sums(b, j, l);
+  }
+  // The same of the `seen` rows before block b and of its own.
+  FASTMAML_INLINE Pair join(const Pair& before, int64_t seen, const Pair& here, int64_t b) const {
+    if (args.pass == PassKind::forward) return merge_moments<T>(before, seen, here, rows.count(b));
+    return {before.one + here.one, before.two + here.two};
+  }
+
   // Whether the pass sums over rows at all.
   bool sums() const {
     if (args.pass == PassKind::forward) return args.batch_stats;
     return args.pass != PassKind::forward_jvp || n;
   }
 
-  // --- from the sums to what the pass writes of them
-  // -----------------------------------------------
+  // --- from the sums to what the pass writes of them --------------------------------------------
 
   FASTMAML_INLINE Pair finish(Pair all, int64_t j, Lanes<T> l) const {
     switch (args.pass) {
@@ -202,8 +208,7 @@ struct BatchNormTask {
     return all;
   }
 
-  // --- what the pass writes for each row
-  // -----------------------------------------------------------
+  // --- what the pass writes for each row --------------------------------------------------------
 
   FASTMAML_INLINE void write(int64_t b, const Pair& means, int64_t j, Lanes<T> l) const {
     switch (args.pass) {
@@ -291,36 +296,72 @@ struct BatchNormTask {
     });
   }
 
-  // --- the pass over the features [begin, end)
-  // -----------------------------------------------------
+  // --- the whole pass ---------------------------------------------------------------------------
 
-  void run(int64_t begin, int64_t end, T* held) const {
-    const auto at = [&](int64_t j) { return held + 2 * (j - begin); };
-    const auto get = [&](int64_t j) { return Pair{load(at(j)), load(at(j) + kWidth<T>)}; };
-    const auto put = [&](int64_t j, const Pair& p) {
-      store(at(j), p.one), store(at(j) + kWidth<T>, p.two);
-    };
+  // Pairs of features in scratch, [2, line] each.
+  struct Held {
+    T* at;
+    int64_t line;
+    FASTMAML_INLINE Pair get(int64_t j) const { return {load(at + j), load(at + line + j)}; }
+    FASTMAML_INLINE void put(int64_t j, const Pair& p) const {
+      store(at + j, p.one), store(at + line + j, p.two);
+    }
+  };
+  static constexpr Pair none() { return {Vec<T>{}, Vec<T>{}}; }
+  bool finishes() const { return sums() || args.pass == PassKind::forward; }
+
+  FASTMAML_INLINE void write_block(int64_t b, int64_t begin, int64_t end, const Held& held) const {
+    for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
+      write(b, args.pass == PassKind::backward_jvp ? held.get(j) : none(), j, l);
+    });
+  }
+
+  // Over the features [begin, end), by one thread.
+  void run(int64_t begin, int64_t end, T* scratch) const {
+    const Held held{scratch - begin, norm_line(end - begin, sizeof(T))};
     if (moments) {
-      for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) { put(j, merge_groups(j, l)); });
+      for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) { held.put(j, merge_groups(j, l)); });
     } else if (sums()) {
       int64_t seen = 0;
       for (int64_t b = 0; b < rows.blocks; seen += rows.count(b), ++b)
         for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
-          const Pair before = b ? get(j) : Pair{splat<T>(0), splat<T>(0)};
-          if (args.pass == PassKind::forward) return put(j, merge_block(before, seen, b, j, l));
-          const Pair here = block_sums(b, j, l);
-          put(j, {before.one + here.one, before.two + here.two});
+          held.put(j, join(b ? held.get(j) : none(), seen, of_block(b, j, l), b));
         });
     }
-    if (sums() || args.pass == PassKind::forward)
+    if (finishes())
       for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
-        put(j, finish(sums() ? get(j) : Pair{splat<T>(0), splat<T>(0)}, j, l));
+        held.put(j, finish(sums() ? held.get(j) : none(), j, l));
       });
     if (!out) return;
-    for (int64_t b = 0; b < rows.blocks; ++b)
-      for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
-        write(b, args.pass == PassKind::backward_jvp ? get(j) : Pair{}, j, l);
+    for (int64_t b = 0; b < rows.blocks; ++b) write_block(b, begin, end, held);
+  }
+
+  // By all threads of a team: each takes blocks of rows, and between them some features of the
+  // blocks' sums, which the team's scratch holds. (Inlined beside `run` it makes small norms
+  // slower.)
+  [[gnu::noinline]] void run_together(const Context& context) const {
+    const int64_t line = norm_line(F, sizeof(T));
+    const Held held{reinterpret_cast<T*>(context.team_scratch), line};
+    const auto part = [&](int64_t b) { return Held{held.at + 2 * line * (1 + b), line}; };
+    const Share blocks(context, rows.blocks), features(context, F, kWidth<T>);
+    if (sums() && !moments) {
+      for (int64_t b = blocks.begin; b < blocks.end; ++b)
+        for_lanes<T>(0, F, [&](int64_t j, Lanes<T> l) { part(b).put(j, of_block(b, j, l)); });
+      meet(context);
+    }
+    if (finishes()) {
+      for_lanes<T>(features.begin, features.end, [&](int64_t j, Lanes<T> l) {
+        Pair all = moments ? merge_groups(j, l) : none();
+        int64_t seen = 0;
+        if (sums() && !moments)
+          for (int64_t b = 0; b < rows.blocks; seen += rows.count(b), ++b)
+            all = join(all, seen, part(b).get(j), b);
+        held.put(j, finish(all, j, l));
       });
+      meet(context);
+    }
+    if (!out) return;
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) write_block(b, 0, F, held);
   }
 };
 
@@ -328,6 +369,11 @@ template <class T, class Rows>
 void run_batch_norm(const BatchNormArgs& args, const Context& context) {
   constexpr int64_t kFeatures = static_cast<int64_t>(kScratchBytes / sizeof(T)) / 2;
   const int64_t F = args.features;
+  if (context.size > 1 && args.by_rows) {
+    for (int64_t task = 0; task < context.tasks; ++task)
+      BatchNormTask<T, Rows>(args, context, task).run_together(context);
+    return;
+  }
   const Share share(context, context.tasks * F, kWidth<T>);
   for (int64_t i = share.begin; i < share.end;) {
     const int64_t task = i / F, begin = i - task * F, left = share.end - task * F;
