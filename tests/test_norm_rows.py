@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from test_ops import RATE, answer
-from tolerances import assert_close
+from test_ops import RATE, answer, check
 from torch import Tensor, nn
 
 import fastmaml
@@ -45,28 +46,39 @@ def one_task(dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(1, rows, 2, HEIGHT, WIDTH), torch.rand(1, rows, 2)) for _ in range(2)]
 
 
+SETTINGS = {"loss": nn.MSELoss(), "inner_lr": RATE, "inner_steps": 2}
+
+
+def assert_shared(model: nn.Module, dtype: torch.dtype) -> None:
+    torch.set_num_threads(3)
+    pairs = [(x.to(dtype), y.to(dtype)) for x, y in one_task(dtype)]
+    text = fastmaml.describe(model.to(dtype), *pairs, **SETTINGS)
+    assert "1 lanes of 3" in text
+    norms = [line for line in text.splitlines() if line.startswith("  batch_norm ")]
+    assert len(norms) == 3 * 2 + 2 * 2  # two passes of three sets, two tangent passes of two
+    assert all("rows shared in " in line for line in norms)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("make", NORMS.values(), ids=NORMS)
-def test_bits_do_not_depend_on_threads(make, dtype: torch.dtype) -> None:
-    model, tasks = make().to(dtype), one_task(dtype)
-    torch.set_num_threads(3)
-    pairs = [(x.to(dtype), y.to(dtype)) for x, y in tasks]
-    assert "1 lanes of 3" in fastmaml.describe(model, *pairs, loss="mse")
+def test_bits_do_not_depend_on_threads(make: Callable[[], Norm], dtype: torch.dtype) -> None:
+    model, tasks = make(), one_task(dtype)
+    assert_shared(model, dtype)
     answers = []
     for threads in (1, 2, 3, 7):
         torch.set_num_threads(threads)
-        answers.append(answer(model, tasks, dtype, fused=True, loss=nn.MSELoss(), inner_lr=RATE))
+        answers.append(answer(model, tasks, dtype, fused=True, **SETTINGS))
     for other in answers[1:]:
         assert all(map(torch.equal, answers[0], other))
 
 
+@pytest.mark.parametrize(
+    "frozen", ["none", "norm.weight", "norm", "first"], ids="frozen: {}".format
+)
 @pytest.mark.parametrize("make", NORMS.values(), ids=NORMS)
-def test_gradients_are_torchs(make) -> None:
+def test_gradients_are_torchs(make: Callable[[], Norm], frozen: str) -> None:
     model, tasks = make(), one_task(torch.float64)
-    settings = {"loss": nn.MSELoss(), "inner_lr": RATE, "inner_steps": 2}
-    truth = answer(model, tasks, torch.float64, fused=False, **settings)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
     torch.set_num_threads(3)
-    for actual, expected in zip(
-        answer(model, tasks, torch.float64, fused=True, **settings), truth, strict=True
-    ):
-        assert_close(actual, expected, "op_f64")
+    check(model, tasks, single=False, **SETTINGS)

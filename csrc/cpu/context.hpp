@@ -2,8 +2,8 @@
 //
 // A kernel handles `tasks` tasks. The `size` threads of a team call it together, each with its
 // `rank`; they split the outputs among them and meet at a barrier after the instruction. How the
-// outputs are split must not change a bit of any output. What all of them need is made once, in
-// the team's scratch, between two calls of `meet`.
+// outputs are split must not change a bit of any output. What all of them need, or the parts of a
+// sum that they share, is made once, in the team's scratch, between two calls of `meet`.
 #pragma once
 
 #include <cstddef>

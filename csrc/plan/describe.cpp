@@ -32,8 +32,11 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
       if (const int64_t tile = args->winograd.tile)
         out << ", Winograd F(" << tile << "x" << tile << ")";
     }
-    if (auto* args = std::get_if<BatchNormArgs>(&instruction.args); args && args->runs > 1)
-      out << "  " << args->runs << " runs" << (args->partial ? ", their sums" : "");
+    if (auto* args = std::get_if<BatchNormArgs>(&instruction.args)) {
+      if (args->runs > 1)
+        out << "  " << args->runs << " runs" << (args->partial ? ", their sums" : "");
+      if (args->by_rows) out << "  rows shared in " << norm_blocks(*args) << " blocks";
+    }
     out << "\n";
   }
 }

@@ -9,8 +9,9 @@ namespace {
 constexpr size_t kWeight = 0, kBias = 1, kRunningMean = 2, kRunningVar = 3;
 constexpr int kStats = 0, kCotangentMeans = 1, kTangentMeans = 2, kTaps = 3;  // saved buffers
 
-// From so many bytes on, threads of a team share rows: fewer stay in their second-level caches.
-constexpr int64_t kLeastSharedBytes = int64_t{1} << 20;
+// From so many bytes on, threads of a team share rows: fewer stay in their second-level caches. And
+// from so many blocks on, so that each thread gets some.
+constexpr int64_t kLeastSharedBytes = int64_t{1} << 20, kLeastSharedBlocks = 4;
 
 PoolSize pool_of(const Node& node) {
   if (node.attr("kernel_h", 0) == 0) return {};
@@ -33,9 +34,10 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   args.pool = pool_of(node);
   if (args.pool) args.tap = emit.saved(node, kTaps, tap_numel(emit.rows() * numel(node.shape)));
   args.runs = emit.runs(args.rows);
-  const Settings& settings = emit.settings();
-  args.by_rows = args.rows * args.features * emit.element_bytes() >=
-                 (settings.moment_bytes >= 0 ? settings.moment_bytes : kLeastSharedBytes);
+  const int64_t forced = emit.settings().moment_bytes;
+  const int64_t least = forced >= 0 ? forced : kLeastSharedBytes;
+  args.by_rows = !emit.settings().device && norm_blocks(args) >= kLeastSharedBlocks &&
+                 args.rows * args.features * emit.element_bytes() >= least;
   args.x = emit.x(node, 0);
   if (node.has_param(kWeight)) args.weight = emit.param(node, kWeight);
   args.stats = emit.saved(node, kStats, 2 * args.features);
@@ -182,11 +184,8 @@ void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
 
 size_t batch_norm_scratch_bytes(const BatchNormArgs& args, int64_t bytes) {
   if (!args.by_rows) return 0;
-  const int64_t rows =
-      args.pool ? args.pool.kernel_h * args.pool.in_w : cpu_moment_rows(args.features);
-  const int64_t images = args.pool ? args.rows / (args.pool.in_h * args.pool.in_w) : 1;
-  const int64_t blocks = images * ((args.rows / images + rows - 1) / rows);
-  return static_cast<size_t>((1 + blocks) * 2 * norm_line(args.features, bytes) * bytes);
+  const int64_t rows_of_pairs = 1 + norm_blocks(args);
+  return static_cast<size_t>(rows_of_pairs * 2 * norm_line(args.features, bytes) * bytes);
 }
 
 }  // namespace fastmaml

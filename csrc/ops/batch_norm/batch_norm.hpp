@@ -87,6 +87,12 @@ struct BatchNormArgs {
   }
 };
 
+// The blocks of rows that the CPU sums one by one; under a pool, strips of images.
+constexpr int64_t norm_blocks(const BatchNormArgs& args) {
+  if (args.pool) return args.rows / (args.pool.in_h * args.pool.in_w) * args.pool.strips();
+  const int64_t each = cpu_moment_rows(args.features);
+  return (args.rows + each - 1) / each;
+}
 // Numbers of a row of sums in scratch: whole cache lines.
 constexpr int64_t norm_line(int64_t features, int64_t bytes) {
   const int64_t line = 64 / bytes;

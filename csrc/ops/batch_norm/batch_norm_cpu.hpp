@@ -44,9 +44,9 @@ struct BatchNormTask {
     weight_scale = scalars[a.weight_scale], bias_scale = scalars[a.bias_scale];
   }
 
-  // Row i of a tensor. Threads share a row's features, so that a stream has holes: the next block's
-  // row is asked for here. (Behind a pool few rows have a cotangent: there asking costs a backward
-  // pass more than it brings.)
+  // Row i of a tensor. A block is read a vector of features at a time, and threads may share the
+  // features: no stream without holes, so the next block's row is asked for here. (Behind a pool
+  // few rows have a cotangent: there asking costs a backward pass more than it brings.)
   static constexpr bool kAskBackward = !Rows::kPooled;
   template <bool kAsk = true>
   FASTMAML_INLINE Vec<T> row(const T* of, int64_t i, int64_t j, Lanes<T> l) const {

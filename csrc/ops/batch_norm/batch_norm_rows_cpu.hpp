@@ -15,9 +15,7 @@ struct PlainRows {
   int64_t rows, block, blocks;
 
   explicit PlainRows(const BatchNormArgs& args)
-      : rows(args.rows), block(cpu_moment_rows(args.features)) {
-    blocks = (rows + block - 1) / block;
-  }
+      : rows(args.rows), block(cpu_moment_rows(args.features)), blocks(norm_blocks(args)) {}
   FASTMAML_INLINE int64_t count(int64_t b) const {
     return b + 1 < blocks ? block : rows - b * block;
   }

@@ -63,13 +63,10 @@ int next_run(const Contraction<T>& p, int64_t room, int& s, int64_t& done, Segme
   return count;
 }
 
-// The part of p between two runs of its sum: what was summed so far lies in `partial`, if anything,
-// and goes there again unless this run is the last.
+// The part of p between two runs of its sum: what was summed so far lies in c.
 template <class T>
-void carry(const Contraction<T>& p, Contraction<T>& part, T* partial, int64_t row, bool first,
-           bool last) {
-  if (!first) part.so_far = partial, part.so_far_row = row;
-  part.c = last ? p.c : partial, part.c_row = last ? p.c_row : row;
+void carry(const Contraction<T>& p, Contraction<T>& part, bool first, bool last) {
+  if (!first) part.so_far = p.c, part.so_far_row = p.c_row;
   part.scaled = last && p.scaled;
   part.gate = last ? p.gate : Gate::open;
 }
@@ -101,7 +98,7 @@ void outer_panel_packed(const Contraction<T>& p, const Cut& rows, int64_t begin,
   for (bool first = true; s < p.count; first = false) {
     part.count = next_run(p, kPanelDepth, s, done, local, depth);
     pack_panel(local, part.count, j, width, scratch);
-    carry(p, part, p.c, p.c_row, first, s == p.count);
+    carry(p, part, first, s == p.count);
     outer_panel(part, rows, begin, end, j, width);
   }
 }
@@ -158,7 +155,7 @@ void outer_blocked(const Contraction<T>& p, const Tiling<T>& tiling, const Conte
         Segment<T> packed{nullptr, 1, 0, b_panel - j, width, 1, depth};
         Contraction<T> part = p;
         part.segments = &packed, part.count = 1;
-        carry(p, part, p.c, p.c_row, first, s == p.count);
+        carry(p, part, first, s == p.count);
         for (int64_t r = from; r < to; ++r) {
           const int64_t i = rows.begin(r);
           packed.a_col = rows.begin(r + 1) - i;

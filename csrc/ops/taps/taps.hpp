@@ -17,6 +17,8 @@ namespace fastmaml {
 struct PoolSize {
   int64_t in_h = 0, in_w = 0, out_h = 0, out_w = 0, kernel_h = 0, kernel_w = 0;
   constexpr explicit operator bool() const { return kernel_h > 0; }
+  // Of an image: each as high as a window, the last one perhaps lower.
+  constexpr int64_t strips() const { return (in_h + kernel_h - 1) / kernel_h; }
 };
 
 // Numbers of a buffer that holds so many taps: bytes, in numbers of the smaller dtype.

@@ -41,7 +41,7 @@ struct Strips {
   int64_t strips, blocks;
 
   Strips(const PoolSize& pool, int64_t images) : p(pool) {
-    strips = (p.in_h + p.kernel_h - 1) / p.kernel_h;
+    strips = p.strips();
     blocks = images * strips;
   }
   // The strip's image, and its place there.
