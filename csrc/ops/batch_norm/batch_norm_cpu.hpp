@@ -154,11 +154,11 @@ struct BatchNormTask {
     return norm.h_dot(x_dot ? row(x_dot, i, j, l) : splat<T>(0), h, tangents);
   }
 
-  // What the pass sums over block b, so that memory is read once.
+  // What the pass sums, over block b.
   FASTMAML_INLINE Pair of_block(int64_t b, int64_t j, Lanes<T> l) const {
     return args.pass == PassKind::forward ? block_moments(b, j, l) : block_sums(b, j, l);
   }
-  // The same of the `seen` rows before block b and of its own.
+  // The same over the `seen` rows before block b, and over b too.
   FASTMAML_INLINE Pair join(const Pair& before, int64_t seen, const Pair& here, int64_t b) const {
     if (args.pass == PassKind::forward) return merge_moments<T>(before, seen, here, rows.count(b));
     return {before.one + here.one, before.two + here.two};

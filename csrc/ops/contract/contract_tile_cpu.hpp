@@ -132,7 +132,7 @@ void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes) {
   constexpr auto kLine = static_cast<int64_t>(kLineBytes / sizeof(T));
   const Edge edge(edge_lanes);
   constexpr int64_t kRow = (NF + Edge::kVectors) * kWidth<T>;
-  T held[MR * kRow];
+  T held[MR * kRow];  // the second accumulator, see kChain
   const T* so_far = p.so_far ? p.so_far + i * p.so_far_row + j : nullptr;
   int64_t so_far_row = p.so_far_row, room = kChain;
   TileSum<T, MR, NF, Edge> sum;

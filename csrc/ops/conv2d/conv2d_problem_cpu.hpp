@@ -65,7 +65,8 @@ struct Heights {
 };
 
 // Chains of multiply-adds, folded into a second accumulator when they grow long (see kChain). It
-// lies apart from the first, which would otherwise leave the registers.
+// lies apart from the first, which would otherwise leave the registers. (The contraction's tile has
+// its own, whose rows may begin in c: shared with it, weight gradients took 2 to 4% longer.)
 template <class T, int MR, int NF, class Edge>
 struct Fold {
   static constexpr int64_t kRow = (NF + Edge::kVectors) * kWidth<T>;
