@@ -20,6 +20,7 @@ from .errors import (
 from .evaluate import evaluate
 from .meta import adapt, meta_loss, meta_step
 from .results import AdaptedTasks, MetaStepResult
+from .threads import get_num_threads, set_num_threads
 from .verify import verify
 
 __version__ = version("fastmaml")
@@ -37,9 +38,11 @@ __all__ = [
     "adapt",
     "describe",
     "evaluate",
+    "get_num_threads",
     "meta_loss",
     "meta_step",
     "reference",
+    "set_num_threads",
     "verify",
     "workspace_bytes",
 ]

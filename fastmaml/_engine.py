@@ -34,6 +34,8 @@ _Answer = TypeVar("_Answer")
 TEAM = 0
 """Most blocks that share a task on a device; 0: as many as pay. Tests force it."""
 
+ALL_THREADS = False
+"""Whether calls wait for all their threads, which then share everything. Tests force it."""
 FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
 MOMENT_BYTES = -1
@@ -73,11 +75,15 @@ def require(where: str, device: torch.device | None = None) -> None:
         )
 
 
+def usable_processors() -> int:
+    """Processors that the process may keep busy, by its affinity and its control groups' quota."""
+    return (os.cpu_count() or 1) if _C is None else _C.usable_processors()
+
+
 def info() -> dict[str, str]:
-    """What the engine is and runs on: ``instruction_set``, ``threads`` and ``cuda``."""
+    """What the engine is and runs on: ``instruction_set`` and ``cuda``."""
     return {
         "instruction_set": "not built" if _C is None else _C.instruction_set(),
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
         "cuda": "not built" if _C is None else _C.device_absence() or "ready",
     }
 
@@ -274,7 +280,7 @@ class CompiledPlan:
     def _place(self, device: torch.device) -> _C.Place:
         """Where a call runs."""
         if not _device.on_device(device):
-            return self._cpu
+            return _C.Place(all_threads=True) if ALL_THREADS else self._cpu
         stream = _device.current_stream(device)
         tables = self._device_tables(device, stream).data_ptr()
         return _C.Place(device=device.index or 0, stream=stream, tables=tables, team=TEAM)

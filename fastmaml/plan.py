@@ -26,6 +26,7 @@ from .losses import Loss
 from .memory import Fit, Memory, fit
 from .settings import Settings
 from .tasks import Tasks, check_classes, check_targets
+from .threads import get_num_threads
 
 __all__ = ["ModelPlans", "lookup"]
 
@@ -234,7 +235,7 @@ class _Traced:
             _engine.RUN_PIXELS,
             _engine.MOMENT_BYTES,
         )
-        threads = torch.get_num_threads()
+        threads = get_num_threads()
         key = (
             (loss.op, loss.attrs, steps, first_order, rate_grad, settings.precision),
             (tasks.support_rows, tasks.query_rows, dtype, purpose, forced),

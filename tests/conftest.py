@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastmaml import _engine
+
 # The same examples on every run: a red test is red for everyone, and stays so until it is mended.
 hypothesis.settings.register_profile("fastmaml", deadline=None, derandomize=True, database=None)
 # Other examples, for a look around: --hypothesis-profile explore --hypothesis-seed 1.
@@ -32,8 +34,13 @@ def seed() -> int:
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """One thread whatever the machine has; tests of the engine ask for more themselves."""
+def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread whatever the machine has; tests of the engine ask for more themselves.
+
+    They then get them, on any machine: small calls would be over before others had joined.
+    """
+    monkeypatch.setattr(_engine, "ALL_THREADS", True)
+    monkeypatch.setattr(_engine, "usable_processors", lambda: 64)
     torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(THREADS)

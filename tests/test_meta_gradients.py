@@ -213,7 +213,7 @@ def test_teams_share_a_task_bitwise() -> None:
     data = [(torch.randn(1, 33, 300), torch.randint(5, (1, 33))) for _ in range(2)]
     torch.set_num_threads(7)
     text = fastmaml.describe(model, *data, inner_steps=2)
-    assert "1 lanes of 7" in text
+    assert "at most 7 threads, 1 lanes" in text
     grads = []
     for threads in (7, 1, 2, 3):
         torch.set_num_threads(threads)

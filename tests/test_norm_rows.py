@@ -53,7 +53,7 @@ def assert_shared(model: nn.Module, dtype: torch.dtype) -> None:
     torch.set_num_threads(3)
     pairs = [(x.to(dtype), y.to(dtype)) for x, y in one_task(dtype)]
     text = fastmaml.describe(model.to(dtype), *pairs, **SETTINGS)
-    assert "1 lanes of 3" in text
+    assert "at most 3 threads, 1 lanes" in text
     norms = [line for line in text.splitlines() if line.startswith("  batch_norm ")]
     assert len(norms) == 3 * 2 + 2 * 2  # two passes of three sets, two tangent passes of two
     assert all("rows shared in " in line for line in norms)

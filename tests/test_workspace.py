@@ -119,7 +119,7 @@ def test_fewer_lanes_and_recomputation_take_less() -> None:
     alone = needed(recompute=True, max_workspace_bytes=again - 1)
     assert alone < again
     text = fastmaml.describe(model, *data, **settings, max_workspace_bytes=alone)
-    assert "1 lanes of" in text
+    assert "1 lanes\n" in text
     assert "activations: kept of all inner steps\n" in fastmaml.describe(model, *data, **settings)
 
 

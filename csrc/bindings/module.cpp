@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "core/error.hpp"
+#include "core/processors.hpp"
 #include "fastmaml.hpp"
 #include "plan/device_cost.hpp"
 
@@ -37,6 +38,7 @@ struct Place {
   int device = -1;
   Address stream = 0, tables = 0;
   int team = 0;
+  bool all_threads = false;
 };
 
 // For results.
@@ -76,7 +78,7 @@ auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address sup
   call.workspace = reinterpret_cast<void*>(workspace);
   call.workspace_bytes = workspace_bytes;
   call.scalars = reinterpret_cast<const void*>(scalars);
-  call.device = place.device, call.team = place.team;
+  call.device = place.device, call.team = place.team, call.all_threads = place.all_threads;
   call.stream = reinterpret_cast<void*>(place.stream);
   call.tables = reinterpret_cast<const void*>(place.tables);
   const py::gil_scoped_release release;
@@ -122,11 +124,11 @@ void register_specs(py::module_& module) {
       }));
   py::class_<NodeSpec>(module, "NodeSpec", py::module_local()).def(py::init(&make_node));
   py::class_<Place>(module, "Place", py::module_local())
-      .def(py::init([](int device, Address stream, Address tables, int team) {
-             return Place{device, stream, tables, team};
+      .def(py::init([](int device, Address stream, Address tables, int team, bool all_threads) {
+             return Place{device, stream, tables, team, all_threads};
            }),
            py::arg("device") = -1, py::arg("stream") = 0, py::arg("tables") = 0,
-           py::arg("team") = 0);
+           py::arg("team") = 0, py::arg("all_threads") = false);
   py::class_<InstructionTime>(module, "InstructionTime", py::module_local())
       .def_readonly("label", &InstructionTime::label)
       .def_readonly("seconds", &InstructionTime::seconds)
@@ -215,6 +217,7 @@ PYBIND11_MODULE(FASTMAML_MODULE, module) {
 #endif
   module.def("device_absence", &device_absence);
   module.def("device_shared_limit", &device_shared_limit, py::arg("device"));
+  module.def("usable_processors", &usable_processors);
   module.def("instruction_set", &instruction_set);
   module.def("available_instruction_sets", &available_instruction_sets);
   module.def("force_instruction_set", &force_instruction_set, py::arg("name"));

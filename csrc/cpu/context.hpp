@@ -1,9 +1,11 @@
 // What a kernel is given: the memory of a group of tasks and its share of the work.
 //
-// A kernel handles `tasks` tasks. The `size` threads of a team call it together, each with its
-// `rank`; they split the outputs among them and meet at a barrier after the instruction. How the
-// outputs are split must not change a bit of any output. What all of them need, or the parts of a
-// sum that they share, is made once, in the team's scratch, between two calls of `meet`.
+// A kernel handles `tasks` tasks. It may be called in `size` parts, each with its `rank`, by
+// threads at the same time or by one thread after another, in any order; the parts split the
+// outputs among them. How the outputs are split must not change a bit of any output. What all parts
+// need, or the shares of a sum that they add up, is made in the team's scratch in an earlier phase:
+// an instruction that asks for phases is called once for each phase of each task, and all parts of
+// one are done before the next begins. Where one thread has it all, it is called once.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +15,6 @@
 
 namespace fastmaml {
 
-class Barrier;
-
 struct Context {
   char* const* base = nullptr;        // by space
   const int64_t* capacity = nullptr;  // by space: tasks an arena holds, 1 outside arenas
@@ -23,12 +23,9 @@ struct Context {
   int64_t tasks = 0;
   int rank = 0, size = 1;
   char* scratch = nullptr;       // of this thread, kScratchBytes or what the program asks for
-  char* team_scratch = nullptr;  // that of the team's first thread
-  Barrier* barrier = nullptr;    // of the team; null where it is one thread
+  char* team_scratch = nullptr;  // of the lane, where there are phases
+  int phase = -1;                // of all tasks' one after another; -1: all at once
 };
-
-// Returns when all threads of the team have called it.
-void meet(const Context& context);
 
 constexpr size_t kScratchBytes = 512 * 1024;
 

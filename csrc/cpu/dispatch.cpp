@@ -1,9 +1,11 @@
 // Which instruction set runs: the best that the build holds and the machine has, or a forced one.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <numeric>
+#include <thread>
 
 #include "core/error.hpp"
-#include "core/thread_pool.hpp"
 #include "cpu/kernels.hpp"
 
 namespace fastmaml {
@@ -95,28 +97,25 @@ void force_instruction_set(const std::string& name) {
 
 double peak_flops(Dtype dtype, int threads) {
   constexpr int64_t kRounds = 2'000'000;  // about 10 ms
-  struct Job {
-    double (*fma)(int64_t);
-    std::atomic<double> flops{0};
-  } job;
-  job.fma = dtype == Dtype::f32 ? kernels().fma_f32 : kernels().fma_f64;
-  const CrewLease crew(threads < 1 ? 0 : threads - 1);
+  const auto fma = dtype == Dtype::f32 ? kernels().fma_f32 : kernels().fma_f64;
+  threads = std::max(1, threads);
   double best = 0;
   for (int attempt = 0; attempt < 5; ++attempt) {
-    job.flops.store(0);
+    std::atomic<int> waited_for{threads};
+    std::vector<double> flops(static_cast<size_t>(threads));
+    auto work = [&](int rank) {
+      waited_for.fetch_sub(1);
+      while (waited_for.load() > 0) std::this_thread::yield();
+      flops[static_cast<size_t>(rank)] = fma(kRounds);
+    };
+    std::vector<std::jthread> others;
+    for (int rank = 1; rank < threads; ++rank) others.emplace_back(work, rank);
+    while (waited_for.load() > 1) std::this_thread::yield();
     const auto start = std::chrono::steady_clock::now();
-    crew->run(
-        [](void* context, int) {
-          Job& shared = *static_cast<Job*>(context);
-          const double done = shared.fma(kRounds);
-          double seen = shared.flops.load();
-          while (!shared.flops.compare_exchange_weak(seen, seen + done)) {
-          }
-        },
-        &job);
+    work(0);
+    others.clear();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    const double rate = job.flops.load() / took.count();
-    best = rate > best ? rate : best;
+    best = std::max(best, std::accumulate(flops.begin(), flops.end(), 0.0) / took.count());
   }
   return best;
 }

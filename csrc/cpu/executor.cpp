@@ -1,274 +1,301 @@
 #include "cpu/executor.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <new>
 
-#include "core/error.hpp"
-#include "core/thread_pool.hpp"
-#include "cpu/context.hpp"
+#include "core/crew.hpp"
 #include "cpu/kernels.hpp"
 #include "plan/scalars.hpp"
 
 namespace fastmaml {
 namespace {
 
-// What a round may keep until its commit. More rounds cost a pass over the gradients each.
-constexpr int64_t kRoundBytes = int64_t{48} << 20;
-// What a lane's group may occupy, so that it stays in a core's second-level cache. (Twice as much
-// is 3% faster on the five-step sinusoid, for a quarter more memory.)
-constexpr int64_t kGroupBytes = int64_t{128} << 10;
-// Rows of stacked tasks beyond which a shared-weight product gains nothing from more.
-constexpr int64_t kStackedRows = 64;
-// Groups a thread takes in one round, at least, where small groups cost little.
-constexpr int64_t kGroupsEach = 2;
-// Below this much work (nanoseconds, estimated) waking a second thread costs more than it saves.
-constexpr double kSerialNanoseconds = 12'000;
-constexpr double kMostThreads = 512;
-// A team's barrier after every instruction pays off from this many FLOPs an instruction.
-constexpr double kTeamFlops = 60'000;
-constexpr size_t kLine = 64;
+// An instruction is shared from this much work on, and small ones are taken together up to it.
+constexpr double kSplitNanoseconds = 3'000, kPieceNanoseconds = 20'000;
+// Bytes of a shared section for each part of it.
+constexpr int64_t kPartBytes = int64_t{64} << 10;
+// Sizes of calls that a plan remembers.
+constexpr size_t kMostHabits = 64;
 
-size_t lined(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-size_t scratch_of(const Program& program) {
-  return lined(std::max(kScratchBytes, program.scratch_bytes));
-}
-
-// [0, count) cut into `parts` consecutive parts, as even as possible.
-int64_t cut(int64_t count, int64_t parts, int64_t part) { return count * part / parts; }
-
-struct Run {
-  const Program& program;
-  const Schedule& schedule;
-  const Call& call;
-  const Layout layout;
-  const Kernel* kernels;
-  Barrier all;  // every thread of the call
-  std::atomic<int64_t> next_group{0};
-
-  char* workspace(size_t offset, size_t each = 0, int index = 0) const {
-    return static_cast<char*>(call.workspace) + offset + each * static_cast<size_t>(index);
-  }
+// One rank of a call: its tables of spaces follow it in the workspace.
+struct Member {
+  bool ready = false;
+  int lane = -1;
+  int64_t at = -1;  // the task that the tables point at
+  int count = 0;    // of spaces
+  Context context;
+  char** base = nullptr;
+  int64_t* capacity = nullptr;
+  int64_t* first = nullptr;
 };
 
-// The tables of spaces that one thread reads, in its part of the workspace.
-struct Tables {
-  char** base;
-  int64_t* capacity;
-  int64_t* first;
-  int count;
-
-  Tables(const Run& run, int rank, int lane) : count(spaces_of(run.program)) {
-    const Call& call = run.call;
-    const Layout& layout = run.layout;
-    base = reinterpret_cast<char**>(run.workspace(layout.tables, layout.table, rank));
-    capacity = reinterpret_cast<int64_t*>(base + count);
-    first = capacity + count;
-    auto set = [&](int space, const void* pointer, int64_t room) {
-      base[space] = static_cast<char*>(const_cast<void*>(pointer));
-      capacity[space] = room;
-      first[space] = 0;
-    };
-    set(kTransient, run.workspace(layout.transients, layout.transient, lane), layout.group);
-    set(kKeep, run.workspace(layout.keep), layout.round);
-    set(kShared, run.workspace(layout.shared), 1);
-    set(kScalars, run.workspace(layout.scalars), 1);
-    for_each_space(run.program, call,
-                   [&](int space, const void* pointer) { set(space, pointer, 1); });
-  }
-
-  // Points at the tasks that begin at `in_round` of the round that begins at `start`.
-  void move(int64_t start, int64_t in_round) {
-    for (int space = kSupportX; space < count; ++space) first[space] = start + in_round;
-    first[kKeep] = in_round;
-  }
+// What a lane's open stage is about.
+struct Lane {
+  bool fresh = true;  // no group yet
+  int64_t first = 0, tasks = 0;
+  size_t step = 0, stop = 0;
+  int phase = -1, phases = 0, parts = 1;
 };
 
-// One thread's part of the call.
-class Worker {
+// What the stages of one call are about. A lane's state is written by the thread that opens its
+// next stage; a member's, the tables that one rank reads, by that rank.
+class Run final : public Work {
  public:
-  Worker(Run& run, int rank)
-      : run_(run),
-        layout_(run.layout),
-        rank_(rank),
-        lane_(rank / run.layout.team),
-        tables_(run, rank, lane_ < run.layout.lanes ? lane_ : 0) {
-    context_.base = tables_.base;
-    context_.capacity = tables_.capacity;
-    context_.first = tables_.first;
-    context_.scalars = run.workspace(layout_.scalars);
-    context_.scratch = scratch(rank);
+  Run(const Program& program, const Schedule& schedule, const Layout& layout, const Kernel* kernels,
+      const Call& call, Course* course, int threads)
+      : program_(program),
+        schedule_(schedule),
+        layout_(layout),
+        kernels_(kernels),
+        call_(call),
+        course_(course),
+        threads_(threads),
+        lanes_(std::min(layout.lanes, threads)) {
+    for (int rank = 0; rank < threads; ++rank) new (&member(rank)) Member;
+    for (int lane = 0; lane < lanes_; ++lane) new (&lane_state(lane)) Lane;
   }
 
-  void work() {
-    together(run_.schedule.prologue, 1);
-    run_.all.wait();
-    for (int64_t start = 0; start < run_.call.tasks; start += layout_.round) {
-      const int64_t tasks = std::min(layout_.round, run_.call.tasks - start);
-      if (lane_ < layout_.lanes) layout_.team == 1 ? alone(start, tasks) : in_team(start, tasks);
-      run_.all.wait();
-      if (rank_ == 0) run_.next_group.store(0, std::memory_order_relaxed);
-      tables_.move(start, 0);
-      together(run_.schedule.commit, tasks);
-      // The next round overwrites what this commit reads.
-      if (start + layout_.round < run_.call.tasks) run_.all.wait();
+  int lanes() const { return lanes_; }
+
+  // On this thread, without stages.
+  void alone() {
+    Member& me = ready(0);
+    section(me, schedule_.prologue, 1, 0, 1);
+    for (; start_ < call_.tasks; start_ += layout_.round) {
+      open_tasks();
+      for (int64_t at = 0; at < tasks_;) {
+        const int64_t count = layout_.piece(tasks_ - at, 1);
+        enter(me, 0, at, count);
+        me.context.team_scratch = me.context.scratch;
+        run_steps(me, 0, schedule_.body.size());
+        at += count;
+      }
+      enter(me, 0, 0, tasks_);
+      section(me, schedule_.commit, tasks_, 0, 1);
     }
-    if (run_.schedule.epilogue.empty()) return;
-    run_.all.wait();
-    together(run_.schedule.epilogue, 1);
+    section(me, schedule_.epilogue, 1, 0, 1);
+  }
+
+  // Opens the first stage.
+  void begin() {
+    stage_ = Shared::prologue;
+    schedule_.prologue.empty() ? open_round() : course_->open_common(common_parts(stage_));
+  }
+
+  void run_common(int part, int parts, int rank) override {
+    Member& me = ready(rank);
+    if (stage_ == Shared::prologue) return section(me, schedule_.prologue, 1, part, parts);
+    if (stage_ == Shared::epilogue) return section(me, schedule_.epilogue, 1, part, parts);
+    enter(me, 0, 0, tasks_);
+    section(me, schedule_.commit, tasks_, part, parts);
+  }
+
+  void after_common() override {
+    if (stage_ == Shared::prologue) return open_round();
+    if (stage_ == Shared::epilogue) return course_->close();
+    start_ += layout_.round;
+    if (start_ < call_.tasks) return open_round();
+    stage_ = Shared::epilogue;
+    if (schedule_.epilogue.empty()) return course_->close();
+    course_->open_common(common_parts(stage_));
+  }
+
+  void run_lane(int index, int part, int parts, int rank) override {
+    const Lane& lane = lane_state(index);
+    if (lane.fresh) return;
+    Member& me = ready(rank);
+    enter(me, index, lane.first, lane.tasks);
+    me.context.rank = part, me.context.size = parts, me.context.phase = lane.phase;
+    me.context.team_scratch = lane.phase < 0
+                                  ? me.context.scratch
+                                  : workspace(layout_.team_scratch, layout_.scratch_each, index);
+    run_steps(me, lane.step, lane.stop);
+  }
+
+  void after_lane(int index) override {
+    Lane& lane = lane_state(index);
+    if (lane.phase >= 0 && ++lane.phase < lane.phases) return course_->open_lane(index, lane.parts);
+    lane.step = lane.stop;
+    if (!lane.fresh && lane.step < schedule_.body.size()) return open_steps(index, lane);
+    if (next_group(lane)) return open_steps(index, lane);
+    course_->retire(index, true);
+    if (lanes_left_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    stage_ = Shared::commit;
+    if (schedule_.commit.empty()) return after_common();
+    course_->open_common(common_parts(stage_));
   }
 
  private:
-  // A section that all threads share, instruction by instruction; its outputs are independent.
-  void together(const std::vector<Step>& steps, int64_t tasks) {
-    join(run_.all, 0, layout_.threads);
-    context_.tasks = tasks;
-    for (const Step& step : steps) run_.kernels[step.kind](step.args, context_);
+  enum class Shared { prologue, commit, epilogue };
+
+  char* workspace(size_t offset, size_t each = 0, int index = 0) const {
+    return static_cast<char*>(call_.workspace) + offset + each * static_cast<size_t>(index);
+  }
+  Member& member(int rank) const {
+    return *reinterpret_cast<Member*>(workspace(layout_.members, layout_.member, rank));
+  }
+  Lane& lane_state(int index) const {
+    return *reinterpret_cast<Lane*>(workspace(layout_.lane_states, layout_.lane_state, index));
   }
 
-  // False when the group holds no task of this (last, shorter) round.
-  bool enter(int64_t start, int64_t tasks, int64_t group) {
-    const int64_t begin = cut(tasks, layout_.groups, group);
-    const int64_t end = cut(tasks, layout_.groups, group + 1);
-    tables_.move(start, begin);
-    context_.tasks = end - begin;
-    return begin < end;
+  // The member of a rank, with its tables, which follow it in the workspace.
+  Member& ready(int rank) {
+    Member& me = member(rank);
+    if (me.ready) return me;
+    me.ready = true;
+    me.count = spaces_of(program_);
+    me.base = reinterpret_cast<char**>(&me + 1);
+    me.capacity = reinterpret_cast<int64_t*>(me.base + me.count);
+    me.first = me.capacity + me.count;
+    auto set = [&](int space, const void* pointer, int64_t room) {
+      me.base[space] = static_cast<char*>(const_cast<void*>(pointer));
+      me.capacity[space] = room;
+      me.first[space] = 0;
+    };
+    set(kTransient, nullptr, layout_.group);
+    set(kKeep, workspace(layout_.keep), layout_.round);
+    set(kShared, workspace(layout_.shared), 1);
+    set(kScalars, workspace(layout_.scalars), 1);
+    for_each_space(program_, call_,
+                   [&](int space, const void* pointer) { set(space, pointer, 1); });
+    me.context.base = me.base, me.context.capacity = me.capacity, me.context.first = me.first;
+    me.context.scalars = workspace(layout_.scalars);
+    me.context.scratch = workspace(layout_.scratch, layout_.scratch_each, rank);
+    return me;
   }
 
-  // The team of `size` threads from `first` on.
-  void join(Barrier& team, int first, int size) {
-    context_.rank = rank_ - first, context_.size = size;
-    context_.team_scratch = scratch(first);
-    context_.barrier = size > 1 ? &team : nullptr;
+  // Points a member's tables at a lane's memory and at tasks of the round, from `first` on.
+  void enter(Member& me, int lane, int64_t first, int64_t tasks) const {
+    me.context.tasks = tasks;
+    if (me.lane != lane)
+      me.lane = lane, me.base[kTransient] = workspace(layout_.transients, layout_.transient, lane);
+    if (me.at == start_ + first) return;
+    me.at = start_ + first;
+    for (int space = kSupportX; space < me.count; ++space) me.first[space] = me.at;
+    me.first[kKeep] = first;
   }
 
-  char* scratch(int rank) const {
-    return run_.workspace(layout_.scratch, scratch_of(run_.program), rank);
-  }
-
-  void alone(int64_t start, int64_t tasks) {
-    join(run_.all, rank_, 1);
-    for (;;) {
-      const int64_t group = run_.next_group.fetch_add(1, std::memory_order_relaxed);
-      if (group >= layout_.groups) return;
-      if (!enter(start, tasks, group)) continue;
-      for (const Step& step : run_.schedule.body) run_.kernels[step.kind](step.args, context_);
+  void run_steps(Member& me, size_t begin, size_t end) const {
+    for (size_t i = begin; i < end; ++i) {
+      const Step& step = schedule_.body[i];
+      kernels_[step.kind](step.args, me.context);
     }
   }
 
-  void in_team(int64_t start, int64_t tasks) {
-    Barrier& team = *reinterpret_cast<Barrier*>(run_.workspace(layout_.barriers, kLine, lane_));
-    join(team, lane_ * layout_.team, layout_.team);
-    for (int64_t group = lane_; group < layout_.groups; group += layout_.lanes) {
-      if (!enter(start, tasks, group)) continue;
-      for (const Step& step : run_.schedule.body) {
-        run_.kernels[step.kind](step.args, context_);
-        team.wait();
-      }
+  // One part of a section whose instructions are independent.
+  void section(Member& me, const std::vector<Step>& steps, int64_t tasks, int part,
+               int parts) const {
+    me.context.tasks = tasks, me.context.rank = part, me.context.size = parts;
+    me.context.phase = -1;
+    for (const Step& step : steps) kernels_[step.kind](step.args, me.context);
+  }
+
+  // Parts for the threads that may come while the section runs, as its size allows.
+  int common_parts(Shared stage) const {
+    const int64_t elements =
+        stage == Shared::commit ? program_.keep.elements * tasks_ : program_.shared.elements;
+    const int64_t parts = 1 + elements * element_bytes(program_.settings) / kPartBytes;
+    return static_cast<int>(std::min({parts, int64_t{threads_}, int64_t{Stage::kMostParts}}));
+  }
+
+  void open_tasks() {
+    tasks_ = std::min(layout_.round, call_.tasks - start_);
+    left_.store(tasks_, std::memory_order_relaxed);
+  }
+
+  // Every lane's first stage is to take a group, or find that none is left.
+  void open_round() {
+    open_tasks();
+    lanes_left_.store(lanes_, std::memory_order_relaxed);
+    for (int lane = 0; lane < lanes_; ++lane) {
+      lane_state(lane) = Lane{};
+      course_->retire(lane, false);
+      course_->open_lane(lane, 1);
     }
   }
 
-  Run& run_;
+  bool next_group(Lane& lane) {
+    int64_t left = left_.load(std::memory_order_relaxed), count = 0;
+    do {
+      if (left == 0) return false;
+      count = layout_.piece(left, threads_);
+    } while (!left_.compare_exchange_weak(left, left - count, std::memory_order_relaxed));
+    lane = Lane{};
+    lane.fresh = false, lane.first = tasks_ - left, lane.tasks = count;
+    return true;
+  }
+
+  // From lane.step on: one large instruction in parts for the lane's threads, or as many small ones
+  // as make a piece for one of them.
+  void open_steps(int index, Lane& lane) {
+    const std::vector<Step>& body = schedule_.body;
+    const int members = course_->members(index);
+    const auto tasks = static_cast<double>(lane.tasks);
+    const auto shared = [&](const Step& step) {
+      return members > 1 && (call_.all_threads || step.nanoseconds * tasks >= kSplitNanoseconds);
+    };
+    lane.stop = lane.step + 1, lane.phase = -1, lane.parts = 1;
+    if (lane.step < body.size() && shared(body[lane.step])) {
+      lane.parts = members;
+      lane.phases = body[lane.step].phases * static_cast<int>(lane.tasks);
+      if (body[lane.step].phases > 1) lane.phase = 0;
+    } else {
+      double sum = lane.step < body.size() ? body[lane.step].nanoseconds * tasks : 0;
+      for (; lane.stop < body.size() && !shared(body[lane.stop]); ++lane.stop)
+        if ((sum += body[lane.stop].nanoseconds * tasks) > kPieceNanoseconds) break;
+    }
+    lane.stop = std::min(lane.stop, body.size());
+    course_->open_lane(index, lane.parts);
+  }
+
+  const Program& program_;
+  const Schedule& schedule_;
   const Layout& layout_;
-  const int rank_, lane_;
-  Tables tables_;
-  Context context_;
+  const Kernel* const kernels_;
+  const Call& call_;
+  Course* const course_;
+  const int threads_, lanes_;
+  // Of the stage that is open.
+  Shared stage_ = Shared::prologue;
+  int64_t start_ = 0, tasks_ = 0;  // first task of the round, and how many
+  std::atomic<int64_t> left_{0};   // of them, for lanes to take
+  std::atomic<int> lanes_left_{0};
 };
 
 }  // namespace
 
-void meet(const Context& context) {
-  if (context.barrier) context.barrier->wait();
+size_t member_bytes(const Program& program) {
+  const size_t each_space = sizeof(char*) + 2 * sizeof(int64_t);
+  return sizeof(Member) + static_cast<size_t>(spaces_of(program)) * each_space;
 }
-
-Schedule::Schedule(const Program& program) {
-  auto list = [](const std::vector<Instruction>& section, std::vector<Step>& steps) {
-    for (const Instruction& instruction : section)
-      steps.push_back({static_cast<int>(instruction.args.index()),
-                       std::visit([](const auto& args) { return static_cast<const void*>(&args); },
-                                  instruction.args)});
-  };
-  list(program.prologue, prologue);
-  list(program.body, body);
-  list(program.commit, commit);
-  list(program.epilogue, epilogue);
-}
-
-Layout plan_layout(const Program& program, int64_t tasks, int threads, int lanes) {
-  Layout layout;
-  const int64_t bytes = element_bytes(program.settings);
-  const int64_t keep = std::max<int64_t>(1, program.keep.elements * bytes);
-  const int64_t transient = std::max<int64_t>(1, program.transient.elements * bytes);
-  const int64_t rounds = divide_up(tasks, std::max<int64_t>(1, kRoundBytes / keep));
-  layout.round = std::max<int64_t>(1, divide_up(tasks, std::max<int64_t>(1, rounds)));
-
-  const double nanoseconds =
-      static_cast<double>(tasks) *
-      (static_cast<double>(program.body.size()) * 20 + program.body_flops / 50);
-  // Threads beyond what the work can feed, or beyond any sensible machine, would only wait.
-  const double useful = std::min(kMostThreads, 2 * nanoseconds / kSerialNanoseconds);
-  layout.threads = std::max(1, std::min(threads, static_cast<int>(useful)));
-  if (nanoseconds < kSerialNanoseconds) layout.threads = 1;
-
-  // Groups: whole tasks in cache, or enough stacked rows to read a shared weight once for many.
-  int64_t most = std::max<int64_t>(1, kGroupBytes / transient);
-  if (program.any_factored)
-    most = std::max(most, divide_up(kStackedRows, std::min(program.settings.support_rows,
-                                                           program.settings.query_rows)));
-  const int64_t wanted =
-      std::max(divide_up(layout.round, most), std::min<int64_t>(layout.threads, layout.round));
-  // Without stacking to lose, several groups a thread let the others work while one is late.
-  const int64_t each = program.any_factored || layout.threads == 1 ? 1 : kGroupsEach;
-  layout.groups =
-      std::min(layout.round, divide_up(wanted, layout.threads * each) * layout.threads * each);
-  layout.group = divide_up(layout.round, layout.groups);
-  layout.lanes = static_cast<int>(std::min<int64_t>(layout.threads, layout.groups));
-  if (lanes > 0) layout.lanes = std::min(layout.lanes, lanes);
-  const double flops_each = program.body_flops * static_cast<double>(layout.group) /
-                            static_cast<double>(std::max<size_t>(1, program.body.size()));
-  layout.team = flops_each >= kTeamFlops ? layout.threads / layout.lanes : 1;
-
-  size_t at = 0;
-  auto take = [&](size_t size) {
-    const size_t offset = at;
-    at += lined(size);
-    return offset;
-  };
-  layout.scalars = take(static_cast<size_t>(Scalars::count(program.settings.inner_steps) * bytes));
-  layout.shared = take(static_cast<size_t>(program.shared.elements * bytes));
-  layout.keep = take(static_cast<size_t>(program.keep.elements * bytes * layout.round));
-  layout.transient = lined(static_cast<size_t>(program.transient.elements * bytes * layout.group));
-  layout.transients = take(layout.transient * static_cast<size_t>(layout.lanes));
-  layout.table = lined(static_cast<size_t>(spaces_of(program)) * 3 * 8);
-  layout.tables = take(layout.table * static_cast<size_t>(layout.threads));
-  layout.barriers = take(kLine * static_cast<size_t>(layout.lanes));
-  layout.scratch = take(scratch_of(program) * static_cast<size_t>(layout.threads));
-  layout.total = at;
-  return layout;
-}
+size_t lane_state_bytes() { return sizeof(Lane); }
 
 const Kernel* kernels_of(Dtype dtype) {
   const KernelTable& table = kernels();
   return dtype == Dtype::f32 ? table.f32 : table.f64;
 }
 
-void execute(const Program& program, const Schedule& schedule, const Kernel* kernels,
-             const Call& call) {
-  const Layout layout = plan_layout(program, call.tasks, call.threads, call.lanes);
-  Run run{program, schedule, call, layout, kernels, Barrier(layout.threads)};
+void execute(const Program& program, const Schedule& schedule, const Layout& layout,
+             const Kernel* kernels, const Call& call, int threads) {
+  char* const scalars = static_cast<char*>(call.workspace) + layout.scalars;
   if (program.settings.dtype == Dtype::f32)
-    write_scalars<float>(program, call, run.workspace(layout.scalars));
+    write_scalars<float>(program, call, scalars);
   else
-    write_scalars<double>(program, call, run.workspace(layout.scalars));
-  for (int lane = 0; lane < layout.lanes; ++lane)
-    new (run.workspace(layout.barriers, kLine, lane)) Barrier(layout.team);
-  if (layout.threads == 1) return Worker(run, 0).work();
-  const CrewLease crew(layout.threads - 1);
-  crew->run([](void* context, int rank) { Worker(*static_cast<Run*>(context), rank).work(); },
-            &run);
+    write_scalars<double>(program, call, scalars);
+  Posting posting(threads, call.all_threads);
+  Run run(program, schedule, layout, kernels, call, posting.course(), posting.threads());
+  if (posting.threads() == 1) return run.alone();
+  posting.run(run, run.lanes(), [&run] { run.begin(); });
+}
+
+std::shared_ptr<Habits::Habit> Habits::of(const Program& program, const Schedule& schedule,
+                                          int64_t tasks, int threads, int lanes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const Key key{tasks, threads, lanes};
+  if (const auto found = habits_.find(key); found != habits_.end()) return found->second;
+  if (habits_.size() >= kMostHabits) habits_.clear();
+  return habits_[key] =
+             std::make_shared<Habit>(plan_layout(program, schedule, tasks, threads, lanes));
 }
 
 }  // namespace fastmaml

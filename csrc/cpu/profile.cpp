@@ -27,6 +27,7 @@ void run_timed(const void* args, const Context& context) {
 std::vector<InstructionTime> execute_timed(const Program& program, const Schedule& schedule,
                                            const Call& call) {
   const Kernel* kernels = kernels_of(program.settings.dtype);
+  const Layout layout = plan_layout(program, schedule, call.tasks, 1, call.lanes);
   Schedule timed = schedule;
   std::vector<TimedStep> steps;
   steps.reserve(schedule.prologue.size() + schedule.body.size() + schedule.commit.size() +
@@ -34,10 +35,10 @@ std::vector<InstructionTime> execute_timed(const Program& program, const Schedul
   for (auto* section : {&timed.prologue, &timed.body, &timed.commit, &timed.epilogue})
     for (Step& step : *section) {
       steps.push_back({kernels[step.kind], step.args});
-      step = {0, &steps.back()};
+      step.kind = 0, step.args = &steps.back();
     }
   const Kernel kernel = run_timed;
-  execute(program, timed, &kernel, call);
+  execute(program, timed, layout, &kernel, call, 1);
 
   std::vector<InstructionTime> times;
   times.reserve(steps.size());

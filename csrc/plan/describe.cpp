@@ -3,8 +3,6 @@
 #include <iomanip>
 #include <sstream>
 
-#include "cpu/executor.hpp"
-
 namespace fastmaml {
 namespace {
 
@@ -58,13 +56,13 @@ const char* kind_name(const Instruction& instruction) {
   return kKindNames[instruction.args.index()];
 }
 
-std::string describe_program(const Program& program, int64_t tasks, int threads, int lanes) {
-  const Layout layout = plan_layout(program, tasks, threads, lanes);
+std::string describe_program(const Program& program, const Layout& layout, int64_t tasks) {
   const int64_t bytes = element_bytes(program.settings);
   std::ostringstream out;
-  out << "instruction set " << instruction_set() << ", " << layout.threads << " threads, "
-      << layout.lanes << " lanes of " << layout.team << "\n"
-      << tasks << " tasks in rounds of " << layout.round << ", groups of " << layout.group << "\n"
+  out << "instruction set " << instruction_set() << ", at most " << layout.threads << " threads, "
+      << layout.lanes << " lanes\n"
+      << tasks << " tasks in rounds of " << layout.round << ", groups of up to " << layout.group
+      << "\n"
       << "workspace " << layout.total << " bytes: " << program.keep.elements * bytes << " kept and "
       << program.transient.elements * bytes << " transient for each task, "
       << program.shared.elements * bytes << " shared\n";

@@ -3,12 +3,13 @@
 
 #include <string>
 
+#include "cpu/layout.hpp"
 #include "plan/device_cost.hpp"
 #include "plan/program.hpp"
 
 namespace fastmaml {
 
-std::string describe_program(const Program& program, int64_t tasks, int threads, int lanes);
+std::string describe_program(const Program& program, const Layout& layout, int64_t tasks);
 
 // The same on a device, whose blocks have at most `shared_limit` bytes of shared memory.
 std::string describe_device_program(const Program& program, const DeviceCost& cost, int64_t tasks,

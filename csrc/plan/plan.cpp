@@ -1,4 +1,5 @@
 // Plan: the door of the core. Checks a call against the plan, then hands it to the executor.
+#include <chrono>
 #include <memory>
 #include <mutex>
 
@@ -21,6 +22,10 @@ struct Compiled : Program {
     return *device;
   }
   Schedule schedule;
+  mutable Habits habits;
+  std::shared_ptr<Habits::Habit> habit(int64_t tasks, int threads, int lanes) const {
+    return habits.of(*this, schedule, tasks, threads, lanes);
+  }
   mutable std::once_flag device_once;
   mutable std::unique_ptr<const DevicePlan> device;
 };
@@ -63,6 +68,21 @@ void check_call(const Program& program, const Call& call, size_t bytes) {
           " bytes, got ", call.workspace_bytes);
 }
 
+// On as many threads as calls of this size were measured to gain from.
+void run_at_pace(const Compiled& compiled, const Call& call, Habits::Habit& habit) {
+  int threads = habit.layout.threads;
+  if (!call.all_threads) {
+    const std::lock_guard<std::mutex> lock(habit.mutex);
+    threads = habit.pace.threads();
+  }
+  const auto start = std::chrono::steady_clock::now();
+  execute(compiled, compiled.schedule, habit.layout, kernels_of(compiled.settings.dtype), call,
+          threads);
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  const std::lock_guard<std::mutex> lock(habit.mutex);
+  habit.pace.took(threads, taken.count());
+}
+
 }  // namespace
 
 Plan::Plan(const NetworkSpec& network, const Settings& settings)
@@ -71,7 +91,7 @@ Plan::Plan(const NetworkSpec& network, const Settings& settings)
 Plan::~Plan() = default;
 
 size_t Plan::workspace_bytes(int64_t tasks, int threads, int lanes) const {
-  return plan_layout(*compiled_, tasks, threads, lanes).total;
+  return compiled_->habit(tasks, threads, lanes)->layout.total;
 }
 
 size_t Plan::device_workspace_bytes(int64_t tasks, int lanes) const {
@@ -95,8 +115,9 @@ Executor Plan::run(const Call& call) const {
     return compiled_->for_device().run(call);
   }
   check_not_for_device(compiled_->settings);
-  check_call(*compiled_, call, workspace_bytes(call.tasks, call.threads, call.lanes));
-  execute(*compiled_, compiled_->schedule, kernels_of(compiled_->settings.dtype), call);
+  const auto habit = compiled_->habit(call.tasks, call.threads, call.lanes);
+  check_call(*compiled_, call, habit->layout.total);
+  run_at_pace(*compiled_, call, *habit);
   return Executor::cpu;
 }
 
@@ -109,7 +130,7 @@ std::vector<InstructionTime> Plan::profile(const Call& call) const {
 }
 
 std::string Plan::describe(int64_t tasks, int threads, int lanes) const {
-  return describe_program(*compiled_, tasks, threads, lanes);
+  return describe_program(*compiled_, compiled_->habit(tasks, threads, lanes)->layout, tasks);
 }
 
 double Plan::flops(int64_t tasks) const {

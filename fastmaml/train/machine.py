@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
@@ -24,8 +25,10 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """The system, with what the engine says about itself and its threads."""
     from fastmaml import _engine
+    from fastmaml.threads import get_num_threads
 
     return {
         "system": f"{platform.system()} {platform.machine()}",
         **_engine.info(),
+        "threads": f"{get_num_threads()} of {os.cpu_count()} processors",
     }

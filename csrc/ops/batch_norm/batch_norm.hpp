@@ -72,6 +72,9 @@ struct BatchNormArgs {
   Operand weight_out, bias_out;  // out [F]: cin + scale * bar (or bar_dot); absent: frozen
   int weight_scale = Scalars::kOne, bias_scale = Scalars::kOne;  // scalar slots
 
+  // Rows that parts share: sums of blocks, features of all blocks' sums, rows; see Context.
+  int phases() const { return by_rows ? 3 : 1; }
+
   template <class Visit>
   void visit(Visit&& visit) {
     for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &y_bar, &x_dot, &weight_dot,

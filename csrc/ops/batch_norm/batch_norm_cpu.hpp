@@ -336,20 +336,18 @@ struct BatchNormTask {
     for (int64_t b = 0; b < rows.blocks; ++b) write_block(b, begin, end, held);
   }
 
-  // By all threads of a team: each takes blocks of rows, and between them some features of the
-  // blocks' sums, which the team's scratch holds. (Inlined beside `run` it makes small norms
-  // slower.)
-  [[gnu::noinline]] void run_together(const Context& context) const {
+  // One phase of one part: a part takes blocks of rows, and between them some features of the blocks'
+  // sums, which the team's scratch holds. (Inlined beside `run` it makes small norms slower.)
+  [[gnu::noinline]] void run_phase(const Context& context, int phase) const {
     const int64_t line = norm_line(F, sizeof(T));
     const Held held{reinterpret_cast<T*>(context.team_scratch), line};
     const auto part = [&](int64_t b) { return Held{held.at + 2 * line * (1 + b), line}; };
     const Share blocks(context, rows.blocks), features(context, F, kWidth<T>);
-    if (sums() && !moments) {
+    if (phase == 0 && sums() && !moments) {
       for (int64_t b = blocks.begin; b < blocks.end; ++b)
         for_lanes<T>(0, F, [&](int64_t j, Lanes<T> l) { part(b).put(j, of_block(b, j, l)); });
-      meet(context);
     }
-    if (finishes()) {
+    if (phase == 1 && finishes()) {
       for_lanes<T>(features.begin, features.end, [&](int64_t j, Lanes<T> l) {
         Pair all = moments ? merge_groups(j, l) : none();
         int64_t seen = 0;
@@ -358,9 +356,8 @@ struct BatchNormTask {
             all = join(all, seen, part(b).get(j), b);
         held.put(j, finish(all, j, l));
       });
-      meet(context);
     }
-    if (!out) return;
+    if (phase < 2 || !out) return;
     for (int64_t b = blocks.begin; b < blocks.end; ++b) write_block(b, 0, F, held);
   }
 };
@@ -369,10 +366,10 @@ template <class T, class Rows>
 void run_batch_norm(const BatchNormArgs& args, const Context& context) {
   constexpr int64_t kFeatures = static_cast<int64_t>(kScratchBytes / sizeof(T)) / 2;
   const int64_t F = args.features;
-  if (context.size > 1 && args.by_rows) {
-    for (int64_t task = 0; task < context.tasks; ++task)
-      BatchNormTask<T, Rows>(args, context, task).run_together(context);
-    return;
+  if (context.phase >= 0) {
+    const int phases = args.phases();
+    return BatchNormTask<T, Rows>(args, context, context.phase / phases)
+        .run_phase(context, context.phase % phases);
   }
   const Share share(context, context.tasks * F, kWidth<T>);
   for (int64_t i = share.begin; i < share.end;) {

@@ -57,6 +57,8 @@ struct ConvArgs {
     for (ConvTerm& term : terms) visit(term.a, false), visit(term.b, false);
     visit(c, true), visit(moments, true);
   }
+  // By Winograd's method with kept weights: the weights, then the pixels; see Context.
+  int phases() const { return winograd && winograd.kept && !weights ? 2 : 1; }
   // Multiply-adds counted as two, those that a product for each tap has.
   double flops() const {
     return 2.0 * static_cast<double>(stencil->pairs() * images * groups * k * n) *

@@ -40,7 +40,9 @@ ConvProblem<T> conv_problem(const ConvArgs& args, const Context& context, int64_
 template <class T>
 void run_kernel(const ConvArgs& args, const Context& context) {
   const ConvPanels<T> panels(args.n);
-  for (int64_t task = 0; task < context.tasks; ++task)
+  const bool phased = context.phase >= 0;
+  const int64_t first = phased ? context.phase / args.phases() : 0;
+  for (int64_t task = first; task < (phased ? first + 1 : context.tasks); ++task)
     for (int64_t group = 0; group < args.groups; ++group) {
       const ConvProblem<T> p = conv_problem<T>(args, context, task, group);
       if (args.winograd)

@@ -113,7 +113,7 @@ void output_tiles(const ConvProblem<T>& p, const Winograd& map, int64_t begin, i
 // A narrower panel wastes multiply-adds.
 constexpr int64_t kFewestVectors = 2;
 
-// One thread's part of the images form, and its scratch. Kept weights are in the team's.
+// One part of the images form, and its thread's scratch. Kept weights are in the team's.
 // How c is cut changes no bit of it.
 template <class Tile, class T>
 class ImagesPart {
@@ -129,32 +129,10 @@ class ImagesPart {
         half_(m_.at + Tile::kPoints * m_.plane, 3 * p.k, w.columns),
         u_(half_.at + S * half_.plane, p.k, w.columns) {}
 
-  // The weights of all columns are made together, then each thread takes tiles.
+  // The weights of all columns are made together, then each part takes tiles.
   void with_kept_weights() {
-    const Columns<T> columns(p_.n, w_.columns);
-    const Share rows(context_, p_.k), tiles(context_, total_, kMostRows);
-    meet(context_);
-    for (int64_t panel = 0; panel < columns.parts(); ++panel)
-      for (int t = 0; t < p_.terms; ++t) {
-        halve(t, columns, panel, rows);
-        for (int line = 0; line < S; ++line)
-          to_line(line, rows, columns.width(panel),
-                  kept(panel, t, line).moved(rows.begin * u_.row));
-      }
-    meet(context_);
-    const Cut blocks(tiles.end - tiles.begin, w_.tile_block);
-    for (int64_t b = 0; b < blocks.parts && tiles.begin < tiles.end; ++b) {
-      const int64_t begin = tiles.begin + blocks.begin(b);
-      const int64_t count = tiles.begin + blocks.begin(b + 1) - begin;
-      transform_images(begin, count, v_);
-      for (int64_t panel = 0; panel < columns.parts(); ++panel) {
-        const int64_t width = columns.width(panel);
-        const PointFactors<T> all{v_,   kept(panel, 0, 0), v_.row,   1,
-                                  p_.k, p_.terms,          v_term(), Tile::kPoints * u_.plane};
-        point_products(Tile::kPoints, all, m_, count, width, true);
-        output_tiles<Tile>(p_, w_, begin, begin + count, columns.begin(panel), width, m_);
-      }
-    }
+    if (context_.phase < 0 || context_.phase % 2 == 0) keep_weights();
+    if (context_.phase < 0 || context_.phase % 2 == 1) use_kept_weights();
   }
 
   // Each thread takes columns, whose weights it makes, or where there are few columns some tiles of
@@ -188,6 +166,35 @@ class ImagesPart {
 
  private:
   static constexpr int S = Tile::kSide;
+
+  void keep_weights() {
+    const Columns<T> columns(p_.n, w_.columns);
+    const Share rows(context_, p_.k);
+    for (int64_t panel = 0; panel < columns.parts(); ++panel)
+      for (int t = 0; t < p_.terms; ++t) {
+        halve(t, columns, panel, rows);
+        for (int line = 0; line < S; ++line)
+          to_line(line, rows, columns.width(panel),
+                  kept(panel, t, line).moved(rows.begin * u_.row));
+      }
+  }
+  void use_kept_weights() {
+    const Columns<T> columns(p_.n, w_.columns);
+    const Share tiles(context_, total_, kMostRows);
+    const Cut blocks(tiles.end - tiles.begin, w_.tile_block);
+    for (int64_t b = 0; b < blocks.parts && tiles.begin < tiles.end; ++b) {
+      const int64_t begin = tiles.begin + blocks.begin(b);
+      const int64_t count = tiles.begin + blocks.begin(b + 1) - begin;
+      transform_images(begin, count, v_);
+      for (int64_t panel = 0; panel < columns.parts(); ++panel) {
+        const int64_t width = columns.width(panel);
+        const PointFactors<T> all{v_,   kept(panel, 0, 0), v_.row,   1,
+                                  p_.k, p_.terms,          v_term(), Tile::kPoints * u_.plane};
+        point_products(Tile::kPoints, all, m_, count, width, true);
+        output_tiles<Tile>(p_, w_, begin, begin + count, columns.begin(panel), width, m_);
+      }
+    }
+  }
 
   // Threads that share the columns: all, where each gets enough of them.
   Context of_columns() const {
