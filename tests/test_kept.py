@@ -234,6 +234,7 @@ def test_threads_that_make_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_large_workspace_goes_after_many_small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspaces, "_SMALL", 1000)
+    monkeypatch.setattr(workspaces, "_spared", 0)
     cpu = torch.device("cpu")
     for size in (50_000, 100_000):
         workspaces.keep_workspace(torch.empty(size, dtype=torch.uint8))
@@ -247,6 +248,7 @@ def test_a_large_workspace_goes_after_many_small_calls(monkeypatch: pytest.Monke
 
 def test_a_large_call_now_and_then_keeps_its_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspaces, "_SMALL", 1000)
+    monkeypatch.setattr(workspaces, "_spared", 0)
     cpu = torch.device("cpu")
     workspace = torch.empty(100_000, dtype=torch.uint8)
     for i in range(5 * workspaces._PATIENCE):
