@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks [run|table|model|list] ...`."""
+"""Command line: `python -m benchmarks [run|table|model|first-call|list] ...`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import device_run, devices, gpu_model, records, table
+import torch
+
+from benchmarks import device_run, devices, first_call, gpu_model, records, table
 from benchmarks.contestants import CONTESTANTS, select
 from benchmarks.runner import Options, run, with_common_peak
 from benchmarks.workloads import WORKLOADS
@@ -35,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _table(args)
     if args.command == "model":
         print(gpu_model.render(args.workloads, kinds=args.kinds))
+        return 0
+    if args.command == "first-call":
+        torch.set_num_threads(args.threads)
+        print(first_call.run(quick=args.quick))
         return 0
     return _run(args)
 
@@ -84,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     models.add_argument("--kinds", action="store_true", help="also by kind of instruction")
+    firsts = commands.add_parser(
+        "first-call", help="time tracing and planning, and measure what calls leave in memory"
+    )
+    firsts.add_argument("--threads", type=int, default=1)
+    firsts.add_argument("--quick", action="store_true", help="small models, to see that it runs")
     commands.add_parser("list", help="workloads and contestants")
     return parser
 

@@ -88,6 +88,11 @@ def _status(field: str) -> int:
     raise RuntimeError(f"memory: /proc/self/status must have {field}, got none")
 
 
+def resident_bytes() -> int:
+    """The resident set of this process now."""
+    return _status("VmRSS")
+
+
 def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -102,7 +107,7 @@ def observe(contestant: str, workload: str, *, calls: int, seconds: float) -> Me
     warm.step()
     rival = CONTESTANTS[contestant]()
     rival.prepare(make_problem(WORKLOADS[workload], "float32"))
-    before = _status("VmRSS")
+    before = resident_bytes()
     _reset_peak()
     for _ in range(STEPS):
         rival.step()

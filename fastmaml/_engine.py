@@ -1,11 +1,12 @@
 """The only user of the compiled module: plans, pointers and the bytes they point at.
 
-Python owns every byte: outputs are torch tensors, and workspaces are kept for the next call.
+Python owns every byte: outputs are torch tensors, and workspaces are kept for later calls.
 """
 
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar
@@ -16,8 +17,10 @@ from torch import Tensor
 from . import _device
 from .errors import BackendError
 from .graph import Network
+from .kept import Recent
 from .losses import Loss
 from .tasks import Tasks
+from .workspaces import keep_workspace, release_workspaces, take_workspace
 
 try:
     from . import _C
@@ -28,6 +31,7 @@ except ImportError as error:  # a source tree that was not built, or a platform 
 __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flops", "require"]
 
 _CPU = torch.device("cpu")
+_KEPT_SIZES = 64  # numbers of tasks whose workspace's size a plan remembers
 Purpose = Literal["meta_step", "evaluate", "curve", "adapt"]
 _Answer = TypeVar("_Answer")
 
@@ -198,8 +202,10 @@ class CompiledPlan:
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
         self.trainable = [i for i, t in enumerate(network.tensors) if t.trainable]
-        self._bytes: dict[tuple[int, int, int, bool], int] = {}
+        self.bytes = self.used = 0  # what it occupies, and when it was last used: see `plan`
+        self._bytes = Recent[tuple[int, int, int, bool], int](_KEPT_SIZES)
         self._tables: dict[tuple[torch.device, int], Tensor] = {}  # by device and stream
+        weakref.finalize(self, release_workspaces).atexit = False
 
     def workspace_bytes(
         self, tasks: int, threads: int, lanes: int = 0, device: torch.device = _CPU
@@ -207,7 +213,7 @@ class CompiledPlan:
         """Bytes of workspace that a call over `tasks` tasks needs, at most `lanes` at a time."""
         on_device = _device.on_device(device)
         key = (tasks, threads, lanes, on_device)
-        size = self._bytes.get(key)
+        size = self._bytes[key]
         if size is None:
             size = self._bytes[key] = (
                 self.plan.device_workspace_bytes(tasks, lanes)
@@ -334,7 +340,7 @@ class CompiledPlan:
         size = self.workspace_bytes(count, threads, lanes, device)
         rates, scalars = self._rates(rate, count, device)
         place = self._place(device)
-        workspace = _take_workspace(size, device)
+        workspace = take_workspace(size, device)
         try:
             answer = entry(
                 count,
@@ -356,8 +362,7 @@ class CompiledPlan:
                 0 if scalars is None else scalars.data_ptr(),
             )
         finally:
-            if workspace.device.type == "cpu" and len(_WORKSPACES) < _KEPT_WORKSPACES:
-                _WORKSPACES.append(workspace)
+            keep_workspace(workspace)
         return Outputs(losses, logits, outputs, dots, ""), answer
 
     def _rates(
@@ -368,29 +373,6 @@ class CompiledPlan:
             return [float(rate)] * self.inner_steps, None
         scalars = _device.scalars(rate, self.inner_steps, tasks, self.dtype, self.rate_grad)
         return [0.0] * self.inner_steps, scalars
-
-
-# Workspaces between calls, for all plans: a list's pop and append are atomic, so that threads never
-# share one. The few that are kept grow to what the process's largest calls need.
-_WORKSPACES: list[Tensor] = []
-_KEPT_WORKSPACES = 2
-
-
-def _take_workspace(size: int, device: torch.device) -> Tensor:
-    """A workspace of at least `size` bytes that nobody else uses.
-
-    On a device torch's caching allocator keeps it: what a stream frees, the same stream gets again.
-    """
-    if device.type != "cpu":
-        return torch.empty(size, dtype=torch.uint8, device=device)
-    try:
-        workspace = _WORKSPACES.pop()
-        if workspace.numel() >= size:
-            return workspace
-        del workspace  # before the larger one is made
-    except IndexError:
-        pass
-    return torch.empty(size, dtype=torch.uint8)
 
 
 def first_bad_class(y: Tensor, classes: int) -> int:

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from . import reference
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .functional import Function, grad_mode, leaf, trainable
+from .kept import Recent
 from .reference import Outcome
 from .tasks import Settings, Tasks
 
@@ -31,11 +32,11 @@ __all__ = ["compute"]
 _CHUNK = (
     32  # tasks per vmap: all their graphs are alive at once, and the overhead is spread by then
 )
-_KINDS = 64  # kinds of call remembered per model before the memory starts afresh
+_KINDS = 64  # kinds of call remembered per model
 # Relative error between loop and vmap that rounding explains; a wrong formula errs by percents.
 _AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-9}
 
-_agrees: WeakKeyDictionary[nn.Module, dict[Hashable, bool]] = WeakKeyDictionary()
+_agrees: WeakKeyDictionary[nn.Module, Recent[Hashable, bool]] = WeakKeyDictionary()
 
 
 def compute(
@@ -50,17 +51,16 @@ def compute(
 
     Arguments, result and errors are those of `fastmaml.reference.compute`.
     """
-    kinds = _agrees.setdefault(model, {})
+    kinds = _agrees.setdefault(model, Recent(_KINDS))
     kind = _kind(model, tasks, settings, want_grad)
-    if kinds.get(kind, False):
+    agrees = kinds[kind]
+    if agrees:
         outcome = _try_batched(model, tasks, settings, want_grad, where)
         if outcome is not None:
             return outcome
-        kinds[kind] = False
+        agrees = kinds[kind] = False
     outcome = reference.compute(model, tasks, settings, want_grad=want_grad, where=where)
-    if kind not in kinds and tasks.tasks > 1 and _finite(outcome):
-        if len(kinds) >= _KINDS:
-            kinds.clear()
+    if agrees is None and tasks.tasks > 1 and _finite(outcome):
         batched = _try_batched(model, tasks, settings, want_grad, where)
         kinds[kind] = batched is not None and _close(outcome, batched)
     return outcome

@@ -9,6 +9,7 @@ an object that a module holds, a class whose forward is replaced) is not watched
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable
 from copy import copy
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from ._engine import CompiledPlan, Purpose, first_bad_class
 from .errors import DeviceError, DtypeError, ShapeError, UnsupportedModelError
 from .functional import model_kind
 from .graph import Network, trace
+from .kept import Recent, WeakCopy, holds_itself, program_bytes
 from .losses import Loss
 from .memory import Fit, Memory, fit
 from .settings import Settings
@@ -30,7 +32,8 @@ from .threads import get_num_threads
 
 __all__ = ["ModelPlans", "lookup"]
 
-_KEPT = 64  # traces per model, plans per trace; a caller with ever new shapes starts afresh then
+_KEPT = 64  # traces of a model, calls' fits of a trace
+_MOST_BYTES = 256 << 20  # of all programs, as estimated
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _TORCHS = frozenset(vars(nn.Module()))  # the attributes that every module has
 _GLOBAL_HOOKS = (
@@ -107,7 +110,7 @@ class ModelPlans:
     def __init__(self, model: nn.Module) -> None:
         """Remember the model as it is; nothing is traced yet."""
         self._snapshots = [_snapshot(module) for module in model.modules()]
-        self._networks: dict[tuple[int, ...], _Traced | str] = {}
+        self.networks = Recent[tuple[int, ...], _Traced | str](_KEPT)
         self._requires_grad = [(p, p.requires_grad) for p in model.parameters()]
         self._first = next((p for p, flag in self._requires_grad if flag), None)
 
@@ -135,7 +138,7 @@ class ModelPlans:
             UnsupportedModelError: The text names the layer that cannot be taken.
             ShapeError: A layer cannot take the shape that reaches it.
         """
-        found = self._networks.get(row_shape)
+        found = self.networks[row_shape]
         if found is None:
             try:
                 found = _Traced(model, trace(model, row_shape, where))
@@ -145,12 +148,25 @@ class ModelPlans:
                     raise
                 # The text alone: the exception's frames hold the model, which must be able to go.
                 found = str(error)
-            if len(self._networks) >= _KEPT:
-                self._networks.clear()
-            self._networks[row_shape] = found
+            self.networks[row_shape] = found
         if isinstance(found, str):
             raise UnsupportedModelError(found)
         return found
+
+
+class _WeakPlans(ModelPlans):
+    """Those of a model that holds itself within, which they must not keep alive."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._snapshots = []
+        self._copy = WeakCopy(model)
+
+    def holds(self) -> bool:
+        try:
+            return super().holds() and self._copy.holds()
+        except (RuntimeError, ValueError, TypeError):
+            return False
 
 
 class _Traced:
@@ -167,8 +183,8 @@ class _Traced:
         self._shapes = [torch.Size(spec.shape) for spec in network.tensors]
         self.trainable = [i for i, spec in enumerate(network.tensors) if spec.trainable]
         self.trainable_names = [network.tensors[i].name for i in self.trainable]
-        self._plans: dict[Hashable, CompiledPlan] = {}
-        self._fits: dict[Hashable, Fit] = {}
+        self.plans: dict[Hashable, CompiledPlan] = {}
+        self._fits = Recent[Hashable, Fit](_KEPT)
 
     def tensors(self, where: str) -> list[Tensor]:
         """The network's live tensors, in its order.
@@ -241,7 +257,7 @@ class _Traced:
             (tasks.support_rows, tasks.query_rows, dtype, purpose, forced),
         )
         wanted = (key, tasks.tasks, threads, memory, device, _device.DEVICE_CODE)
-        found = self._fits.get(wanted)
+        found = self._fits[wanted]
         if found is None:
 
             def compiled(recompute: bool) -> CompiledPlan:
@@ -249,18 +265,25 @@ class _Traced:
 
             sweeps = rate_grad or not first_order
             found = fit(where, compiled, tasks.tasks, threads, memory, device, sweeps=sweeps)
-            if len(self._fits) >= _KEPT:
-                self._fits.clear()
             self._fits[wanted] = found
+        found.plan.used = _misses
         self._check_targets(tasks, settings, found.plan.output_shape, where)
         return found
 
     def _compiled(self, key: Any, tasks: Tasks, loss: Loss, where: str) -> CompiledPlan:
         """The program of a key of `plan`, made once."""
-        plan = self._plans.get(key)
+        plan = self.plans.get(key)
         if plan is None:
             (_, _, *sweep, precision), (*_, dtype, purpose, forced) = key[0]
             steps, first_order, rate_grad = sweep
+            size = program_bytes(
+                self.network,
+                purpose=purpose,
+                inner_steps=steps,
+                first_order=first_order,
+                recompute=key[1],
+            )
+            _make_room(size, self)
             try:
                 plan = CompiledPlan(
                     self.network,
@@ -282,10 +305,16 @@ class _Traced:
                 )
             except (ShapeError, UnsupportedModelError) as error:
                 raise type(error)(f"{where}: {error}") from error
-            if len(self._plans) >= _KEPT:
-                self._plans.clear()
-            self._plans[key] = plan
+            plan.bytes, plan.used = size, _misses
+            self.plans[key] = plan
         return plan
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a plan, and what was to run with it."""
+        plan = self.plans.pop(key, None)
+        for wanted, found in self._fits.everything():
+            if found is not None and found.plan is plan:
+                self._fits.drop(wanted)
 
     @staticmethod
     def _check_targets(
@@ -305,11 +334,45 @@ class _Traced:
 
 
 _CACHE: WeakKeyDictionary[nn.Module, ModelPlans] = WeakKeyDictionary()
+_LOCK = threading.RLock()  # of what threads add to the cache, and of the next two
+_misses = 0  # programs made so far: the clock that says when a plan was used
+_unseen = 0  # bytes of those made since all were last looked at
+
+
+def _make_room(size: int, wanted_by: _Traced) -> None:
+    """Drop the plans used longest ago, of all models, where one of so many bytes has no room.
+
+    They are looked at when an eighth of the bound has been added, and dropped to an eighth below.
+    """
+    global _misses, _unseen
+    with _LOCK:
+        _misses += 1
+        _unseen += size
+        if _unseen <= _MOST_BYTES // 8:
+            return
+        _unseen = size
+        held = [
+            (plan, key, traced, row_shape, plans)
+            for plans in _CACHE.values()
+            for row_shape, traced in plans.networks.everything()
+            if isinstance(traced, _Traced)
+            for key, plan in list(traced.plans.items())
+        ]
+        total = size + sum(item[0].bytes for item in held)
+        for plan, key, traced, row_shape, plans in sorted(held, key=lambda item: item[0].used):
+            if total <= _MOST_BYTES - _MOST_BYTES // 8:
+                break
+            traced.drop(key)
+            if not traced.plans and traced is not wanted_by:
+                plans.networks.drop(row_shape)
+            total -= plan.bytes
 
 
 def lookup(model: nn.Module) -> ModelPlans:
     """The plans of a model as it is now."""
     plans = _CACHE.get(model)
     if plans is None or not plans.holds():
-        plans = _CACHE[model] = ModelPlans(model)
+        plans = _WeakPlans(model) if holds_itself(model) else ModelPlans(model)
+        with _LOCK:
+            _CACHE[model] = plans
     return plans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,19 +26,19 @@ def untouched(model: nn.Module) -> Iterator[None]:
     Raises:
         UnsupportedModelError: On leaving, when something had changed; it is restored first.
     """
-    modules = list(model.named_modules())
     before = [
-        {key: (value, _contents(value)) for key, value in vars(m).items()} for _, m in modules
+        (path, module, dict(vars(module)), _contents(vars(module)))
+        for path, module in model.named_modules()
     ]
     changed = ""
     try:
         yield
     finally:
-        for (path, module), attributes in zip(modules, before, strict=True):
-            key = _first_change(module, attributes)
+        for path, module, attributes, contents in before:
+            key = _first_change(vars(module), attributes, contents)
             if key is not None:
                 changed = changed or f"`{path or type(module).__name__}.{key}`"
-                _restore(module, attributes)
+                _restore(vars(module), attributes, contents)
     if changed:
         kind = type(model)
         raise UnsupportedModelError(
@@ -64,43 +65,49 @@ class RandomState:
         random.setstate(self._python)
 
 
-def _contents(value: Any) -> Any:
-    """A copy of what a container holds, in an order that can be compared and put back."""
-    if isinstance(value, dict):
-        return list(value.items())
-    return list(value) if isinstance(value, (list, set)) else None
+def _contents(attributes: dict[str, Any]) -> dict[str, Any]:
+    """What the containers among a module's attributes hold, in an order that can be put back.
+
+    Most are empty, such as those for hooks: of these there is no copy, but None.
+    """
+    return {
+        key: (dict(value) if isinstance(value, dict) else list(value)) if value else None
+        for key, value in attributes.items()
+        if isinstance(value, (dict, list, set))
+    }
 
 
-def _first_change(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> str | None:
+def _first_change(
+    now: dict[str, Any], attributes: dict[str, Any], contents: dict[str, Any]
+) -> str | None:
     """The first attribute that is not what it was."""
-    now = vars(module)
-    for key in now:
-        if key not in attributes:
-            return key
-    for key, (value, contents) in attributes.items():
-        if now.get(key, attributes) is not value or not _same(_contents(value), contents):
+    if not _same(now, attributes):
+        for key in now:
+            if key not in attributes:
+                return key
+        for key, value in attributes.items():
+            if now.get(key, attributes) is not value:
+                return key
+    for key, then in contents.items():
+        value = attributes[key]
+        if value if then is None else not _same(value, then):
             return key
     return None
 
 
 def _same(now: Any, then: Any) -> bool:
-    """Whether two lists of contents hold the same objects."""
-    if now is None or then is None or len(now) != len(then):
-        return now is then
-    return all(
-        (a is b) if not isinstance(a, tuple) else all(x is y for x, y in zip(a, b, strict=True))
-        for a, b in zip(now, then, strict=True)
-    )
+    """Whether two containers hold the same objects, in the same order."""
+    if len(now) != len(then) or not all(map(operator.is_, now, then)):
+        return False
+    return not isinstance(now, dict) or all(map(operator.is_, now.values(), then.values()))
 
 
-def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+def _restore(state: dict[str, Any], attributes: dict[str, Any], contents: dict[str, Any]) -> None:
     """Put attributes and the contents of containers back."""
-    state = vars(module)
     state.clear()
-    for key, (value, contents) in attributes.items():
-        state[key] = value
-        if isinstance(value, (dict, set)):
-            value.clear()
-            value.update(contents)
-        elif isinstance(value, list):
-            value[:] = contents
+    state.update(attributes)
+    for key, then in contents.items():
+        value = attributes[key]
+        value.clear()
+        if then is not None:
+            value.extend(then) if isinstance(value, list) else value.update(then)

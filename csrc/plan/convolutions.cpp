@@ -16,20 +16,20 @@ struct Cost {
 
 class Counter {
  public:
-  Counter(const Program& program, const Node& node, int64_t tile) : program_(program), node_(node) {
-    const Window window = window_of(node);
-    for (bool towards_in : {false, true}) {
-      ConvArgs& args = towards_in ? towards_in_ : towards_out_;
-      args.stencil = std::make_shared<const Stencil>(towards_in ? scatter(window) : gather(window));
-      args.winograd = winograd_map(window, towards_in, tile);
-      args.k = node.in_shapes[0][0], args.n = node.shape[0];
-    }
-    std::swap(towards_in_.k, towards_in_.n);
+  Counter(const Program& program, const Node& node)
+      : program_(program), node_(node), window_(window_of(node)) {
+    towards_out_.stencil = std::make_shared<const Stencil>(gather(window_));
+    towards_in_.stencil = std::make_shared<const Stencil>(scatter(window_));
+    towards_out_.k = towards_in_.n = node.in_shapes[0][0];
+    towards_out_.n = towards_in_.k = node.shape[0];
     forward_ = towards_out_;
-    forward_.winograd = winograd_map(window, false, kForwardTile);
+    forward_.winograd = winograd_map(window_, false, kForwardTile);
   }
 
-  Cost count() {
+  Cost count(int64_t tile) {
+    towards_out_.winograd = winograd_map(window_, false, tile);
+    towards_in_.winograd = winograd_map(window_, true, tile);
+    cost_ = {};
     const Settings& s = program_.settings;
     const bool meta = s.mode == Mode::meta_step;
     for (int terms : {1, 2}) {
@@ -66,6 +66,7 @@ class Counter {
 
   const Program& program_;
   const Node& node_;
+  const Window window_;
   ConvArgs forward_, towards_out_, towards_in_;
   double times_ = 0;
   Cost cost_;
@@ -80,10 +81,11 @@ void choose_winograd(Program& program) {
     if (node.op_name != "conv2d" || node.attr("groups", 1) != 1) continue;
     if (!winograd_takes(window_of(node))) continue;
     int64_t chosen = 0;
-    double best = Counter(program, node, kWinogradTiles[0]).count().direct;
+    Counter counter(program, node);
+    double best = counter.count(kWinogradTiles[0]).direct;
     std::string estimates = message(static_cast<int64_t>(best), " cycles direct");
     for (const int64_t tile : kWinogradTiles) {
-      const Cost cost = Counter(program, node, tile).count();
+      const Cost cost = counter.count(tile);
       // A tie goes to the way that rounds less.
       if (cost.winograd < 0.95 * best) chosen = tile, best = cost.winograd;
       estimates +=

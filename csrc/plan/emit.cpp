@@ -385,7 +385,7 @@ void Emit::write_fast_weights() {
 }
 
 void Emit::place() {
-  fuse_relu(program_);
+  fuse_relu(program_, buffers_.size());
   std::vector<int64_t> numels;
   std::vector<bool> shared;
   for (const Buffer& buffer : buffers_) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -68,6 +69,14 @@ class Emit {
   // A buffer of `numel` numbers that belongs to (pass, node, slot): made on first use.
   Operand saved(const Node& node, int slot, int64_t numel);
   Operand scratch(int64_t numel);
+  // What a node's instructions share in all passes, such as a map of pixels: made on first use.
+  template <class Make>
+  auto once(const Node& node, int slot, Make&& make) {
+    using Made = decltype(make());
+    std::shared_ptr<const void>& made = made_[{&node, slot}];
+    if (!made) made = std::make_shared<const Made>(make());
+    return std::static_pointer_cast<const Made>(made);
+  }
   // How many runs a device cuts a sum over so many pixels into, none of them empty, where each is
   // work for so many blocks. On the CPU: 1.
   int64_t runs(int64_t pixels, int64_t blocks = 1) const {
@@ -162,6 +171,7 @@ class Emit {
   std::vector<bool> next_written_, v_written_;
   // By tensor. A pass must not see its own factors (a weight may be used twice): they wait.
   std::vector<std::vector<Factor>> update_factors_, sweep_factors_, waiting_;
+  std::map<std::pair<const Node*, int>, std::shared_ptr<const void>> made_;
   bool replays_ = false;
   Pass* pass_ = nullptr;
   Phase phase_ = Phase::forward;

@@ -1,18 +1,18 @@
 #include "plan/fuse.hpp"
 
-#include <map>
+#include <algorithm>
 
 namespace fastmaml {
 namespace {
 
 // Where a buffer is named in the body.
 struct Mentions {
-  std::vector<size_t> writes, reads;  // instruction numbers; a cin that is c counts as a write
+  std::vector<size_t> writes, reads;  // instruction numbers, ascending; a cin that is c is both
   bool committed = false;
 };
 
-std::map<int32_t, Mentions> find_mentions(Program& program) {
-  std::map<int32_t, Mentions> mentions;
+std::vector<Mentions> find_mentions(Program& program, size_t buffers) {
+  std::vector<Mentions> mentions(buffers);
   for (size_t i = 0; i < program.body.size(); ++i)
     std::visit(
         [&](auto& args) {
@@ -58,9 +58,7 @@ ContractArgs* find_writer(Program& program, const Mentions& input, size_t at) {
     if (!contract || !(contract->cin == contract->c)) return nullptr;
     for (const ContractTerm& term : contract->terms)
       if (term.a == contract->c || term.b == contract->c) return nullptr;
-    bool writes = false;
-    for (size_t write : input.writes) writes = writes || write == read;
-    if (!writes) return nullptr;
+    if (!std::ranges::binary_search(input.writes, read)) return nullptr;
   }
   for (size_t write : input.writes)
     if (!std::holds_alternative<ContractArgs>(program.body[write].args)) return nullptr;
@@ -70,15 +68,15 @@ ContractArgs* find_writer(Program& program, const Mentions& input, size_t at) {
 
 }  // namespace
 
-void fuse_relu(Program& program) {
-  const std::map<int32_t, Mentions> mentions = find_mentions(program);
+void fuse_relu(Program& program, size_t buffers) {
+  const std::vector<Mentions> mentions = find_mentions(program, buffers);
   std::vector<bool> gone(program.body.size(), false);
   for (size_t i = 0; i < program.body.size(); ++i) {
     auto* relu = std::get_if<PointwiseArgs>(&program.body[i].args);
     if (!relu || relu->kind != PointwiseKind::relu || relu->cin) continue;
     const Operand input = gated_input(*relu);
     if (input.buffer < 0 || relu->out.stride != input.stride) continue;
-    ContractArgs* writer = find_writer(program, mentions.at(input.buffer), i);
+    ContractArgs* writer = find_writer(program, mentions[input.buffer], i);
     if (!writer || writer->c.stride != writer->m * writer->c_row) continue;
     if (writer->n != writer->c_row) continue;  // it writes a part of the columns
     writer->c = relu->out;
@@ -86,7 +84,8 @@ void fuse_relu(Program& program) {
     if (relu->pass != PassKind::forward) writer->gate_by = relu->z;
     gone[i] = true;
   }
-  std::vector<Instruction> kept;
+  std::vector<Instruction> kept;  // no larger than it need be: plans are kept in numbers
+  kept.reserve(static_cast<size_t>(std::ranges::count(gone, false)));
   for (size_t i = 0; i < program.body.size(); ++i)
     if (!gone[i]) kept.push_back(std::move(program.body[i]));
   program.body = std::move(kept);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/error.hpp"
+#include "plan/first_fit.hpp"
 
 namespace fastmaml {
 namespace {
@@ -85,30 +85,15 @@ std::vector<int> merge_in_place(Program& program, std::vector<Range>& ranges,
   return to;
 }
 
-// First fit, largest buffers first: the offset below which no placed neighbour in time lies.
+// First fit, largest buffers first.
 int64_t place_transient(std::vector<Range>& ranges, const std::vector<int64_t>& numels,
-                        std::vector<int> order) {
+                        std::vector<int> order, size_t instructions) {
   std::sort(order.begin(), order.end(),
             [&](int a, int b) { return numels[a] != numels[b] ? numels[a] > numels[b] : a < b; });
-  int64_t top = 0;
-  std::vector<int> placed;
-  for (int id : order) {
-    Range& range = ranges[id];
-    std::vector<std::pair<int64_t, int64_t>> taken;
-    for (int other : placed)
-      if (ranges[other].first <= range.last && range.first <= ranges[other].last)
-        taken.emplace_back(ranges[other].offset, ranges[other].offset + padded(numels[other]));
-    std::sort(taken.begin(), taken.end());
-    int64_t offset = 0;
-    for (const auto& [begin, end] : taken) {
-      if (offset + padded(numels[id]) <= begin) break;
-      offset = std::max(offset, end);
-    }
-    range.offset = offset;
-    top = std::max(top, offset + padded(numels[id]));
-    placed.push_back(id);
-  }
-  return top;
+  FirstFit arena(static_cast<int>(instructions));
+  for (int id : order)
+    ranges[id].offset = arena.place(ranges[id].first, ranges[id].last, padded(numels[id]));
+  return arena.top();
 }
 
 }  // namespace
@@ -129,7 +114,8 @@ void place_buffers(Program& program, const std::vector<int64_t>& numels,
       transient.push_back(static_cast<int>(id));
     }
   }
-  program.transient.elements = place_transient(ranges, numels, std::move(transient));
+  program.transient.elements =
+      place_transient(ranges, numels, std::move(transient), program.body.size());
   auto resolve = [&](Operand& o) {
     if (o.buffer < 0) return;
     const Range& range = ranges[merged[o.buffer]];

@@ -153,6 +153,13 @@ class Builder {
 
 }  // namespace
 
+Readers readers_of(const Network& network) {
+  Readers readers(network.value_shapes.size());
+  for (size_t i = 0; i < network.nodes.size(); ++i)
+    for (int input : network.nodes[i].inputs) readers[input].push_back(static_cast<int>(i));
+  return readers;
+}
+
 Network build_network(const NetworkSpec& spec) {
   check_not_empty(spec.row_shape, "the input's row");
   for (const TensorSpec& tensor : spec.tensors) check_not_empty(tensor.shape, tensor.name);

@@ -24,6 +24,10 @@ struct Network {
   const LossOp* loss_op = nullptr;
 };
 
+// By canonical value: positions of the nodes that read it, one for each input that it is.
+using Readers = std::vector<std::vector<int>>;
+Readers readers_of(const Network& network);
+
 // Throws ShapeError or UnsupportedModelError, naming the layer.
 Network build_network(const NetworkSpec& spec);
 

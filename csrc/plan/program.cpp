@@ -163,9 +163,9 @@ class Writer {
     pass = std::move(again);
   }
 
-  std::string where(const std::string& name, const Pass& pass, const char* phase) const {
-    return message(pass.query ? std::string("query") : message("step ", pass.step), " ", name, ".",
-                   phase);
+  static std::string where(const std::string& name, const Pass& pass, const char* phase) {
+    std::string text = pass.query ? "query " : "step " + std::to_string(pass.step) + " ";
+    return text.append(name).append(".").append(phase);
   }
 
   void forward(Pass& pass) {

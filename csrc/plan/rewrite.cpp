@@ -9,16 +9,9 @@ namespace fastmaml {
 namespace {
 
 // The only reader of a value, or null where it has several or is the network's output.
-Node* only_reader(Network& network, int value) {
-  if (value == network.output) return nullptr;
-  Node* reader = nullptr;
-  for (Node& node : network.nodes)
-    for (int input : node.inputs) {
-      if (input != value) continue;
-      if (reader) return nullptr;
-      reader = &node;
-    }
-  return reader;
+Node* only_reader(Network& network, const Readers& readers, int value) {
+  if (value == network.output || readers[value].size() != 1) return nullptr;
+  return &network.nodes[readers[value][0]];
 }
 
 bool is_max_pool(const Node* node) { return node && node->op_name == "max_pool2d"; }
@@ -66,9 +59,10 @@ int param(const Node& node, size_t i) { return node.has_param(i) ? node.params[i
 }  // namespace
 
 void pool_before_relu(Network& network) {
+  const Readers readers = readers_of(network);
   for (Node& relu : network.nodes) {
     if (relu.op_name != "relu") continue;
-    Node* pool = only_reader(network, relu.output);
+    Node* pool = only_reader(network, readers, relu.output);
     if (!is_max_pool(pool)) continue;
     std::swap(relu, *pool);
     Node &first = relu, &second = *pool;
@@ -80,9 +74,10 @@ void pool_before_relu(Network& network) {
 }
 
 void fuse_pool_into_norm(Network& network) {
+  const Readers readers = readers_of(network);
   for (Node& norm : network.nodes) {
     if (norm.op_name != "batch_norm") continue;
-    Node* pool = only_reader(network, norm.output);
+    Node* pool = only_reader(network, readers, norm.output);
     if (!is_max_pool(pool) || !windows_touch(*pool)) continue;
     if (pool->in_shapes[0] != norm.shape) continue;
     norm.shape = pool->shape, norm.output = pool->output;
@@ -93,9 +88,10 @@ void fuse_pool_into_norm(Network& network) {
 }
 
 void fuse_relu_into_norm(Network& network) {
+  const Readers readers = readers_of(network);
   for (Node& norm : network.nodes) {
     if (norm.op_name != "batch_norm") continue;
-    Node* relu = only_reader(network, norm.output);
+    Node* relu = only_reader(network, readers, norm.output);
     const bool pooled = norm.attr("kernel_h", 0) != 0;
     if (relu && relu->op_name == "relu")
       norm.attrs["below"] = 0;
@@ -110,9 +106,10 @@ void fuse_relu_into_norm(Network& network) {
 }
 
 void fuse_stem(Network& network) {
+  const Readers readers = readers_of(network);
   for (Node& conv : network.nodes) {
     if (conv.op_name != "conv2d") continue;
-    Node* norm = only_reader(network, conv.output);
+    Node* norm = only_reader(network, readers, conv.output);
     if (!is_stem(network, conv, norm)) continue;
     conv.attrs["conv_h"] = static_cast<double>(conv.shape[1]);
     conv.attrs["conv_w"] = static_cast<double>(conv.shape[2]);

@@ -22,11 +22,13 @@ Sizes sizes(const Emit& emit, const Node& node) {
           emit.rows() * node.shape[1] * node.shape[2]};
 }
 
+enum Map : int { kGather, kScatter };  // slots of the stencils
+
 // From images of I channels to images of O channels.
-ConvArgs towards_out(const Emit& emit, const Node& node) {
+ConvArgs towards_out(Emit& emit, const Node& node) {
   const Sizes s = sizes(emit, node);
   ConvArgs args;
-  args.stencil = std::make_shared<const Stencil>(gather(window_of(node)));
+  args.stencil = emit.once(node, kGather, [&] { return gather(window_of(node)); });
   args.images = emit.rows(), args.groups = s.groups;
   args.k = s.in, args.n = s.out;
   return args;
@@ -48,7 +50,7 @@ void choose(const Emit& emit, const Node& node, ConvArgs& args, Way way = Way::t
 void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<ConvTerm> terms) {
   const Sizes s = sizes(emit, node);
   ConvArgs args;
-  args.stencil = std::make_shared<const Stencil>(scatter(window_of(node)));
+  args.stencil = emit.once(node, kScatter, [&] { return scatter(window_of(node)); });
   args.images = emit.rows(), args.groups = s.groups;
   args.k = s.out, args.n = s.in;
   args.c = sink.out, args.cin = sink.cin;

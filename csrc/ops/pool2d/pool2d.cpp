@@ -9,6 +9,7 @@ namespace fastmaml {
 namespace {
 
 constexpr int kTaps = 0;  // slot of the saved buffer
+constexpr int kMap = 0;   // of what all passes share
 
 // How many of a window's positions count, in one dimension: those within the padding or, without
 // it, within the image.
@@ -18,29 +19,29 @@ int64_t extent(const Span& span, int64_t o, bool with_pad) {
   return with_pad ? end - begin : std::min(end, span.in) - std::max<int64_t>(begin, 0);
 }
 
-std::shared_ptr<const PoolMap> sliding_map(const Node& node, bool average) {
+PoolMap sliding_map(const Node& node, bool average) {
   const Window w = window_of(node);
-  auto map = std::make_shared<PoolMap>();
-  map->gather = gather(w), map->scatter = scatter(w);
+  PoolMap map;
+  map.gather = gather(w), map.scatter = scatter(w);
   if (!average) return map;
   const bool with_pad = node.attr("count_include_pad", 1) != 0;
   const double divisor = node.attr("divisor", 0);
   for (int64_t y = 0; y < w.y.out; ++y)
     for (int64_t x = 0; x < w.x.out; ++x) {
       const int64_t count = extent(w.y, y, with_pad) * extent(w.x, x, with_pad);
-      map->weights.push_back(1 / (divisor != 0 ? divisor : static_cast<double>(count)));
+      map.weights.push_back(1 / (divisor != 0 ? divisor : static_cast<double>(count)));
     }
   return map;
 }
 
-std::shared_ptr<const PoolMap> adaptive_map(const Node& node) {
+PoolMap adaptive_map(const Node& node) {
   const Shape& in = node.in_shapes[0];
   const Ranges y = adaptive_ranges(in[1], node.shape[1]), x = adaptive_ranges(in[2], node.shape[2]);
-  auto map = std::make_shared<PoolMap>();
-  map->gather = gather(y, x, in[1], in[2]), map->scatter = scatter(y, x, in[1], in[2]);
+  PoolMap map;
+  map.gather = gather(y, x, in[1], in[2]), map.scatter = scatter(y, x, in[1], in[2]);
   for (const auto& [y_begin, y_end] : y)
     for (const auto& [x_begin, x_end] : x)
-      map->weights.push_back(1 / static_cast<double>((y_end - y_begin) * (x_end - x_begin)));
+      map.weights.push_back(1 / static_cast<double>((y_end - y_begin) * (x_end - x_begin)));
   return map;
 }
 
@@ -65,8 +66,10 @@ void Pool2d::check(const Node& node, const std::vector<TensorSpec>&) const {
 PoolArgs Pool2d::start(Emit& emit, const Node& node, PoolStep max_step, PoolStep avg_step) const {
   PoolArgs args;
   args.step = kind_ == PoolKind::max ? max_step : avg_step;
-  args.map = kind_ == PoolKind::adaptive_avg ? adaptive_map(node)
-                                             : sliding_map(node, kind_ == PoolKind::avg);
+  args.map = emit.once(node, kMap, [&] {
+    return kind_ == PoolKind::adaptive_avg ? adaptive_map(node)
+                                           : sliding_map(node, kind_ == PoolKind::avg);
+  });
   args.images = emit.rows(), args.channels = node.shape[0];
   if (kind_ == PoolKind::max) args.tap = emit.saved(node, kTaps, emit.rows() * numel(node.shape));
   return args;

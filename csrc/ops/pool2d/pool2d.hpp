@@ -22,7 +22,7 @@ namespace fastmaml {
 enum class PoolKind : int32_t { max, avg, adaptive_avg };
 enum class PoolStep : int32_t { find_max, gather_max, scatter_max, gather_avg, scatter_avg };
 
-// What a pool's four passes run on; made once for each node and pass.
+// What a pool's four passes run on; made once for each node.
 struct PoolMap {
   Stencil gather, scatter;
   std::vector<double> weights;  // avg: 1 / divisor of each output pixel

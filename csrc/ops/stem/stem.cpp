@@ -77,9 +77,9 @@ class Chunks {
     const Settings& settings = emit.settings();
     const int64_t numbers =
         settings.device ? kDeviceNumbersPerRunPixel * settings.run_pixels : kChunkNumbers;
-    strips_ = cut_strips(window_, pool, features_, numbers);
-    for (const Strip& strip : strips_) tallest_ = std::max(tallest_, strip.stencil->to_pixels);
-    if (strips_.size() == 1)
+    strips_ = emit.once(node, 0, [&] { return cut_strips(window_, pool, features_, numbers); });
+    for (const Strip& strip : *strips_) tallest_ = std::max(tallest_, strip.stencil->to_pixels);
+    if (strips_->size() == 1)
       images_ = std::min(emit.rows(), std::max<int64_t>(1, numbers / (tallest_ * features_)));
     taps_ = emit.saved(node, kTaps, tap_numel(emit.rows() * numel(node.shape)));
     dense_ = emit.scratch(images_ * tallest_ * features_);
@@ -121,7 +121,7 @@ class Chunks {
   template <class Body>
   void each(Body&& body) const {
     for (int64_t r = 0; r < emit_.rows(); r += images_)
-      for (const Strip& strip : strips_) body(r, strip);
+      for (const Strip& strip : *strips_) body(r, strip);
   }
   int64_t count(int64_t r) const { return std::min(images_, emit_.rows() - r); }
   Operand x(int64_t r) const { return emit_.x(node_, 0).at(r * numel(node_.in_shapes[0])); }
@@ -143,7 +143,7 @@ class Chunks {
   Emit& emit_;
   const Node& node_;
   const Window window_;
-  std::vector<Strip> strips_;
+  std::shared_ptr<const std::vector<Strip>> strips_;
   int64_t features_ = 0, tallest_ = 0, images_ = 1;
   Operand taps_, dense_;
 };

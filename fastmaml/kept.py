@@ -1,0 +1,176 @@
+"""What is kept between calls, and how it neither grows without end nor keeps a model alive."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from math import prod
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from .graph import Network
+
+__all__ = ["Recent", "WeakCopy", "holds_itself", "program_bytes"]
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+_PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
+_LEADS_NOWHERE = (Tensor, type, ModuleType)
+_OWN = frozenset(("_parameters", "_buffers", "_modules"))  # of a module, and no way back
+_MOST_SEEN = 10_000
+# Bytes of a program, as measured: for each layer and pass over it, for each pixel of the map that a
+# convolution or pool runs on, and for what holds it.
+_PASS_BYTES, _PIXEL_BYTES, _PLAN_BYTES = 2048, 16, 8192
+
+
+class Recent(dict[_Key, _Value | None], Generic[_Key, _Value]):
+    """A dict of at most `most` entries, of which those go that were not used for longest.
+
+    What is not there is None. An entry found is a plain look-up: there are two generations, of
+    which the older one goes when the younger is full, and what is used of it becomes young again.
+    So the last ``most / 2`` that were used are always there.
+
+    >>> squares = Recent[int, int](4)
+    >>> for i in range(100):
+    ...     squares[i] = i * i
+    >>> squares[99], squares[0]
+    (9801, None)
+    """
+
+    def __init__(self, most: int) -> None:
+        """An empty one."""
+        super().__init__()
+        self._half = most // 2
+        self._older: dict[_Key, _Value | None] = {}
+
+    def __missing__(self, key: _Key) -> _Value | None:
+        """What an older entry holds, which is a younger one then."""
+        found = self._older.pop(key, None)
+        if found is not None:
+            self[key] = found
+        return found
+
+    def __setitem__(self, key: _Key, value: _Value | None) -> None:
+        """Add an entry; the older generation may go."""
+        if len(self) >= self._half:
+            self._older = dict(self)
+            self.clear()
+        super().__setitem__(key, value)
+
+    def everything(self) -> list[tuple[_Key, _Value | None]]:
+        """The entries of both generations."""
+        return [*self.items(), *self._older.items()]
+
+    def drop(self, key: _Key) -> None:
+        """Remove an entry that may be there."""
+        self.pop(key, None)
+        self._older.pop(key, None)
+
+
+def holds_itself(model: nn.Module) -> bool:
+    """Whether what its modules hold leads back to the model: a list, a bound method, a closure.
+
+    Whoever holds its modules' attributes then keeps it alive. Of very many objects it is assumed.
+    """
+    waiting: list[Any] = []
+    for module in model.modules():
+        waiting += [v for name, v in vars(module).items() if name not in _OWN and v]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if value is model or len(seen) > _MOST_SEEN:
+            return True
+        if type(value) in _PLAIN or isinstance(value, _LEADS_NOWHERE) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, FunctionType):  # its globals hold everything
+            waiting += [value.__closure__, value.__defaults__, value.__kwdefaults__]
+        else:
+            waiting += gc.get_referents(value)
+    return False
+
+
+class WeakCopy:
+    """What a model's modules hold, to be compared with what they hold later, keeping none alive."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Remember it, one level into lists, dicts and sets."""
+        self._modules = [
+            (weakref.ref(module), {name: _contents(v) for name, v in vars(module).items()})
+            for module in model.modules()
+        ]
+
+    def holds(self) -> bool:
+        """Whether nothing has changed."""
+        return all(
+            (module := ref()) is not None and then == vars(module) for ref, then in self._modules
+        )
+
+
+class _Same:
+    """Equal to one object alone while that lives, or to a method of it."""
+
+    __slots__ = ("_hash", "_object")
+
+    def __init__(self, value: Any) -> None:
+        self._hash = hash(value)
+        method = isinstance(value, MethodType)
+        self._object = weakref.WeakMethod(value) if method else weakref.ref(value)
+
+    def __eq__(self, other: object) -> bool:
+        value = self._object()
+        if isinstance(value, MethodType):
+            return value == other
+        return value is other and value is not None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def _contents(value: Any) -> Any:
+    """What equals a value, or a list, dict or set of its contents."""
+    if isinstance(value, dict):
+        return {_same(key): _same(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return list(map(_same, value))
+    if isinstance(value, set):
+        return set(map(_same, value))
+    return _same(value)
+
+
+def _same(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if type(value) is tuple:
+        return tuple(map(_same, value))
+    try:
+        return _Same(value)
+    except TypeError:  # without hash or weak references
+        return value
+
+
+def program_bytes(
+    network: Network, *, purpose: str, inner_steps: int, first_order: bool, recompute: bool
+) -> int:
+    """An estimate of what a program occupies, instructions and maps of pixels.
+
+    Args:
+        network: The traced model.
+        purpose: As of `CompiledPlan`.
+        inner_steps: K.
+        first_order: Whether the sweep has no tangents.
+        recompute: Whether the sweep makes the activations again.
+
+    Returns:
+        Bytes.
+    """
+    passes = 2 * inner_steps
+    if purpose == "meta_step":
+        passes += 2 + (0 if first_order else 2 + recompute) * inner_steps
+    elif purpose != "adapt":
+        passes += inner_steps + 1 if purpose == "curve" else 1
+    pixels = sum(prod(node.shape[1:]) for node in network.nodes if "2d" in node.op)
+    return _PLAN_BYTES + _PASS_BYTES * len(network.nodes) * passes + _PIXEL_BYTES * pixels
