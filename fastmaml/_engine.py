@@ -6,14 +6,14 @@ Python owns every byte: outputs are torch tensors, and workspaces are kept for t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import _device
+from ._allocate import all_empty, empty, keep_workspace, layout, take_workspace
 from .errors import BackendError
 from .graph import Network
 from .losses import Loss
@@ -30,6 +30,11 @@ __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flop
 _CPU = torch.device("cpu")
 Purpose = Literal["meta_step", "evaluate", "curve", "adapt"]
 _Answer = TypeVar("_Answer")
+_Written = tuple[Tensor, Tensor, list[Tensor], Tensor | None]
+
+if TYPE_CHECKING:
+    Snapshot = _C.Snapshot
+    Theta = list[Tensor] | _C.Tensors  # a network's tensors, contiguous, in its order
 
 TEAM = 0
 """Most blocks that share a task on a device; 0: as many as pay. Tests force it."""
@@ -191,9 +196,9 @@ class CompiledPlan:
         self.inner_steps = inner_steps
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
-        self.trainable = [i for i, t in enumerate(network.tensors) if t.trainable]
+        self._outputs = [layout(t.shape, dtype) for t in network.tensors if t.trainable]
         self._bytes: dict[tuple[int, int, int, bool], int] = {}
-        self._tables: dict[tuple[torch.device, int], Tensor] = {}  # by device and stream
+        self._tables = _device.Tables(self.plan.device_tables)
 
     def workspace_bytes(
         self, tasks: int, threads: int, lanes: int = 0, device: torch.device = _CPU
@@ -233,7 +238,7 @@ class CompiledPlan:
     def run(
         self,
         tasks: Tasks,
-        theta: Sequence[Tensor],
+        theta: Theta,
         rate: float | Tensor,
         threads: int | None = None,
         lanes: int = 0,
@@ -252,11 +257,11 @@ class CompiledPlan:
             The `Outputs`, freshly allocated.
         """
         threads = torch.get_num_threads() if threads is None else threads
-        outputs, executor = self._call(self.plan.run, threads, lanes, tasks, theta, rate)
-        return outputs._replace(executor=executor)
+        written, executor = self._call(self.plan.run, threads, lanes, tasks, theta, rate)
+        return Outputs(*written, executor)
 
     def profile(
-        self, tasks: Tasks, theta: Sequence[Tensor], rate: float
+        self, tasks: Tasks, theta: Theta, rate: float
     ) -> tuple[Outputs, list[InstructionTime]]:
         """Run the program on one thread and time its instructions.
 
@@ -268,34 +273,17 @@ class CompiledPlan:
         Returns:
             The same `Outputs` as `run`, and every instruction in the program's order.
         """
-        outputs, times = self._call(self.plan.profile, 1, 0, tasks, theta, rate)
-        return outputs, [InstructionTime(t.label, t.seconds, t.flops) for t in times]
+        written, times = self._call(self.plan.profile, 1, 0, tasks, theta, rate)
+        ran = [InstructionTime(t.label, t.seconds, t.flops) for t in times]
+        return Outputs(*written, ""), ran
 
     def _place(self, device: torch.device) -> _C.Place:
         """Where a call runs."""
         if not _device.on_device(device):
             return self._cpu
         stream = _device.current_stream(device)
-        tables = self._device_tables(device, stream).data_ptr()
+        tables = self._tables.on(device, stream).data_ptr()
         return _C.Place(device=device.index or 0, stream=stream, tables=tables, team=TEAM)
-
-    def _device_tables(self, device: torch.device, stream: int) -> Tensor:
-        """The program's tables on a device. Each stream has its own: they hold a counter."""
-        found = self._tables.get((device, stream))
-        if found is not None:
-            return found
-        if _device.is_capturing(device):
-            # Captured launches do not use the counter, and cannot wait for a copy from the host.
-            for (other, _), tables in self._tables.items():
-                if other == device:
-                    return tables
-            raise BackendError(
-                "a call that is captured in a CUDA graph must have run once before; "
-                "call it once on a side stream first, as torch.cuda.graph asks for."
-            )
-        host = torch.frombuffer(bytearray(self.plan.device_tables()), dtype=torch.uint8)
-        tables = self._tables[device, stream] = host.to(device)
-        return tables
 
     def _call(
         self,
@@ -303,56 +291,56 @@ class CompiledPlan:
         threads: int,
         lanes: int,
         tasks: Tasks,
-        theta: Sequence[Tensor],
+        theta: Theta,
         rate: float | Tensor,
-    ) -> tuple[Outputs, _Answer]:
+    ) -> tuple[_Written, _Answer]:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # .grad must be an ordinary tensor
                 return self._call(entry, threads, lanes, tasks, theta, rate)
-        dtype, adapt = self.dtype, self.purpose == "adapt"
+        adapt = self.purpose == "adapt"
         support = _dense(tasks.support_x), _dense(tasks.support_y)
         query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
         count, device = tasks.tasks, tasks.support_x.device
 
-        new = partial(torch.empty, dtype=dtype, device=device)
-        if self.purpose in ("evaluate", "curve"):
-            outputs: list[Tensor] = []
-        elif adapt:
-            outputs = [new(count, *theta[i].shape) for i in self.trainable]
-        else:
-            outputs = [torch.empty_like(theta[i]) for i in self.trainable]
+        outputs = self._new_outputs(count, device)
         points = (self.inner_steps + 1,) if self.purpose == "curve" else ()
-        losses = new(count, *points)
-        logits = new(count, *points, 0 if adapt else tasks.query_rows, *self.output_shape)
-        dots = new(count, self.inner_steps) if self.rate_grad else None
+        rows = 0 if adapt else tasks.query_rows
+        losses = empty((count, *points), self.dtype, device)
+        logits = empty((count, *points, rows, *self.output_shape), self.dtype, device)
+        dots = empty((count, self.inner_steps), self.dtype, device) if self.rate_grad else None
         size = self.workspace_bytes(count, threads, lanes, device)
         rates, scalars = self._rates(rate, count, device)
         place = self._place(device)
-        workspace = _take_workspace(size, device)
+        workspace = take_workspace(size, device)
         try:
             answer = entry(
                 count,
                 threads,
                 lanes,
-                support[0].data_ptr(),
-                support[1].data_ptr(),
-                query[0].data_ptr(),
-                query[1].data_ptr(),
+                *support,
+                *query,
                 rates,
-                [t.data_ptr() for t in theta],
-                [t.data_ptr() for t in outputs],
-                losses.data_ptr(),
-                logits.data_ptr(),
-                0 if dots is None else dots.data_ptr(),
-                workspace.data_ptr(),
+                theta,
+                outputs,
+                losses,
+                logits,
+                dots,
+                workspace,
                 size,
                 place,
-                0 if scalars is None else scalars.data_ptr(),
+                scalars,
             )
         finally:
-            if workspace.device.type == "cpu" and len(_WORKSPACES) < _KEPT_WORKSPACES:
-                _WORKSPACES.append(workspace)
-        return Outputs(losses, logits, outputs, dots, ""), answer
+            keep_workspace(workspace, device)
+        return (losses, logits, outputs, dots), answer
+
+    def _new_outputs(self, count: int, device: torch.device) -> list[Tensor]:
+        """Meta-gradients or fast weights, with any contents."""
+        if self.purpose in ("evaluate", "curve"):
+            return []
+        if self.purpose == "adapt":
+            return [empty((count, *shape), self.dtype, device) for shape, _, _ in self._outputs]
+        return all_empty(self._outputs, device)
 
     def _rates(
         self, rate: float | Tensor, tasks: int, device: torch.device
@@ -364,27 +352,34 @@ class CompiledPlan:
         return [0.0] * self.inner_steps, scalars
 
 
-# Workspaces between calls, for all plans: a list's pop and append are atomic, so that threads never
-# share one. The few that are kept grow to what the process's largest calls need.
-_WORKSPACES: list[Tensor] = []
-_KEPT_WORKSPACES = 2
+def snapshot(
+    equal: list[tuple[Any, Any]],
+    same: list[tuple[dict[str, Any], dict[str, Any]]],
+    empty: list[Any],
+    flags: list[tuple[Tensor, bool]],
+) -> _C.Snapshot:
+    """A model as it is. Later its ``holds()`` says whether it still is, or raises as ``==`` does.
 
-
-def _take_workspace(size: int, device: torch.device) -> Tensor:
-    """A workspace of at least `size` bytes that nobody else uses.
-
-    On a device torch's caching allocator keeps it: what a stream frees, the same stream gets again.
+    Args:
+        equal: Objects of the model beside what they must be equal to.
+        same: Dicts beside copies, which must hold the same objects under the same names.
+        empty: Containers that must hold nothing.
+        flags: Tensors beside their ``requires_grad``.
     """
-    if device.type != "cpu":
-        return torch.empty(size, dtype=torch.uint8, device=device)
-    try:
-        workspace = _WORKSPACES.pop()
-        if workspace.numel() >= size:
-            return workspace
-        del workspace  # before the larger one is made
-    except IndexError:
-        pass
-    return torch.empty(size, dtype=torch.uint8)
+    return _C.Snapshot(equal, same, empty, flags)
+
+
+def fitting(tensors: list[Tensor], shapes: list[torch.Size]) -> _C.Tensors | None:
+    """The tensors if all are C-ordered, of these shapes, one real dtype and one device.
+
+    None also where that cannot be told fast: of a tensor's subclass, or by a torch before 2.10.
+    """
+    return _C.fitting(tensors, shapes)
+
+
+def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:
+    """Make gradients the ``.grad`` of parameters, or nothing and False where one has some."""
+    return _C.give_grads(parameters, grads)
 
 
 def first_bad_class(y: Tensor, classes: int) -> int:

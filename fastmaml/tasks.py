@@ -8,8 +8,7 @@ Q query rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -36,8 +35,7 @@ Pair = Sequence[Tensor]
 _CASTS = {torch.float32: "float", torch.float64: "double", torch.int64: "long"}
 
 
-@dataclass(frozen=True, slots=True)
-class Tasks:
+class Tasks(NamedTuple):
     """A dense batch of tasks that passed the door.
 
     Attributes:
