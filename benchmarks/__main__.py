@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks [run|table|model|list] ...`."""
+"""Command line: `python -m benchmarks [run|table|model|overhead|list] ...`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "model":
         print(gpu_model.render(args.workloads, kinds=args.kinds))
         return 0
+    if args.command == "overhead":
+        return _overhead(args)
     return _run(args)
 
 
@@ -84,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     models.add_argument("--kinds", action="store_true", help="also by kind of instruction")
+    calls = commands.add_parser(
+        "overhead", help="what a call takes beside the engine, by the number of parameters"
+    )
+    calls.add_argument("--tensors", nargs="+", type=int, default=[1, 10, 50, 200])
+    calls.add_argument("--rounds", type=int, default=50)
     commands.add_parser("list", help="workloads and contestants")
     return parser
 
@@ -130,6 +137,13 @@ def _run_on_device(args: argparse.Namespace, device: devices.Device | None = Non
             rows += device_run.run(workload, contestants, args.rounds, seconds, device)
         print(device_run.render(rows, device.facts(), device.peak_gflops()))
     return 1 if any(row.verdict.startswith("refused") for row in rows) else 0
+
+
+def _overhead(args: argparse.Namespace) -> int:
+    from benchmarks import overhead  # fastmaml alone is timed, which the others do without
+
+    print(overhead.render(overhead.run(args.tensors, args.rounds)))
+    return 0
 
 
 def _table(args: argparse.Namespace) -> int:

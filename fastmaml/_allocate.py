@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from itertools import starmap
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "all_empty", "empty", "keep_workspace", "layout", "take_workspace"]
+__all__ = ["Layout", "all_empty", "keep_workspace", "layout", "take_workspace"]
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 """Sizes, strides and dtype of a dense tensor."""
@@ -25,7 +24,6 @@ _EMPTY: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = geta
 )
 
 
-@lru_cache(1024)
 def layout(shape: tuple[int, ...], dtype: torch.dtype) -> Layout:
     """The layout of a C-ordered tensor.
 
@@ -38,13 +36,6 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype) -> Layout:
         strides.append(stride)
         stride *= max(size, 1)
     return tuple(shape), tuple(reversed(strides)), dtype
-
-
-def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A C-ordered tensor with any contents."""
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=dtype, device=device)
-    return _EMPTY(*layout(shape, dtype))
 
 
 def all_empty(layouts: Iterable[Layout], device: torch.device) -> list[Tensor]:

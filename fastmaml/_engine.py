@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _device
-from ._allocate import all_empty, empty, keep_workspace, layout, take_workspace
+from ._allocate import Layout, all_empty, keep_workspace, layout, take_workspace
 from .errors import BackendError
 from .graph import Network
 from .losses import Loss
@@ -196,7 +196,9 @@ class CompiledPlan:
         self.inner_steps = inner_steps
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
-        self._outputs = [layout(t.shape, dtype) for t in network.tensors if t.trainable]
+        self._query_rows = 0 if purpose == "adapt" else query_rows
+        self._trainable = [tuple(t.shape) for t in network.tensors if t.trainable]
+        self._written: dict[int, list[Layout]] = {}
         self._bytes: dict[tuple[int, int, int, bool], int] = {}
         self._tables = _device.Tables(self.plan.device_tables)
 
@@ -297,17 +299,12 @@ class CompiledPlan:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # .grad must be an ordinary tensor
                 return self._call(entry, threads, lanes, tasks, theta, rate)
-        adapt = self.purpose == "adapt"
         support = _dense(tasks.support_x), _dense(tasks.support_y)
+        adapt = self.purpose == "adapt"
         query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
         count, device = tasks.tasks, tasks.support_x.device
-
-        outputs = self._new_outputs(count, device)
-        points = (self.inner_steps + 1,) if self.purpose == "curve" else ()
-        rows = 0 if adapt else tasks.query_rows
-        losses = empty((count, *points), self.dtype, device)
-        logits = empty((count, *points, rows, *self.output_shape), self.dtype, device)
-        dots = empty((count, self.inner_steps), self.dtype, device) if self.rate_grad else None
+        losses, logits, *outputs = all_empty(self._layouts(count), device)
+        dots = outputs.pop() if self.rate_grad else None
         size = self.workspace_bytes(count, threads, lanes, device)
         rates, scalars = self._rates(rate, count, device)
         place = self._place(device)
@@ -334,13 +331,20 @@ class CompiledPlan:
             keep_workspace(workspace, device)
         return (losses, logits, outputs, dots), answer
 
-    def _new_outputs(self, count: int, device: torch.device) -> list[Tensor]:
-        """Meta-gradients or fast weights, with any contents."""
-        if self.purpose in ("evaluate", "curve"):
-            return []
-        if self.purpose == "adapt":
-            return [empty((count, *shape), self.dtype, device) for shape, _, _ in self._outputs]
-        return all_empty(self._outputs, device)
+    def _layouts(self, count: int) -> list[Layout]:
+        """Of all that a call over `count` tasks writes: losses, logits, outputs, loss tangents."""
+        found = self._written.get(count)
+        if found is None:
+            points = (self.inner_steps + 1,) if self.purpose == "curve" else ()
+            shapes = [(count, *points), (count, *points, self._query_rows, *self.output_shape)]
+            if self.purpose == "adapt":
+                shapes += [(count, *shape) for shape in self._trainable]
+            elif self.purpose == "meta_step":
+                shapes += self._trainable
+            if self.rate_grad:
+                shapes.append((count, self.inner_steps))
+            found = self._written[count] = [layout(shape, self.dtype) for shape in shapes]
+        return found
 
     def _rates(
         self, rate: float | Tensor, tasks: int, device: torch.device
@@ -369,12 +373,12 @@ def snapshot(
     return _C.Snapshot(equal, same, empty, flags)
 
 
-def fitting(tensors: list[Tensor], shapes: list[torch.Size]) -> _C.Tensors | None:
-    """The tensors if all are C-ordered, of these shapes, one real dtype and one device.
+def fitting(tensors: list[Tensor], shapes: list[torch.Size], like: Tensor) -> _C.Tensors | None:
+    """The tensors if all are C-ordered, of these shapes, and of one tensor's dtype and device.
 
     None also where that cannot be told fast: of a tensor's subclass, or by a torch before 2.10.
     """
-    return _C.fitting(tensors, shapes)
+    return _C.fitting(tensors, shapes, like)
 
 
 def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:

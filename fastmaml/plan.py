@@ -117,6 +117,7 @@ class _Traced:
 
     def __init__(self, model: nn.Module, network: Network) -> None:
         self.network = network
+        self._first = next((n, p) for n, p in model.named_parameters() if p.requires_grad)
         self._live: list[Tensor] = []  # the snapshot holds as long as these are the model's
         for spec in network.tensors:
             path, _, name = spec.name.rpartition(".")
@@ -136,11 +137,11 @@ class _Traced:
         """The network's live tensors, in its order, or contiguous copies.
 
         Raises:
-            DtypeError: They are not all of one supported dtype.
-            DeviceError: They do not all lie on one device.
+            DtypeError: One is of another dtype than the model's first trainable parameter.
+            DeviceError: One lies on another device.
             ShapeError: One was given another shape than it was traced with.
         """
-        found = _engine.fitting(self._live, self._shapes)
+        found = _engine.fitting(self._live, self._shapes, self._first[1])
         if found is not None:
             return found
         self._check(where)
@@ -148,25 +149,17 @@ class _Traced:
 
     def _check(self, where: str) -> None:
         """Refuse tensors that the engine cannot read; errors as `tensors`."""
-        live = self._live
-        dtype, device = live[0].dtype, live[0].device
-        if dtype is not torch.float32 and dtype is not torch.float64:
-            raise DtypeError(
-                f"{where}: model parameters must be torch.float32 or torch.float64, got {dtype}; "
-                "call model.float()."
-            )
-        for tensor, shape, spec in zip(live, self._shapes, self.network.tensors, strict=True):
-            if tensor.dtype is not dtype:
+        name, first = self._first
+        for tensor, shape, spec in zip(self._live, self._shapes, self.network.tensors, strict=True):
+            if tensor.dtype is not first.dtype:
                 raise DtypeError(
-                    f"{where}: all of the model must be {dtype} like "
-                    f"`{self.network.tensors[0].name}`, got {tensor.dtype} for `{spec.name}`; "
-                    "call model.float() or model.double()."
+                    f"{where}: all of the model must be {first.dtype} like `{name}`, got "
+                    f"{tensor.dtype} for `{spec.name}`; call model.float() or model.double()."
                 )
-            if tensor.device != device:
+            if tensor.device != first.device:
                 raise DeviceError(
-                    f"{where}: all of the model must be on {device} like "
-                    f"`{self.network.tensors[0].name}`, got {tensor.device} for `{spec.name}`; "
-                    f'call model.to("{device}").'
+                    f"{where}: all of the model must be on {first.device} like `{name}`, got "
+                    f'{tensor.device} for `{spec.name}`; call model.to("{first.device}").'
                 )
             if tensor.shape != shape:
                 raise ShapeError(

@@ -8,7 +8,6 @@
 namespace fastmaml::dlpack {
 
 inline constexpr uint32_t kMajor = 1;
-inline constexpr uint8_t kFloat = 2;
 
 struct Version {
   uint32_t major, minor;

@@ -63,7 +63,7 @@ bool is_plain(PyObject* object) {
   return Py_TYPE(object) == torch.tensor || Py_TYPE(object) == torch.parameter;
 }
 
-// Reads a plain tensor, unless torch has no table or the tensor no memory of its own.
+// Reads a plain tensor; false where torch has no table, or the tensor no memory of its own.
 bool read(PyObject* object, dlpack::Tensor& out) {
   if (torch.read == nullptr || !is_plain(object)) return false;
   if (torch.read(object, &out) == 0) return true;
@@ -75,7 +75,7 @@ void* begin_of(const dlpack::Tensor& tensor) {
   return static_cast<char*>(tensor.data) + tensor.byte_offset;
 }
 
-// What Python's own access would come to, without the search for the name.
+// What Python's own access comes to; of a plain tensor without the search for the name.
 py::object get(PyObject* object, const Attribute& attribute) {
   const PyGetSetDef* direct = is_plain(object) ? attribute.functions : nullptr;
   PyObject* found = direct != nullptr && direct->get != nullptr
@@ -188,20 +188,16 @@ bool is_contiguous(const dlpack::Tensor& tensor) {
   return dense;
 }
 
-bool is_real(const dlpack::DataType& dtype) {
-  return dtype.code == dlpack::kFloat && dtype.lanes == 1 && (dtype.bits == 32 || dtype.bits == 64);
-}
-
-std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes) {
+std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, py::handle like) {
   const size_t count = tensors.size();
   if (shapes.size() != count) throw py::value_error("expected as many shapes as tensors");
   std::vector<void*> addresses(count);
   dlpack::Tensor first{}, tensor{};
+  if (!read(like.ptr(), first)) return std::nullopt;
   for (size_t i = 0; i < count; ++i) {
-    if (!read(PyList_GET_ITEM(tensors.ptr(), i), tensor)) return std::nullopt;
-    if (i == 0) first = tensor;
-    if (!is_real(tensor.dtype) || tensor.dtype != first.dtype || tensor.device != first.device ||
-        !has_shape(tensor, PyList_GET_ITEM(shapes.ptr(), i)) || !is_contiguous(tensor))
+    if (!read(PyList_GET_ITEM(tensors.ptr(), i), tensor) || tensor.dtype != first.dtype ||
+        tensor.device != first.device || !has_shape(tensor, PyList_GET_ITEM(shapes.ptr(), i)) ||
+        !is_contiguous(tensor))
       return std::nullopt;
     addresses[i] = begin_of(tensor);
   }
@@ -235,7 +231,9 @@ void* address_of(py::handle tensor) {
   if (read(tensor.ptr(), found)) return begin_of(found);
   PyObject* number = PyObject_CallMethodNoArgs(tensor.ptr(), torch.data_ptr);
   if (number == nullptr) throw py::error_already_set();
-  return PyLong_AsVoidPtr(py::reinterpret_steal<py::object>(number).ptr());
+  void* address = PyLong_AsVoidPtr(py::reinterpret_steal<py::object>(number).ptr());
+  if (address == nullptr && PyErr_Occurred()) throw py::error_already_set();
+  return address;
 }
 
 Tensors::Tensors(py::list list) : tensors(std::move(list)) {
@@ -254,7 +252,7 @@ void register_tensors(py::module_& module) {
       .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&>(),
            py::arg("equal"), py::arg("same"), py::arg("empty"), py::arg("flags"))
       .def("holds", &Snapshot::holds);
-  module.def("fitting", &fitting, py::arg("tensors"), py::arg("shapes"));
+  module.def("fitting", &fitting, py::arg("tensors"), py::arg("shapes"), py::arg("like"));
   module.def("give_grads", &give_grads, py::arg("parameters"), py::arg("grads"));
 }
 
