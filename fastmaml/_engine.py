@@ -28,10 +28,10 @@ except ImportError as error:  # a source tree that was not built, or a platform 
 __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flops", "require"]
 
 _CPU = torch.device("cpu")
+_KEPT = 64  # layouts per plan; a caller with ever new numbers of tasks starts afresh then
 Purpose = Literal["meta_step", "evaluate", "curve", "adapt"]
 _Answer = TypeVar("_Answer")
 _Written = tuple[Tensor, Tensor, list[Tensor], Tensor | None]
-
 if TYPE_CHECKING:
     Snapshot = _C.Snapshot
     Theta = list[Tensor] | _C.Tensors  # a network's tensors, contiguous, in its order
@@ -198,7 +198,7 @@ class CompiledPlan:
         self.output_shape = tuple(self.plan.output_shape())
         self._query_rows = 0 if purpose == "adapt" else query_rows
         self._trainable = [tuple(t.shape) for t in network.tensors if t.trainable]
-        self._written: dict[int, list[Layout]] = {}
+        self._layouts_of: dict[int, list[Layout]] = {}  # by number of tasks
         self._bytes: dict[tuple[int, int, int, bool], int] = {}
         self._tables = _device.Tables(self.plan.device_tables)
 
@@ -276,8 +276,7 @@ class CompiledPlan:
             The same `Outputs` as `run`, and every instruction in the program's order.
         """
         written, times = self._call(self.plan.profile, 1, 0, tasks, theta, rate)
-        ran = [InstructionTime(t.label, t.seconds, t.flops) for t in times]
-        return Outputs(*written, ""), ran
+        return Outputs(*written, ""), [InstructionTime(t.label, t.seconds, t.flops) for t in times]
 
     def _place(self, device: torch.device) -> _C.Place:
         """Where a call runs."""
@@ -300,8 +299,8 @@ class CompiledPlan:
             with torch.inference_mode(False):  # .grad must be an ordinary tensor
                 return self._call(entry, threads, lanes, tasks, theta, rate)
         support = _dense(tasks.support_x), _dense(tasks.support_y)
-        adapt = self.purpose == "adapt"
-        query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
+        alone = self.purpose == "adapt"
+        query = support if alone else (_dense(tasks.query_x), _dense(tasks.query_y))
         count, device = tasks.tasks, tasks.support_x.device
         losses, logits, *outputs = all_empty(self._layouts(count), device)
         dots = outputs.pop() if self.rate_grad else None
@@ -333,17 +332,19 @@ class CompiledPlan:
 
     def _layouts(self, count: int) -> list[Layout]:
         """Of all that a call over `count` tasks writes: losses, logits, outputs, loss tangents."""
-        found = self._written.get(count)
+        found = self._layouts_of.get(count)
         if found is None:
-            points = (self.inner_steps + 1,) if self.purpose == "curve" else ()
-            shapes = [(count, *points), (count, *points, self._query_rows, *self.output_shape)]
+            each = (count, self.inner_steps + 1) if self.purpose == "curve" else (count,)
+            shapes = [each, (*each, self._query_rows, *self.output_shape)]
             if self.purpose == "adapt":
                 shapes += [(count, *shape) for shape in self._trainable]
             elif self.purpose == "meta_step":
                 shapes += self._trainable
             if self.rate_grad:
                 shapes.append((count, self.inner_steps))
-            found = self._written[count] = [layout(shape, self.dtype) for shape in shapes]
+            if len(self._layouts_of) >= _KEPT:
+                self._layouts_of.clear()
+            self._layouts_of[count] = found = [layout(shape, self.dtype) for shape in shapes]
         return found
 
     def _rates(

@@ -3,8 +3,9 @@
 A model is an ordinary module that its owner may change between calls: switch to eval mode, freeze
 a parameter, replace a layer, add a hook. `lookup` compares the module tree with what it was when it
 was traced, by identity and equality of attributes, one level into lists, dicts and sets, in about a
-microsecond per module; any difference drops the trace and its plans. What lies deeper (a field of
-an object that a module holds, a class whose forward is replaced) is not watched.
+tenth of a microsecond per module and tensor; any difference drops the trace and its plans. What
+lies deeper (a field of an object that a module holds, a class whose forward is replaced) is not
+watched.
 """
 
 from __future__ import annotations
