@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks [run|table|model|first-call|list] ...`."""
+"""Command line: `python -m benchmarks [run|table|model|first-call|overhead|list] ...`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
         print(first_call.run(quick=args.quick))
         return 0
+    if args.command == "overhead":
+        return _overhead(args)
     return _run(args)
 
 
@@ -95,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     firsts.add_argument("--threads", type=int, default=1)
     firsts.add_argument("--quick", action="store_true", help="small models, to see that it runs")
+    calls = commands.add_parser(
+        "overhead", help="what a call takes beside the engine, by the number of parameters"
+    )
+    calls.add_argument("--tensors", nargs="+", type=int, default=[1, 10, 50, 200])
+    calls.add_argument("--rounds", type=int, default=50)
     commands.add_parser("list", help="workloads and contestants")
     return parser
 
@@ -141,6 +148,13 @@ def _run_on_device(args: argparse.Namespace, device: devices.Device | None = Non
             rows += device_run.run(workload, contestants, args.rounds, seconds, device)
         print(device_run.render(rows, device.facts(), device.peak_gflops()))
     return 1 if any(row.verdict.startswith("refused") for row in rows) else 0
+
+
+def _overhead(args: argparse.Namespace) -> int:
+    from benchmarks import overhead  # fastmaml alone is timed, which the others do without
+
+    print(overhead.render(overhead.run(args.tensors, args.rounds)))
+    return 0
 
 
 def _table(args: argparse.Namespace) -> int:

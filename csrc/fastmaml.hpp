@@ -2,8 +2,8 @@
 //
 //   NetworkSpec -> Plan(spec, settings) -> workspace_bytes(tasks, threads) -> run(call)
 //
-// The core includes no Python and no torch header, allocates nothing in `run`, and never prints or
-// aborts. Letters: T tasks, S support rows, Q query rows, K inner steps, P parameters.
+// Nothing here prints or aborts; a call allocates only what later ones of its size use again.
+// Letters: T tasks, S support rows, Q query rows, K inner steps, P parameters.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,6 @@ namespace fastmaml {
 using Shape = std::vector<int64_t>;
 
 enum class Dtype { f32, f64 };
-
 // What a program produces: losses, logits and the meta-gradient; losses and logits; these after 0
 // to K steps; or the fast weights phi[K] of every task, without a query set.
 enum class Mode { meta_step, evaluate, curve, adapt };

@@ -1,3 +1,8 @@
+from typing import Any
+
+import torch
+from torch import Tensor
+
 class Mode:
     meta_step: Mode
     evaluate: Mode
@@ -50,6 +55,19 @@ class DeviceCost:
     block_bytes: int
     kinds: list[KindCost]
 
+class Tensors:
+    def __init__(self, tensors: list[Tensor]) -> None: ...
+
+class Snapshot:
+    def __init__(
+        self,
+        equal: list[tuple[Any, Any]],
+        same: list[tuple[dict[str, Any], dict[str, Any]]],
+        empty: list[Any],
+        flags: list[tuple[Tensor, bool]],
+    ) -> None: ...
+    def holds(self) -> bool: ...
+
 class Plan:
     def __init__(
         self,
@@ -87,40 +105,40 @@ class Plan:
         tasks: int,
         threads: int,
         lanes: int,
-        support_x: int,
-        support_y: int,
-        query_x: int,
-        query_y: int,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
         rates: list[float],
-        tensors: list[int],
-        outputs: list[int],
-        task_losses: int,
-        logits: int,
-        loss_dots: int,
-        workspace: int,
+        tensors: Tensors | list[Tensor],
+        outputs: list[Tensor],
+        task_losses: Tensor,
+        logits: Tensor,
+        loss_dots: Tensor | None,
+        workspace: Tensor,
         workspace_bytes: int,
         place: Place,
-        scalars: int,
+        scalars: Tensor | None,
     ) -> str: ...
     def profile(
         self,
         tasks: int,
         threads: int,
         lanes: int,
-        support_x: int,
-        support_y: int,
-        query_x: int,
-        query_y: int,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
         rates: list[float],
-        tensors: list[int],
-        outputs: list[int],
-        task_losses: int,
-        logits: int,
-        loss_dots: int,
-        workspace: int,
+        tensors: Tensors | list[Tensor],
+        outputs: list[Tensor],
+        task_losses: Tensor,
+        logits: Tensor,
+        loss_dots: Tensor | None,
+        workspace: Tensor,
         workspace_bytes: int,
         place: Place,
-        scalars: int,
+        scalars: Tensor | None,
     ) -> list[InstructionTime]: ...
 
 def device_absence() -> str: ...
@@ -130,4 +148,6 @@ def instruction_set() -> str: ...
 def available_instruction_sets() -> list[str]: ...
 def force_instruction_set(name: str) -> None: ...
 def first_outside(values: int, count: int, limit: int) -> int: ...
+def fitting(tensors: list[Tensor], shapes: list[torch.Size], like: Tensor) -> Tensors | None: ...
+def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool: ...
 def peak_flops(float64: bool, threads: int) -> float: ...

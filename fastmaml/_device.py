@@ -5,10 +5,14 @@ Nothing here waits for a device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-__all__ = ["current_stream", "is_capturing", "on_device", "scalars", "total_memory"]
+from .errors import BackendError
+
+__all__ = ["Tables", "current_stream", "is_capturing", "on_device", "scalars", "total_memory"]
 
 DEVICE_CODE = False
 """Whether calls on the CPU run the device's code. Tests set it, with another `_engine._C`."""
@@ -59,3 +63,34 @@ def scalars(rate: Tensor, steps: int, tasks: int, dtype: torch.dtype, rate_grad:
     fixed = [one, one / tasks]
     padding = [one - 1] * ((2 + 3 * steps) % 2)
     return torch.stack([*fixed, *step * steps, *padding])
+
+
+class Tables:
+    """A program's tables on devices. Each stream has its own: they hold a counter."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        """Keep what gives the bytes, asked on first use."""
+        self._make = make
+        self._made: dict[tuple[torch.device, int], Tensor] = {}
+
+    def on(self, device: torch.device, stream: int) -> Tensor:
+        """The tables for a stream of a device.
+
+        Raises:
+            BackendError: The caller records a CUDA graph, and no call has run there before.
+        """
+        found = self._made.get((device, stream))
+        if found is not None:
+            return found
+        if is_capturing(device):
+            # Captured launches do not use the counter, and cannot wait for a copy from the host.
+            for (other, _), tables in self._made.items():
+                if other == device:
+                    return tables
+            raise BackendError(
+                "a call that is captured in a CUDA graph must have run once before; "
+                "call it once on a side stream first, as torch.cuda.graph asks for."
+            )
+        host = torch.frombuffer(bytearray(self._make()), dtype=torch.uint8)
+        tables = self._made[device, stream] = host.to(device)
+        return tables

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import _device
+from ._allocate import Layout, Outputs, all_empty, layout
 from .errors import BackendError
 from .graph import Network
 from .kept import Recent
@@ -31,9 +31,13 @@ except ImportError as error:  # a source tree that was not built, or a platform 
 __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flops", "require"]
 
 _CPU = torch.device("cpu")
-_KEPT_SIZES = 64  # numbers of tasks whose workspace's size a plan remembers
+_KEPT = 64  # numbers of tasks whose layouts and workspace's size a plan remembers
 Purpose = Literal["meta_step", "evaluate", "curve", "adapt"]
 _Answer = TypeVar("_Answer")
+_Written = tuple[Tensor, Tensor, list[Tensor], Tensor | None]
+if TYPE_CHECKING:
+    Snapshot = _C.Snapshot
+    Theta = list[Tensor] | _C.Tensors  # a network's tensors, contiguous, in its order
 
 TEAM = 0
 """Most blocks that share a task on a device; 0: as many as pay. Tests force it."""
@@ -104,16 +108,6 @@ def peak_flops(dtype: torch.dtype, threads: int) -> float:
     """
     require("peak_flops")
     return _C.peak_flops(dtype is torch.float64, threads)
-
-
-class Outputs(NamedTuple):
-    """What one run wrote."""
-
-    task_losses: Tensor  # [T]; of a curve [T, K + 1]
-    logits: Tensor  # [T, Q, ...]; of a curve [T, K + 1, Q, ...]
-    tensors: list[Tensor]  # meta-gradients [shape] or fast weights [T, shape], trainable order
-    loss_dots: Tensor | None  # [T, K]
-    executor: str  # "cpu", or "cuda graph", "cuda launches", "cuda resident"
 
 
 class InstructionTime(NamedTuple):
@@ -201,10 +195,12 @@ class CompiledPlan:
         self.inner_steps = inner_steps
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
-        self.trainable = [i for i, t in enumerate(network.tensors) if t.trainable]
         self.bytes = self.used = 0  # what it occupies, and when it was last used: see `plan`
-        self._bytes = Recent[tuple[int, int, int, bool], int](_KEPT_SIZES)
-        self._tables: dict[tuple[torch.device, int], Tensor] = {}  # by device and stream
+        self._query_rows = 0 if purpose == "adapt" else query_rows
+        self._trainable = [tuple(t.shape) for t in network.tensors if t.trainable]
+        self._layouts_of = Recent[int, list[Layout]](_KEPT)  # by number of tasks
+        self._bytes = Recent[tuple[int, int, int, bool], int](_KEPT)
+        self._tables = _device.Tables(self.plan.device_tables)
         weakref.finalize(self, release_workspaces).atexit = False
 
     def workspace_bytes(
@@ -245,7 +241,7 @@ class CompiledPlan:
     def run(
         self,
         tasks: Tasks,
-        theta: Sequence[Tensor],
+        theta: Theta,
         rate: float | Tensor,
         threads: int | None = None,
         lanes: int = 0,
@@ -264,11 +260,11 @@ class CompiledPlan:
             The `Outputs`, freshly allocated.
         """
         threads = torch.get_num_threads() if threads is None else threads
-        outputs, executor = self._call(self.plan.run, threads, lanes, tasks, theta, rate)
-        return outputs._replace(executor=executor)
+        written, executor = self._call(self.plan.run, threads, lanes, tasks, theta, rate)
+        return Outputs(*written, executor)
 
     def profile(
-        self, tasks: Tasks, theta: Sequence[Tensor], rate: float
+        self, tasks: Tasks, theta: Theta, rate: float
     ) -> tuple[Outputs, list[InstructionTime]]:
         """Run the program on one thread and time its instructions.
 
@@ -280,34 +276,16 @@ class CompiledPlan:
         Returns:
             The same `Outputs` as `run`, and every instruction in the program's order.
         """
-        outputs, times = self._call(self.plan.profile, 1, 0, tasks, theta, rate)
-        return outputs, [InstructionTime(t.label, t.seconds, t.flops) for t in times]
+        written, times = self._call(self.plan.profile, 1, 0, tasks, theta, rate)
+        return Outputs(*written, ""), [InstructionTime(t.label, t.seconds, t.flops) for t in times]
 
     def _place(self, device: torch.device) -> _C.Place:
         """Where a call runs."""
         if not _device.on_device(device):
             return _C.Place(all_threads=True) if ALL_THREADS else self._cpu
         stream = _device.current_stream(device)
-        tables = self._device_tables(device, stream).data_ptr()
+        tables = self._tables.on(device, stream).data_ptr()
         return _C.Place(device=device.index or 0, stream=stream, tables=tables, team=TEAM)
-
-    def _device_tables(self, device: torch.device, stream: int) -> Tensor:
-        """The program's tables on a device. Each stream has its own: they hold a counter."""
-        found = self._tables.get((device, stream))
-        if found is not None:
-            return found
-        if _device.is_capturing(device):
-            # Captured launches do not use the counter, and cannot wait for a copy from the host.
-            for (other, _), tables in self._tables.items():
-                if other == device:
-                    return tables
-            raise BackendError(
-                "a call that is captured in a CUDA graph must have run once before; "
-                "call it once on a side stream first, as torch.cuda.graph asks for."
-            )
-        host = torch.frombuffer(bytearray(self.plan.device_tables()), dtype=torch.uint8)
-        tables = self._tables[device, stream] = host.to(device)
-        return tables
 
     def _call(
         self,
@@ -315,28 +293,18 @@ class CompiledPlan:
         threads: int,
         lanes: int,
         tasks: Tasks,
-        theta: Sequence[Tensor],
+        theta: Theta,
         rate: float | Tensor,
-    ) -> tuple[Outputs, _Answer]:
+    ) -> tuple[_Written, _Answer]:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # .grad must be an ordinary tensor
                 return self._call(entry, threads, lanes, tasks, theta, rate)
-        dtype, adapt = self.dtype, self.purpose == "adapt"
         support = _dense(tasks.support_x), _dense(tasks.support_y)
-        query = support if adapt else (_dense(tasks.query_x), _dense(tasks.query_y))
+        alone = self.purpose == "adapt"
+        query = support if alone else (_dense(tasks.query_x), _dense(tasks.query_y))
         count, device = tasks.tasks, tasks.support_x.device
-
-        new = partial(torch.empty, dtype=dtype, device=device)
-        if self.purpose in ("evaluate", "curve"):
-            outputs: list[Tensor] = []
-        elif adapt:
-            outputs = [new(count, *theta[i].shape) for i in self.trainable]
-        else:
-            outputs = [torch.empty_like(theta[i]) for i in self.trainable]
-        points = (self.inner_steps + 1,) if self.purpose == "curve" else ()
-        losses = new(count, *points)
-        logits = new(count, *points, 0 if adapt else tasks.query_rows, *self.output_shape)
-        dots = new(count, self.inner_steps) if self.rate_grad else None
+        losses, logits, *outputs = all_empty(self._layouts(count), device)
+        dots = outputs.pop() if self.rate_grad else None
         size = self.workspace_bytes(count, threads, lanes, device)
         rates, scalars = self._rates(rate, count, device)
         place = self._place(device)
@@ -346,24 +314,37 @@ class CompiledPlan:
                 count,
                 threads,
                 lanes,
-                support[0].data_ptr(),
-                support[1].data_ptr(),
-                query[0].data_ptr(),
-                query[1].data_ptr(),
+                *support,
+                *query,
                 rates,
-                [t.data_ptr() for t in theta],
-                [t.data_ptr() for t in outputs],
-                losses.data_ptr(),
-                logits.data_ptr(),
-                0 if dots is None else dots.data_ptr(),
-                workspace.data_ptr(),
+                theta,
+                outputs,
+                losses,
+                logits,
+                dots,
+                workspace,
                 size,
                 place,
-                0 if scalars is None else scalars.data_ptr(),
+                scalars,
             )
         finally:
             keep_workspace(workspace)
-        return Outputs(losses, logits, outputs, dots, ""), answer
+        return (losses, logits, outputs, dots), answer
+
+    def _layouts(self, count: int) -> list[Layout]:
+        """Of all that a call over `count` tasks writes: losses, logits, outputs, loss tangents."""
+        found = self._layouts_of[count]
+        if found is None:
+            each = (count, self.inner_steps + 1) if self.purpose == "curve" else (count,)
+            shapes = [each, (*each, self._query_rows, *self.output_shape)]
+            if self.purpose == "adapt":
+                shapes += [(count, *shape) for shape in self._trainable]
+            elif self.purpose == "meta_step":
+                shapes += self._trainable
+            if self.rate_grad:
+                shapes.append((count, self.inner_steps))
+            self._layouts_of[count] = found = [layout(shape, self.dtype) for shape in shapes]
+        return found
 
     def _rates(
         self, rate: float | Tensor, tasks: int, device: torch.device
@@ -373,6 +354,36 @@ class CompiledPlan:
             return [float(rate)] * self.inner_steps, None
         scalars = _device.scalars(rate, self.inner_steps, tasks, self.dtype, self.rate_grad)
         return [0.0] * self.inner_steps, scalars
+
+
+def snapshot(
+    equal: list[tuple[Any, Any]],
+    same: list[tuple[dict[str, Any], dict[str, Any]]],
+    empty: list[Any],
+    flags: list[tuple[Tensor, bool]],
+) -> _C.Snapshot:
+    """A model as it is. Later its ``holds()`` says whether it still is, or raises as ``==`` does.
+
+    Args:
+        equal: Objects of the model beside what they must be equal to.
+        same: Dicts beside copies, which must hold the same objects under the same names.
+        empty: Containers that must hold nothing.
+        flags: Tensors beside their ``requires_grad``.
+    """
+    return _C.Snapshot(equal, same, empty, flags)
+
+
+def fitting(tensors: list[Tensor], shapes: list[torch.Size], like: Tensor) -> _C.Tensors | None:
+    """The tensors if all are C-ordered, of these shapes, and of one tensor's dtype and device.
+
+    None also where that cannot be told fast: of a tensor's subclass, or by a torch before 2.10.
+    """
+    return _C.fitting(tensors, shapes, like)
+
+
+def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:
+    """Make gradients the ``.grad`` of parameters, or nothing and False where one has some."""
+    return _C.give_grads(parameters, grads)
 
 
 def first_bad_class(y: Tensor, classes: int) -> int:

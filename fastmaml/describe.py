@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
@@ -51,7 +49,7 @@ def describe(
     try:
         call = _prepare(where, model, support, query, settings, "fused", "meta_step", memory)
     except (UnsupportedModelError, BackendError) as error:
-        plain = replace(settings, precision="float32")  # the reference runs as torch is set to
+        plain = settings._replace(precision="float32")  # the reference runs as torch is set to
         _prepare(where, model, support, query, plain, "reference", "meta_step")
         return f"backend reference\n{error}"
     assert call.fit is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -125,7 +125,7 @@ def _curve(
         ran = _run(call, call.fit)
         return ran.task_losses.T, ran.logits.transpose(0, 1), "fused"
     points = [
-        _compute(call._replace(settings=replace(settings, inner_steps=steps)), want_grad=False)
+        _compute(call._replace(settings=settings._replace(inner_steps=steps)), want_grad=False)
         for steps in range(settings.inner_steps + 1)
     ]
     losses = torch.stack([point.task_losses for point in points])

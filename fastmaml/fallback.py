@@ -10,7 +10,6 @@ ways: it returns the loop's numbers, and only if vmap's agree do later calls of 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -103,7 +102,7 @@ def _batched(
             learned = want_grad and alpha.requires_grad
             alpha = leaf(alpha, learned)
             wanted += [alpha] if learned else []
-            settings = replace(settings, inner_lr=alpha)
+            settings = settings._replace(inner_lr=alpha)
         function = Function(model, tasks, settings.loss, where)
 
         def one(*data: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ statistics of its own rows and updates nothing, and in-place layers leave the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from .tasks import Tasks, check_output, validate_inputs
 __all__ = [
     "Function",
     "accumulate",
+    "attach",
     "call_model",
     "grad_mode",
     "is_index",
@@ -225,6 +226,28 @@ def _check_held(where: str, name: str, old: Tensor, grad: Tensor) -> None:
             f"{text}a tensor that can be added to, got an expanded one whose entries share "
             f"memory{advice}"
         )
+
+
+def attach(value: Tensor, leaves: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """A computed value with a graph: to tensors whose gradients, beside them, are already known."""
+    attached: Tensor = _Attach.apply(  # type: ignore[no-untyped-call]
+        value, [grad for _, grad in leaves], *(tensor for tensor, _ in leaves)
+    )
+    return attached
+
+
+class _Attach(torch.autograd.Function):
+    """The node of such a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *leaves: Tensor) -> Tensor:
+        ctx.save_for_backward(*grads)
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *(upstream * grad for grad in ctx.saved_tensors))
 
 
 def leaf(tensor: Tensor, requires_grad: bool) -> Tensor:

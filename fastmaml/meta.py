@@ -7,7 +7,7 @@ model and the reference algorithm in PyTorch where it cannot.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import _engine, fallback
 from .errors import BackendError, SettingError, UnsupportedModelError
-from .functional import accumulate, model_kind, predictor, trainable
+from .functional import accumulate, attach, model_kind, predictor, trainable
 from .losses import LossArgument
 from .memory import AUTO, Fit, Memory, Recompute, check_memory
 from .plan import lookup
@@ -37,7 +37,7 @@ class _Call(NamedTuple):
     tasks: Tasks
     settings: Settings
     fit: Fit | None
-    theta: list[Tensor]  # the network's tensors
+    theta: _engine.Theta  # the network's tensors
     parameters: dict[str, Tensor]  # the trainable ones among them, in the plan's order
 
 
@@ -121,7 +121,10 @@ def meta_step(
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
     call = _prepare(where, model, support, query, settings, backend, "meta_step", memory)
-    outcome = _compute(call, want_grad=True)
+    ran = None if call.fit is None else _run(call, call.fit)
+    if ran is not None and _gave(call, ran):
+        return _finish(call, ran)
+    outcome = _compute(call, want_grad=True) if ran is None else _outcome(call, ran)
     accumulate(where, call.parameters, settings.inner_lr, outcome.grads, outcome.rate_grad)
     return _finish(call, outcome)
 
@@ -197,10 +200,7 @@ def meta_loss(
     leaves = [(call.parameters[name], grad) for name, grad in outcome.grads.items()]
     if outcome.rate_grad is not None and isinstance(settings.inner_lr, Tensor):
         leaves.append((settings.inner_lr, outcome.rate_grad))
-    attached: Tensor = _Attach.apply(  # type: ignore[no-untyped-call]
-        value, [g for _, g in leaves], *(leaf for leaf, _ in leaves)
-    )
-    return attached
+    return attach(value, leaves)
 
 
 def adapt(
@@ -311,10 +311,7 @@ def _prepare_fused(
         rate_grad=purpose == "meta_step" and isinstance(rate, Tensor) and rate.requires_grad,
         where=where,
     )
-    parameters = {
-        name: theta[i] for name, i in zip(traced.trainable_names, traced.trainable, strict=True)
-    }
-    return _Call(where, model, tasks, settings, found, theta, parameters)
+    return _Call(where, model, tasks, settings, found, theta, traced.parameters)
 
 
 def _unsupported(where: str, what: str) -> UnsupportedModelError:
@@ -340,10 +337,9 @@ def _warn(where: str, model: nn.Module, error: Exception) -> None:
 
 def _run(call: _Call, fit: Fit) -> _engine.Outputs:
     """One run of the engine."""
-    theta = [t if t.is_contiguous() else t.detach().contiguous() for t in call.theta]
     rate = call.settings.inner_lr
     rate = rate.detach() if isinstance(rate, Tensor) else rate
-    return fit.plan.run(call.tasks, theta, rate, fit.threads, fit.lanes)
+    return fit.plan.run(call.tasks, call.theta, rate, fit.threads, fit.lanes)
 
 
 def _compute(call: _Call, *, want_grad: bool) -> Outcome:
@@ -353,9 +349,22 @@ def _compute(call: _Call, *, want_grad: bool) -> Outcome:
             call.model, call.tasks, call.settings, want_grad=want_grad, where=call.where
         )
     ran = _run(call, call.fit)
-    grads = dict(zip(call.parameters, ran.tensors, strict=True)) if want_grad else {}
-    rate_grad = _rate_grad(call, ran) if want_grad else None
-    return Outcome(ran.task_losses, ran.logits, grads, rate_grad, ran.executor)
+    if not want_grad:
+        return Outcome(ran.task_losses, ran.logits, {}, None, ran.executor)
+    return _outcome(call, ran)
+
+
+def _outcome(call: _Call, ran: _engine.Outputs) -> Outcome:
+    """What a run of the engine for a meta-step came to, by name."""
+    grads = dict(zip(call.parameters, ran.tensors, strict=True))
+    return Outcome(ran.task_losses, ran.logits, grads, _rate_grad(call, ran), ran.executor)
+
+
+def _gave(call: _Call, ran: _engine.Outputs) -> bool:
+    """Make the gradients ``.grad`` where none is there yet, as nearly always; else do nothing."""
+    rate = call.settings.inner_lr
+    learned = isinstance(rate, Tensor) and rate.requires_grad
+    return not learned and _engine.give_grads(list(call.parameters.values()), ran.tensors)
 
 
 def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
@@ -373,23 +382,9 @@ def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
     return torch.where(alpha == 0, -total, total / alpha).to(rate.dtype)
 
 
-def _finish(call: _Call, outcome: Outcome) -> MetaStepResult:
+def _finish(call: _Call, outcome: Outcome | _engine.Outputs) -> MetaStepResult:
     """Reduce the task losses and logits to the result."""
     losses, logits = outcome.task_losses, outcome.logits
     share = accuracy(logits, call.tasks.query_y) if call.settings.loss.classifies else None
     backend: Backend = "reference" if call.fit is None else "fused"
     return MetaStepResult(losses.mean(), losses, logits, share, backend, outcome.executor)
-
-
-class _Attach(torch.autograd.Function):
-    """Gives a computed loss a graph whose gradients are already known."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *leaves: Tensor) -> Tensor:
-        ctx.save_for_backward(*grads)
-        return value.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(upstream * grad for grad in ctx.saved_tensors))

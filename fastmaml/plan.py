@@ -3,8 +3,9 @@
 A model is an ordinary module that its owner may change between calls: switch to eval mode, freeze
 a parameter, replace a layer, add a hook. `lookup` compares the module tree with what it was when it
 was traced, by identity and equality of attributes, one level into lists, dicts and sets, in about a
-microsecond per module; any difference drops the trace and its plans. What lies deeper (a field of
-an object that a module holds, a class whose forward is replaced) is not watched.
+tenth of a microsecond per module and tensor; any difference drops the trace and its plans. What
+lies deeper (a field of an object that a module holds, a class whose forward is replaced) is not
+watched.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable
 from copy import copy
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,6 +31,9 @@ from .settings import Settings
 from .tasks import Tasks, check_classes, check_targets
 from .threads import get_num_threads
 
+if TYPE_CHECKING:
+    from ._engine import Snapshot, Theta
+
 __all__ = ["ModelPlans", "lookup"]
 
 _KEPT = 64  # traces of a model, calls' fits of a trace
@@ -44,64 +48,26 @@ _GLOBAL_HOOKS = (
 )
 
 
-class _Snapshot(NamedTuple):
-    """One module as it was: its attribute dicts beside copies of them.
+def _snapshot(model: nn.Module, flags: list[tuple[Tensor, bool]]) -> Snapshot:
+    """A model as it is. Tensors have no equality: they are compared by name and identity.
 
-    Tensors have no equality, so that parameters and buffers are compared by name and identity; the
-    copy of `attributes` keeps them alive, and with them their identities.
+    The copies keep them alive, and with them their identities.
     """
-
-    live: dict[str, Any]
-    attributes: dict[str, Any]
-    tensors: tuple[dict[str, Any], ...]  # _parameters and _buffers
-    names: tuple[tuple[str, ...], ...]
-    identities: tuple[tuple[int, ...], ...]
-    kept: tuple[Any, ...]
-    children: dict[str, Any]
-    hooks: tuple[dict[Any, Any], ...]
-    containers: tuple[tuple[Any, Any], ...]  # the module's own lists, dicts and sets beside copies
-
-
-def _snapshot(module: nn.Module) -> _Snapshot:
-    live = vars(module)
-    tensors = live["_parameters"], live["_buffers"]
-    return _Snapshot(
-        live,
-        dict(live),
-        tensors,
-        tuple(tuple(held) for held in tensors),
-        tuple(tuple(map(id, held.values())) for held in tensors),
-        tuple(tuple(held.values()) for held in tensors),
-        dict(live["_modules"]),
-        tuple(live[name] for name in _HOOKS),
-        tuple(
+    parts = [vars(module) for module in model.modules()]
+    equal: list[tuple[Any, Any]] = []
+    for live in parts:
+        equal += [(live, dict(live)), (live["_modules"], dict(live["_modules"]))]
+        equal += (
             (value, copy(value))
             for name, value in live.items()
             if name not in _TORCHS and isinstance(value, (list, dict, set))
-        ),
-    )
-
-
-def _hold(snapshots: list[_Snapshot]) -> bool:
-    """Whether all modules are still what they were. Runs before every call: one flat loop."""
-    for snapshot in snapshots:
-        live, attributes, (parameters, buffers), names, identities, _, children, hooks, own = (
-            snapshot
         )
-        if live != attributes or live["_modules"] != children or any(hooks):
-            return False
-        for now, then in own:
-            if now != then:
-                return False
-        if (parameters or names[0]) and (
-            tuple(map(id, parameters.values())) != identities[0] or tuple(parameters) != names[0]
-        ):
-            return False
-        if (buffers or names[1]) and (
-            tuple(map(id, buffers.values())) != identities[1] or tuple(buffers) != names[1]
-        ):
-            return False
-    return True
+    return _engine.snapshot(
+        equal,
+        [(live[kind], dict(live[kind])) for live in parts for kind in ("_parameters", "_buffers")],
+        [*_GLOBAL_HOOKS, *(live[name] for live in parts for name in _HOOKS)],
+        flags,
+    )
 
 
 class ModelPlans:
@@ -109,22 +75,17 @@ class ModelPlans:
 
     def __init__(self, model: nn.Module) -> None:
         """Remember the model as it is; nothing is traced yet."""
-        self._snapshots = [_snapshot(module) for module in model.modules()]
+        flags: list[tuple[Tensor, bool]] = [(p, p.requires_grad) for p in model.parameters()]
+        self._snapshot = _snapshot(model, flags)
         self.networks = Recent[tuple[int, ...], _Traced | str](_KEPT)
-        self._requires_grad = [(p, p.requires_grad) for p in model.parameters()]
-        self._first = next((p for p, flag in self._requires_grad if flag), None)
+        self._first = next((p for p, flag in flags if flag), None)
 
     def holds(self) -> bool:
         """Whether the model is still the one that was traced."""
         try:
-            if any(_GLOBAL_HOOKS) or not _hold(self._snapshots):
-                return False
+            return self._snapshot.holds()
         except (RuntimeError, ValueError, TypeError):  # attributes without a plain equality
             return False
-        for parameter, flag in self._requires_grad:
-            if parameter.requires_grad is not flag:
-                return False
-        return True
 
     def kind(self, where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]:
         """Dtype and device of the model's parameters; errors as `model_kind`."""
@@ -159,7 +120,8 @@ class _WeakPlans(ModelPlans):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._snapshots = []
+        flags: list[tuple[Tensor, bool]] = [(p, p.requires_grad) for p in model.parameters()]
+        self._snapshot = _engine.snapshot([], [], list(_GLOBAL_HOOKS), flags)
         self._copy = WeakCopy(model)
 
     def holds(self) -> bool:
@@ -174,52 +136,55 @@ class _Traced:
 
     def __init__(self, model: nn.Module, network: Network) -> None:
         self.network = network
-        self._places: list[tuple[dict[str, Any], str]] = []
+        self._first = next((n, p) for n, p in model.named_parameters() if p.requires_grad)
+        self._live: list[Tensor] = []  # the snapshot holds as long as these are the model's
         for spec in network.tensors:
             path, _, name = spec.name.rpartition(".")
             module = model.get_submodule(path)
             place = module._parameters if name in module._parameters else module._buffers
-            self._places.append((place, name))
+            self._live.append(place[name])  # type: ignore[arg-type]
         self._shapes = [torch.Size(spec.shape) for spec in network.tensors]
-        self.trainable = [i for i, spec in enumerate(network.tensors) if spec.trainable]
-        self.trainable_names = [network.tensors[i].name for i in self.trainable]
+        self.parameters = {
+            spec.name: tensor
+            for spec, tensor in zip(network.tensors, self._live, strict=True)
+            if spec.trainable
+        }
         self.plans: dict[Hashable, CompiledPlan] = {}
         self._fits = Recent[Hashable, Fit](_KEPT)
 
-    def tensors(self, where: str) -> list[Tensor]:
-        """The network's live tensors, in its order.
+    def tensors(self, where: str) -> Theta:
+        """The network's live tensors, in its order, or contiguous copies.
 
         Raises:
-            DtypeError: They are not all of one supported dtype.
-            DeviceError: They do not all lie on one device.
+            DtypeError: One is of another dtype than the model's first trainable parameter.
+            DeviceError: One lies on another device.
             ShapeError: One was given another shape than it was traced with.
         """
-        live: list[Tensor] = [place[name] for place, name in self._places]
-        dtype, device = live[0].dtype, live[0].device
-        if dtype is not torch.float32 and dtype is not torch.float64:
-            raise DtypeError(
-                f"{where}: model parameters must be torch.float32 or torch.float64, got {dtype}; "
-                "call model.float()."
-            )
-        for tensor, shape, spec in zip(live, self._shapes, self.network.tensors, strict=True):
-            if tensor.dtype is not dtype:
+        found = _engine.fitting(self._live, self._shapes, self._first[1])
+        if found is not None:
+            return found
+        self._check(where)
+        return [t if t.is_contiguous() else t.detach().contiguous() for t in self._live]
+
+    def _check(self, where: str) -> None:
+        """Refuse tensors that the engine cannot read; errors as `tensors`."""
+        name, first = self._first
+        for tensor, shape, spec in zip(self._live, self._shapes, self.network.tensors, strict=True):
+            if tensor.dtype is not first.dtype:
                 raise DtypeError(
-                    f"{where}: all of the model must be {dtype} like "
-                    f"`{self.network.tensors[0].name}`, got {tensor.dtype} for `{spec.name}`; "
-                    "call model.float() or model.double()."
+                    f"{where}: all of the model must be {first.dtype} like `{name}`, got "
+                    f"{tensor.dtype} for `{spec.name}`; call model.float() or model.double()."
                 )
-            if tensor.device != device:
+            if tensor.device != first.device:
                 raise DeviceError(
-                    f"{where}: all of the model must be on {device} like "
-                    f"`{self.network.tensors[0].name}`, got {tensor.device} for `{spec.name}`; "
-                    f'call model.to("{device}").'
+                    f"{where}: all of the model must be on {first.device} like `{name}`, got "
+                    f'{tensor.device} for `{spec.name}`; call model.to("{first.device}").'
                 )
             if tensor.shape != shape:
                 raise ShapeError(
                     f"{where}: `{spec.name}` must be {list(shape)} as its layer says, "
                     f"got {list(tensor.shape)}."
                 )
-        return live
 
     def plan(
         self,

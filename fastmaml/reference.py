@@ -15,7 +15,6 @@ Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, 2017, algorithm 1 an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -183,13 +182,13 @@ def compute(
         SettingError: A class index out of range, or nothing to train.
     """
     if not want_grad:
-        settings = replace(settings, first_order=True)
+        settings = settings._replace(first_order=True)
     with grad_mode():
         theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
         alpha = settings.inner_lr
         if isinstance(alpha, Tensor):
             alpha = leaf(alpha, want_grad and alpha.requires_grad)
-            settings = replace(settings, inner_lr=alpha)
+            settings = settings._replace(inner_lr=alpha)
         wanted = dict(theta)
         if isinstance(alpha, Tensor) and alpha.requires_grad:
             wanted[_RATE] = alpha
@@ -214,7 +213,7 @@ def fast_weights(
     model: nn.Module, tasks: Tasks, settings: Settings, *, where: str = "adapt"
 ) -> dict[str, Tensor]:
     """The trainable parameters after the inner loop on the support sets, each ``[T, ...]``."""
-    settings = replace(settings, first_order=True)
+    settings = settings._replace(first_order=True)
     with grad_mode():
         function = Function(model, tasks, settings.loss, where)
         theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}

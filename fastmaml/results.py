@@ -80,4 +80,4 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
         A 0-dim tensor of ``logits``' dtype between 0 and 1.
     """
     truth = y.argmax(-1) if y.is_floating_point() else y
-    return (logits.argmax(-1) == truth).to(logits.dtype).mean()
+    return (logits.argmax(-1) == truth).mean(dtype=logits.dtype)

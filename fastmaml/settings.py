@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +28,7 @@ Precision = Literal["float32", "tf32"]
 _MOST_STEPS = 10_000  # every step is part of the program; more would not fit any machine
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings of one meta-step.
 
     Attributes:

@@ -8,8 +8,7 @@ Q query rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -33,11 +32,11 @@ __all__ = [
 Pair = Sequence[Tensor]
 """A support or query argument: ``(x, y)``, x ``[T, n, ...]``, y ``[T, n]`` or ``[T, n, D]``."""
 
+_DENSE = torch.strided
 _CASTS = {torch.float32: "float", torch.float64: "double", torch.int64: "long"}
 
 
-@dataclass(frozen=True, slots=True)
-class Tasks:
+class Tasks(NamedTuple):
     """A dense batch of tasks that passed the door.
 
     Attributes:
@@ -167,7 +166,8 @@ def _check_x(where: str, side: str, x: Tensor, dtype: torch.dtype, device: torch
             f"{where}: {side} x must be {dtype} like the model's parameters, got {x.dtype}; "
             f"call x.{_CASTS[dtype]}()."
         )
-    _check_storage(where, side, "x", x, device)
+    if x.device != device or x.requires_grad or x.layout is not _DENSE:
+        _bad_storage(where, side, "x", x, device)
 
 
 def _bad_rows(where: str, side: str, x: Tensor) -> NoReturn:
@@ -186,10 +186,10 @@ def _bad_rows(where: str, side: str, x: Tensor) -> NoReturn:
     )
 
 
-def _check_storage(
+def _bad_storage(
     where: str, side: str, letter: str, tensor: Tensor, device: torch.device
-) -> None:
-    """Device, layout and the absence of a graph."""
+) -> NoReturn:
+    """Another device, a graph, or no dense memory."""
     if tensor.device != device:
         raise DeviceError(
             f"{where}: {side} {letter} must be on {device} like the model's parameters, "
@@ -200,11 +200,9 @@ def _check_storage(
             f"{where}: data must not require grad, got {side} {letter} with requires_grad=True; "
             "call .detach()."
         )
-    if tensor.layout is not torch.strided:
-        raise SettingError(
-            f"{where}: {side} {letter} must be a dense tensor, got {tensor.layout}; "
-            "call .to_dense()."
-        )
+    raise SettingError(
+        f"{where}: {side} {letter} must be a dense tensor, got {tensor.layout}; call .to_dense()."
+    )
 
 
 def _check_y(
@@ -226,7 +224,8 @@ def _check_y(
         )
     if loss.op is not None or loss.classifies:
         _check_y_of_loss(where, side, y, dtype, loss)
-    _check_storage(where, side, "y", y, device)
+    if y.device != device or y.requires_grad or y.layout is not _DENSE:
+        _bad_storage(where, side, "y", y, device)
 
 
 def _check_y_of_loss(where: str, side: str, y: Tensor, dtype: torch.dtype, loss: Loss) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from door import refused
 from small import classification, gradients, network
 from test_meta import agree, both
 from tolerances import assert_close
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import meta, reference
+from fastmaml.errors import DtypeError
 from fastmaml.verify import _relative
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -155,3 +157,29 @@ def test_verify_sees_what_is_not_finite() -> None:
     bad = torch.tensor([1.0, float("nan")])
     assert _relative(bad, torch.ones(2)) == float("inf")
     assert _relative(bad, bad) == 0.0
+
+
+class Idle(nn.Module):
+    """Has a parameter that no layer uses, and the model's first."""
+
+    def __init__(self, idle: Tensor) -> None:
+        super().__init__()
+        self.idle = nn.Parameter(idle)
+        self.layer = nn.Linear(2, 3, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def test_used_parameters_are_like_unused_ones() -> None:
+    model, (support, query) = Idle(torch.zeros(2, dtype=torch.float32)), classification()
+    data = [(x.float(), y) for x, y in (support, query)]
+    refused(
+        DtypeError,
+        "meta_step: all of the model must be torch.float32 like `idle`, got torch.float64 for "
+        "`layer.weight`; call model.float() or model.double().",
+        lambda: fastmaml.meta_step(model, *data, backend="fused"),
+    )
+    model.idle.data = model.idle.data.double()
+    assert fastmaml.meta_step(model, support, query, backend="fused").backend == "fused"
+    assert model.idle.grad is None

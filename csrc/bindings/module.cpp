@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings/tensors.hpp"
 #include "core/error.hpp"
 #include "core/processors.hpp"
 #include "fastmaml.hpp"
@@ -18,14 +19,6 @@ using namespace fastmaml;
 namespace {
 
 using Address = uintptr_t;
-
-template <class Pointer>
-std::vector<Pointer> pointers(const std::vector<Address>& addresses) {
-  std::vector<Pointer> out;
-  out.reserve(addresses.size());
-  for (Address address : addresses) out.push_back(reinterpret_cast<Pointer>(address));
-  return out;
-}
 
 NodeSpec make_node(std::string op, std::vector<int> inputs, std::vector<int> params,
                    std::map<std::string, double> attrs, Shape shape, std::string name) {
@@ -56,28 +49,28 @@ const char* name_of(Executor executor) {
   return "cuda resident";
 }
 
-// Plan::run or Plan::profile.
+// Plan::run or Plan::profile. The caller holds the tensors while it runs.
 template <auto entry>
-auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, Address support_x,
-            Address support_y, Address query_x, Address query_y, std::vector<double> rates,
-            const std::vector<Address>& tensors, const std::vector<Address>& outputs,
-            Address task_losses, Address logits, Address loss_dots, Address workspace,
-            size_t workspace_bytes, const Place& place, Address scalars) {
+auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, py::handle support_x,
+            py::handle support_y, py::handle query_x, py::handle query_y, std::vector<double> rates,
+            const Tensors& tensors, const py::list& outputs, py::handle task_losses,
+            py::handle logits, py::handle loss_dots, py::handle workspace, size_t workspace_bytes,
+            const Place& place, py::handle scalars) {
   Call call;
   call.tasks = tasks, call.threads = threads, call.lanes = lanes;
-  call.support_x = reinterpret_cast<const void*>(support_x);
-  call.support_y = reinterpret_cast<const void*>(support_y);
-  call.query_x = reinterpret_cast<const void*>(query_x);
-  call.query_y = reinterpret_cast<const void*>(query_y);
+  call.support_x = address_of(support_x);
+  call.support_y = address_of(support_y);
+  call.query_x = address_of(query_x);
+  call.query_y = address_of(query_y);
   call.rates = std::move(rates);
-  call.tensors = pointers<const void*>(tensors);
-  (plan.settings().mode == Mode::adapt ? call.fast : call.grads) = pointers<void*>(outputs);
-  call.task_losses = reinterpret_cast<void*>(task_losses);
-  call.logits = reinterpret_cast<void*>(logits);
-  call.loss_dots = reinterpret_cast<void*>(loss_dots);
-  call.workspace = reinterpret_cast<void*>(workspace);
+  call.tensors.assign(tensors.addresses.begin(), tensors.addresses.end());
+  (plan.settings().mode == Mode::adapt ? call.fast : call.grads) = Tensors(outputs).addresses;
+  call.task_losses = address_of(task_losses);
+  call.logits = address_of(logits);
+  call.loss_dots = address_of(loss_dots);
+  call.workspace = address_of(workspace);
   call.workspace_bytes = workspace_bytes;
-  call.scalars = reinterpret_cast<const void*>(scalars);
+  call.scalars = address_of(scalars);
   call.device = place.device, call.team = place.team, call.all_threads = place.all_threads;
   call.stream = reinterpret_cast<void*>(place.stream);
   call.tables = reinterpret_cast<const void*>(place.tables);
@@ -212,6 +205,7 @@ PYBIND11_MODULE(FASTMAML_MODULE, module) {
   register_errors();
   register_specs(module);
   register_plan(module);
+  register_tensors(module);
 #ifdef FASTMAML_SIMT_MODULE
   register_simt(module);
 #endif

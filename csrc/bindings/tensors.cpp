@@ -1,0 +1,259 @@
+#include "bindings/tensors.hpp"
+
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bindings/dlpack.hpp"
+
+namespace py = pybind11;
+
+namespace fastmaml {
+namespace {
+
+// An attribute that torch gives all tensors: its name, and the C functions behind it.
+struct Attribute {
+  PyObject* name = nullptr;
+  PyGetSetDef* functions = nullptr;
+};
+
+// Torch as it was when the module was loaded. Objects are never released: at exit the interpreter
+// is gone before static objects are.
+struct Torch {
+  PyTypeObject* tensor = nullptr;
+  PyTypeObject* parameter = nullptr;
+  dlpack::Read read = nullptr;
+  Attribute grad, requires_grad;
+  PyObject* data_ptr = nullptr;
+};
+Torch torch;
+
+Attribute find_attribute(const py::object& tensor, const char* name) {
+  Attribute found{PyUnicode_InternFromString(name), nullptr};
+  const py::object descriptor = py::getattr(tensor, name, py::none());
+  if (Py_IS_TYPE(descriptor.ptr(), &PyGetSetDescr_Type))
+    found.functions = reinterpret_cast<PyGetSetDescrObject*>(descriptor.inc_ref().ptr())->d_getset;
+  return found;
+}
+
+// Torch has the table since 2.10.
+dlpack::Read find_reader(const py::object& tensor) {
+  const py::object capsule = py::getattr(tensor, "__dlpack_c_exchange_api__", py::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+  const auto* table = static_cast<const dlpack::Exchange*>(
+      PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  return table->version.major == dlpack::kMajor ? table->read : nullptr;
+}
+
+void load_torch() {
+  const py::object tensor = py::module_::import("torch").attr("Tensor");
+  const py::object parameter = py::module_::import("torch.nn").attr("Parameter");
+  torch.tensor = reinterpret_cast<PyTypeObject*>(tensor.inc_ref().ptr());
+  torch.parameter = reinterpret_cast<PyTypeObject*>(parameter.inc_ref().ptr());
+  torch.read = find_reader(tensor);
+  torch.data_ptr = PyUnicode_InternFromString("data_ptr");
+  torch.grad = find_attribute(tensor, "grad");
+  torch.requires_grad = find_attribute(tensor, "requires_grad");
+}
+
+// Whether nothing stands between the object and its memory: a subclass may be anything.
+bool is_plain(PyObject* object) {
+  return Py_TYPE(object) == torch.tensor || Py_TYPE(object) == torch.parameter;
+}
+
+// Reads a plain tensor; false where torch has no table, or the tensor no memory of its own.
+bool read(PyObject* object, dlpack::Tensor& out) {
+  if (torch.read == nullptr || !is_plain(object)) return false;
+  if (torch.read(object, &out) == 0) return true;
+  PyErr_Clear();
+  return false;
+}
+
+void* begin_of(const dlpack::Tensor& tensor) {
+  return static_cast<char*>(tensor.data) + tensor.byte_offset;
+}
+
+// What Python's own access comes to; of a plain tensor without the search for the name.
+py::object get(PyObject* object, const Attribute& attribute) {
+  const PyGetSetDef* direct = is_plain(object) ? attribute.functions : nullptr;
+  PyObject* found = direct != nullptr && direct->get != nullptr
+                        ? direct->get(object, direct->closure)
+                        : PyObject_GetAttr(object, attribute.name);
+  if (found == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(found);
+}
+
+int set(PyObject* object, const Attribute& attribute, PyObject* value) {
+  const PyGetSetDef* direct = is_plain(object) ? attribute.functions : nullptr;
+  return direct != nullptr && direct->set != nullptr
+             ? direct->set(object, value, direct->closure)
+             : PyObject_SetAttr(object, attribute.name, value);
+}
+
+// What a model was. Nearly always its dicts hold, key by key, the same objects as then: that is
+// told without a comparison, and without Python running.
+class Snapshot {
+ public:
+  Snapshot(const py::list& equal, const py::list& same, const py::list& empty,
+           const py::list& flags) {
+    for (py::handle entry : equal) equal_.emplace_back(entry);
+    for (py::handle entry : same) {
+      same_.emplace_back(entry);
+      if (!PyDict_Check(same_.back().now.ptr()) || !PyDict_CheckExact(same_.back().then.ptr()))
+        throw py::type_error("expected a dict and a plain copy of it");
+    }
+    for (py::handle container : empty)
+      empty_.push_back(py::reinterpret_borrow<py::object>(container));
+    for (py::handle entry : flags) flags_.emplace_back(entry);
+  }
+
+  bool holds() const {
+    for (const py::object& container : empty_) {
+      const int filled = PyObject_IsTrue(container.ptr());
+      if (filled < 0) throw py::error_already_set();
+      if (filled) return false;
+    }
+    for (const Then& part : equal_)
+      if (!(part.exact && part.has_same_objects()) && !part.is_equal()) return false;
+    for (const Then& part : same_)
+      if (!part.has_same_objects()) return false;
+    for (const Then& part : flags_)
+      if (get(part.now.ptr(), torch.requires_grad).ptr() != part.then.ptr()) return false;
+    return true;
+  }
+
+ private:
+  // Something of the model's beside what it was.
+  struct Then {
+    py::object now, then;
+    bool exact;                                          // two plain dicts
+    std::vector<std::pair<PyObject*, PyObject*>> items;  // of `then`, which keeps them
+
+    explicit Then(py::handle pair) {
+      if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2)
+        throw py::type_error("expected a pair, got " + std::string(Py_TYPE(pair.ptr())->tp_name));
+      now = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(pair.ptr(), 0));
+      then = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(pair.ptr(), 1));
+      exact = PyDict_CheckExact(now.ptr()) && PyDict_CheckExact(then.ptr());
+      if (!PyDict_CheckExact(then.ptr())) return;
+      PyObject *key, *value;
+      for (Py_ssize_t at = 0; PyDict_Next(then.ptr(), &at, &key, &value);)
+        items.emplace_back(key, value);
+    }
+
+    // Under the same keys, in the same order.
+    bool has_same_objects() const {
+      if (PyDict_GET_SIZE(now.ptr()) != static_cast<Py_ssize_t>(items.size())) return false;
+      PyObject *key, *value;
+      Py_ssize_t at = 0;
+      for (const auto& [old_key, old_value] : items)
+        if (!PyDict_Next(now.ptr(), &at, &key, &value) || key != old_key || value != old_value)
+          return false;
+      return true;
+    }
+
+    bool is_equal() const {
+      const int differ = PyObject_RichCompareBool(now.ptr(), then.ptr(), Py_NE);
+      if (differ < 0) throw py::error_already_set();
+      return differ == 0;
+    }
+  };
+
+  std::vector<Then> equal_, same_, flags_;
+  std::vector<py::object> empty_;
+};
+
+bool has_shape(const dlpack::Tensor& tensor, PyObject* shape) {
+  if (!PyTuple_Check(shape)) throw py::type_error("expected the shape of each tensor as a tuple");
+  if (PyTuple_GET_SIZE(shape) != tensor.dims) return false;
+  for (int dim = 0; dim < tensor.dims; ++dim) {
+    const long long size = PyLong_AsLongLong(PyTuple_GET_ITEM(shape, dim));
+    if (size == -1 && PyErr_Occurred()) throw py::error_already_set();
+    if (size != tensor.shape[dim]) return false;
+  }
+  return true;
+}
+
+// In torch's sense: the stride of a dimension of size 1 means nothing, nor does any of no elements.
+bool is_contiguous(const dlpack::Tensor& tensor) {
+  int64_t expected = 1;
+  bool dense = true;
+  for (int dim = tensor.dims - 1; dim >= 0; --dim) {
+    if (tensor.shape[dim] == 0) return true;
+    if (tensor.shape[dim] != 1) dense = dense && tensor.strides[dim] == expected;
+    expected *= tensor.shape[dim];
+  }
+  return dense;
+}
+
+std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, py::handle like) {
+  const size_t count = tensors.size();
+  if (shapes.size() != count) throw py::value_error("expected as many shapes as tensors");
+  std::vector<void*> addresses(count);
+  dlpack::Tensor first{}, tensor{};
+  if (!read(like.ptr(), first)) return std::nullopt;
+  for (size_t i = 0; i < count; ++i) {
+    if (!read(PyList_GET_ITEM(tensors.ptr(), i), tensor) || tensor.dtype != first.dtype ||
+        tensor.device != first.device || !has_shape(tensor, PyList_GET_ITEM(shapes.ptr(), i)) ||
+        !is_contiguous(tensor))
+      return std::nullopt;
+    addresses[i] = begin_of(tensor);
+  }
+  return Tensors(tensors, std::move(addresses));
+}
+
+// All or nothing, as a call that raises leaves .grad as it was.
+bool give_grads(const py::list& parameters, const py::list& grads) {
+  const size_t count = parameters.size();
+  if (grads.size() != count) throw py::value_error("expected as many gradients as parameters");
+  for (py::handle parameter : parameters)
+    if (!get(parameter.ptr(), torch.grad).is_none()) return false;
+  for (size_t i = 0; i < count; ++i) {
+    PyObject* grad = PyList_GET_ITEM(grads.ptr(), i);
+    if (set(PyList_GET_ITEM(parameters.ptr(), i), torch.grad, grad) == 0) continue;
+    const py::error_already_set error;
+    while (i-- > 0) set(PyList_GET_ITEM(parameters.ptr(), i), torch.grad, Py_None);
+    throw error;
+  }
+  return true;
+}
+
+}  // namespace
+
+void* address_of(py::handle tensor) {
+  if (tensor.is_none()) return nullptr;
+  if (!PyObject_TypeCheck(tensor.ptr(), torch.tensor))
+    throw py::type_error("expected a torch.Tensor, got " +
+                         std::string(Py_TYPE(tensor.ptr())->tp_name));
+  dlpack::Tensor found{};
+  if (read(tensor.ptr(), found)) return begin_of(found);
+  PyObject* number = PyObject_CallMethodNoArgs(tensor.ptr(), torch.data_ptr);
+  if (number == nullptr) throw py::error_already_set();
+  void* address = PyLong_AsVoidPtr(py::reinterpret_steal<py::object>(number).ptr());
+  if (address == nullptr && PyErr_Occurred()) throw py::error_already_set();
+  return address;
+}
+
+Tensors::Tensors(py::list list) : tensors(std::move(list)) {
+  addresses.reserve(tensors.size());
+  for (py::handle tensor : tensors) addresses.push_back(address_of(tensor));
+}
+
+Tensors::Tensors(py::list list, std::vector<void*> read)
+    : tensors(std::move(list)), addresses(std::move(read)) {}
+
+void register_tensors(py::module_& module) {
+  load_torch();
+  py::class_<Tensors>(module, "Tensors", py::module_local()).def(py::init<py::list>());
+  py::implicitly_convertible<py::list, Tensors>();
+  py::class_<Snapshot>(module, "Snapshot", py::module_local())
+      .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&>(),
+           py::arg("equal"), py::arg("same"), py::arg("empty"), py::arg("flags"))
+      .def("holds", &Snapshot::holds);
+  module.def("fitting", &fitting, py::arg("tensors"), py::arg("shapes"), py::arg("like"));
+  module.def("give_grads", &give_grads, py::arg("parameters"), py::arg("grads"));
+}
+
+}  // namespace fastmaml
