@@ -39,6 +39,7 @@ test-cuda: $(READY)
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks loops
 	$(BIN)/python -m pytest benchmarks -m bench
 
 lint: $(READY)

@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks [run|table|model|first-call|overhead|list] ...`."""
+"""Command line: `python -m benchmarks [run|loops|table|model|first-call|overhead|list] ...`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 
 from benchmarks import device_run, devices, first_call, gpu_model, records, table
 from benchmarks.contestants import CONTESTANTS, select
+from benchmarks.loops import runner as loop_runner
+from benchmarks.loops import table as loop_table
+from benchmarks.loops.workloads import LOOPS
 from benchmarks.runner import Options, run, with_common_peak
 from benchmarks.workloads import WORKLOADS
 
@@ -35,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _list()
     if args.command == "table":
         return _table(args)
+    if args.command == "loops":
+        return _loops(args)
     if args.command == "model":
         print(gpu_model.render(args.workloads, kinds=args.kinds))
         return 0
@@ -81,8 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--flat-calls", type=int, default=defaults.flat_calls)
     runs.add_argument("--flat-seconds", type=float, default=defaults.flat_seconds)
     runs.add_argument("--output", type=Path, default=records.LATEST)
-    tables = commands.add_parser("table", help="write the table of a results file into the README")
+    _add_loops(commands.add_parser("loops", help="check and time whole training loops"))
+    tables = commands.add_parser("table", help="write the tables of the results into the README")
     tables.add_argument("--results", type=Path, default=records.COMMITTED)
+    tables.add_argument("--loops", type=Path, default=records.COMMITTED_LOOPS)
     tables.add_argument("--readme", type=Path, default=README)
     tables.add_argument(
         "--check", action="store_true", help="change nothing; status 1 if it would change"
@@ -104,6 +111,23 @@ def _parser() -> argparse.ArgumentParser:
     calls.add_argument("--rounds", type=int, default=50)
     commands.add_parser("list", help="workloads and contestants")
     return parser
+
+
+def _add_loops(parser: argparse.ArgumentParser) -> None:
+    defaults = loop_runner.Options()
+    parser.add_argument("--workloads", nargs="+", choices=LOOPS, default=list(LOOPS))
+    parser.add_argument("--contestants", nargs="+", help="default: all")
+    parser.add_argument("--rounds", type=int, default=defaults.rounds)
+    parser.add_argument(
+        "--seconds", type=float, default=defaults.seconds, help="of each visit, at least"
+    )
+    parser.add_argument(
+        "--busy",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.busy,
+        help="also beside one busy process",
+    )
+    parser.add_argument("--output", type=Path, default=records.LATEST_LOOPS)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -157,12 +181,25 @@ def _overhead(args: argparse.Namespace) -> int:
     return 0
 
 
+def _loops(args: argparse.Namespace) -> int:
+    names = tuple(args.contestants) if args.contestants else None
+    options = loop_runner.Options(args.rounds, args.seconds, args.busy, names)
+    results: list[records.LoopRecord] = []
+    for name in args.workloads:
+        results += loop_runner.run(LOOPS[name], options)
+        records.write(args.output, results)
+    print(loop_table.render(results))
+    return 1 if any(r.verdict.startswith("refused") for r in results) else 0
+
+
 def _table(args: argparse.Namespace) -> int:
-    found = records.read(args.results)
+    old = args.readme.read_text()
+    new = table.replace_between_markers(old, table.render(records.read(args.results)))
+    loops = loop_table.render(records.read_loops(args.loops))
+    new = table.replace_between_markers(new, loops, loop_table.BEGIN, loop_table.END)
     if args.check:
-        text = args.readme.read_text()
-        return int(table.replace_between_markers(text, table.render(found)) != text)
-    table.update_readme(args.readme, found)
+        return int(new != old)
+    args.readme.write_text(new)
     return 0
 
 

@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.check import Errors
 from benchmarks.memory import Memory
 from benchmarks.timing import Spread
 
+T = TypeVar("T", bound="Stored")
+
 RESULTS = Path(__file__).parent / "results"
 # `run` writes LATEST unless told otherwise; COMMITTED is what the README's table shows.
 LATEST = RESULTS / "latest.jsonl"
 COMMITTED = RESULTS / "cpu.jsonl"
+# The same of `loops`.
+LATEST_LOOPS = RESULTS / "latest-loops.jsonl"
+COMMITTED_LOOPS = RESULTS / "loops.jsonl"
+
+
+class Stored:
+    """A record's way to its line and back; the subclasses are dataclasses."""
+
+    __slots__ = ()
+
+    def to_json(self) -> str:
+        """The record as one line."""
+        return json.dumps(_rounded(asdict(self)))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls: type[T], line: str) -> T:
+        """The record of one line."""
+        fields = json.loads(line)
+        for key, kind in PARTS.items():
+            if fields.get(key) is not None:
+                fields[key] = kind(**fields[key])
+        return cls(**fields)
+
+
+# Fields that are dataclasses themselves.
+PARTS: dict[str, type[Any]] = {
+    "seconds": Spread,
+    "ratio": Spread,
+    "errors": Errors,
+    "memory": Memory,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(Stored):
     """One contestant on one workload.
 
     Attributes:
@@ -58,26 +92,39 @@ class Record:
     memory: Memory | None = None
     machine: dict[str, str | int] | None = None
 
-    def to_json(self) -> str:
-        """The record as one line."""
-        return json.dumps(_rounded(asdict(self)))
 
-    @staticmethod
-    def from_json(line: str) -> Record:
-        """The record of one line."""
-        fields = json.loads(line)
-        for key, kind in (
-            ("seconds", Spread),
-            ("ratio", Spread),
-            ("errors", Errors),
-            ("memory", Memory),
-        ):
-            if fields[key] is not None:
-                fields[key] = kind(**fields[key])
-        return Record(**fields)
+@dataclass(frozen=True, slots=True)
+class LoopRecord(Stored):
+    """One contestant's training loop.
+
+    Attributes:
+        workload: Name of the loop.
+        contestant: Name of the contestant.
+        family: Forms of one loop share it; only the fastest form is timed.
+        verdict: "timed", "screened out" (a slower form), or why it was refused or is missing.
+        busy: Whether a busy process ran beside it.
+        threads: Torch's threads in its process; JAX always uses all cores.
+        rounds: Visits, in turns with the others, 0 when not timed.
+        seconds: Seconds per step over the rounds.
+        ratio: This contestant's time per step over fastmaml's in the same round.
+        errors: Worst relative errors of its steps' meta-gradients.
+        machine: Processor, cores, versions.
+    """
+
+    workload: str
+    contestant: str
+    family: str
+    verdict: str
+    busy: bool = False
+    threads: int | None = None
+    rounds: int = 0
+    seconds: Spread | None = None
+    ratio: Spread | None = None
+    errors: Errors | None = None
+    machine: dict[str, str | int] | None = None
 
 
-def write(path: Path, records: list[Record]) -> None:
+def write(path: Path, records: Sequence[Stored]) -> None:
     """Write records to a file, replacing it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(record.to_json() + "\n" for record in records))
@@ -86,6 +133,11 @@ def write(path: Path, records: list[Record]) -> None:
 def read(path: Path) -> list[Record]:
     """Read a file of records."""
     return [Record.from_json(line) for line in path.read_text().splitlines() if line]
+
+
+def read_loops(path: Path) -> list[LoopRecord]:
+    """Read a file of loops' records."""
+    return [LoopRecord.from_json(line) for line in path.read_text().splitlines() if line]
 
 
 def _rounded(value: Any) -> Any:

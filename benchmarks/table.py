@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from benchmarks.records import Record
+from benchmarks.timing import Spread
 from benchmarks.workloads import WORKLOADS
 
 BEGIN = "<!-- benchmark table: begin -->"
@@ -55,29 +54,17 @@ def render(records: list[Record]) -> str:
     return "\n".join([*lines, "", _caption(records)])
 
 
-def replace_between_markers(text: str, table: str) -> str:
-    """A README with the part between its markers replaced.
+def replace_between_markers(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
+    """A README with the part between two markers replaced.
 
     Raises:
         ValueError: The markers are missing or not in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"table: the README must contain `{BEGIN}` and then `{END}`, once each.")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
-
-
-def update_readme(path: Path, records: list[Record]) -> bool:
-    """Write the table into a README.
-
-    Returns:
-        Whether the file changed.
-    """
-    old = path.read_text()
-    new = replace_between_markers(old, render(records))
-    path.write_text(new)
-    return new != old
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"table: the README must contain `{begin}` and then `{end}`, once each.")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def _best(rows: list[Record], family: str) -> Record | None:
@@ -94,10 +81,14 @@ def _rival(record: Record | None) -> str:
     if not record.rounds:
         text = f"about {text}"
     if record.ratio is not None:
-        spread = f"{_times(record.ratio.lower)} to {_times(record.ratio.upper)}"
-        text = f"**{_times(record.ratio.median)} x** ({spread}), {text}"
+        text = f"{times(record.ratio)}, {text}"
     form = record.contestant.partition("-")[2] if record.family == "JAX" else ""
     return f"{text}, `{form}`" if form else text
+
+
+def times(ratio: Spread) -> str:
+    """A ratio with its quartiles."""
+    return f"**{_times(ratio.median)} x** ({_times(ratio.lower)} to {_times(ratio.upper)})"
 
 
 def _times(ratio: float) -> str:
@@ -121,12 +112,19 @@ def _memory(record: Record | None) -> str:
     )
 
 
-def _caption(records: list[Record]) -> str:
-    first = records[0]
-    machine = first.machine or {}
+def processor(machine: dict[str, str | int]) -> str:
+    """A machine in a caption: processor, cores, versions of the contestants."""
     versions = ", ".join(
         f"{p} {machine[p]}" for p in ("fastmaml", "torch", "jax", "higher") if p in machine
     )
+    return (
+        f"{machine.get('cpu', 'unknown processor')}, {machine.get('cores', '?')} cores; {versions}"
+    )
+
+
+def _caption(records: list[Record]) -> str:
+    first = records[0]
+    machine = first.machine or {}
     peaks = [r.peak_gflops for r in records if r.peak_gflops]
     rounds = sorted({r.rounds for r in records if r.rounds})
     spread = (
@@ -135,8 +133,7 @@ def _caption(records: list[Record]) -> str:
     method = "FMA peak" if first.peak_method == "fma" else "matrix product rate"
     refused = [r for r in records if r.verdict.startswith("refused")]
     text = (
-        f"float32, {first.threads} threads, {machine.get('cpu', 'unknown processor')}, "
-        f"{machine.get('cores', '?')} cores; {versions}. "
+        f"float32, {first.threads} threads, {processor(machine)}. "
         f"Times are medians of {spread} rounds in which all contestants take turns; **ratios** are "
         f"medians (quartiles) of the rival's time over fastmaml's in the same round. "
     )
@@ -151,4 +148,4 @@ def _caption(records: list[Record]) -> str:
     return text
 
 
-__all__ = ["BEGIN", "END", "render", "replace_between_markers", "update_readme"]
+__all__ = ["BEGIN", "END", "processor", "render", "replace_between_markers", "times"]

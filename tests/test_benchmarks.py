@@ -14,8 +14,9 @@ from benchmarks import __main__ as command
 from benchmarks import check, memory, networks, records, runner, table, timing
 from benchmarks.check import Checker, Errors, RefusedError
 from benchmarks.contestants import CONTESTANTS, OURS, select
+from benchmarks.loops import table as loop_table
 from benchmarks.memory import Memory
-from benchmarks.records import Record
+from benchmarks.records import LoopRecord, Record
 from benchmarks.rivals.base import Outcome, Rival, UnavailableError
 from benchmarks.rivals.jax_forms import DIRECT_FORMS, IM2COL_FORMS
 from benchmarks.rivals.jax_networks import Direct, Im2col, rows_to_jax, to_jax, to_torch
@@ -352,24 +353,21 @@ def test_table_names_the_refused_and_rejects_a_mixture() -> None:
 
 
 def test_table_goes_between_the_markers(tmp_path: Path) -> None:
-    results, readme = tmp_path / "rows.jsonl", tmp_path / "README.md"
+    results, loops, readme = (tmp_path / n for n in ("rows.jsonl", "loops.jsonl", "README.md"))
     records.write(results, [record(OURS), record("pytorch-loop")])
-    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    arguments = ["table", "--results", str(results), "--readme", str(readme)]
+    records.write(loops, [LoopRecord("sinusoid", OURS, "fastmaml", "timed")])
+    markers = [f"{t.BEGIN}\nold\n{t.END}" for t in (table, loop_table)]
+    readme.write_text("\n".join(["before", *markers, "after\n"]))
+    arguments = ["table", f"--results={results}", f"--loops={loops}", f"--readme={readme}"]
     assert command.main([*arguments, "--check"]) == 1
     assert command.main(arguments) == 0
     assert command.main([*arguments, "--check"]) == 0
     text = readme.read_text()
     assert text.startswith(f"before\n{table.BEGIN}\n| workload")
-    assert text.endswith(f"{table.END}\nafter\n")
+    assert f"{table.END}\n{loop_table.BEGIN}\n| loop |" in text
+    assert text.endswith(f"{loop_table.END}\nafter\n")
     with pytest.raises(ValueError, match="must contain"):
         table.replace_between_markers("no markers", "")
-
-
-def test_the_readme_shows_the_committed_results() -> None:
-    if not records.COMMITTED.exists():
-        pytest.skip("no results are committed")
-    assert command.main(["table", "--check"]) == 0
 
 
 def test_rounds_visit_everyone_in_turn() -> None:

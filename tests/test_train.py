@@ -20,6 +20,7 @@ from fastmaml.train import (
     StoppedError,
     TrainSettings,
     checkpoint,
+    loop,
     preset,
     run,
     trained,
@@ -160,6 +161,30 @@ def test_only_a_lower_finite_score_is_kept() -> None:
     assert current.best is not None
     assert (current.best["score"], current.best["iteration"]) == (1.0, 3)
     assert (current.best["model"]["0.weight"] == 2).all(), "a copy, not the living tensors"
+
+
+def test_draws_and_adam_take_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+    settings = small()
+    current = Run(workloads.build_model(settings), settings, stream=0)
+    source = workloads.build_sources(settings).train
+    for owner, name in ((source, "sample"), (current.optimizer, "step")):
+        call = getattr(owner, name)
+
+        def watched(*args: Any, call: Any = call) -> Any:
+            seen.append(torch.get_num_threads())
+            return call(*args)
+
+        monkeypatch.setattr(owner, name, watched)
+    try:
+        torch.set_num_threads(2)
+        current.step(source, 1)
+        assert (seen, torch.get_num_threads()) == ([1, 1], 2)
+        with pytest.raises(ZeroDivisionError):
+            loop.on_one_thread(lambda: 1 // 0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_resume_keeps_what_decided_the_steps_already_taken(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from benchmarks.workloads import Problem
+
+Batch = tuple[Tensor, Tensor]
 
 
 class UnavailableError(Exception):
@@ -57,6 +60,39 @@ class Rival(ABC):
     @abstractmethod
     def read(self, result: Any) -> Outcome:
         """The numbers of what `step` returned. Not timed."""
+
+
+class TorchRival(Rival):
+    """A contestant that leaves the meta-gradient in `.grad` of torch tensors, as its users want it.
+
+    Attributes:
+        parameters: What a torch optimizer steps, in the order of `Problem.parameters`.
+        support: x and y of the prepared problem.
+        query: The same.
+    """
+
+    parameters: list[Tensor]
+    support: Batch
+    query: Batch
+
+    @abstractmethod
+    def add_gradients(self, support: Batch, query: Batch) -> Any:
+        """One meta-step on these tasks after `zero_grad()`.
+
+        Returns:
+            What `read` takes: the mean query loss after adaptation unless a contestant has more.
+        """
+
+    def step(self) -> Any:
+        for parameter in self.parameters:
+            parameter.grad = None
+        return self.add_gradients(self.support, self.query)
+
+    def read(self, result: Tensor) -> Outcome:
+        gradients = [p.grad for p in self.parameters]
+        return Outcome(
+            result.item(), flatten([g.cpu().numpy() for g in gradients if g is not None])
+        )
 
 
 def flatten(pieces: list[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.rivals.base import Outcome, Rival, UnavailableError, flatten
+from benchmarks.rivals.base import Batch, TorchRival, UnavailableError
 from benchmarks.workloads import Problem
 
 
-class Higher(Rival):
+class Higher(TorchRival):
     """`innerloop_ctx` per task; without `copy_initial_weights=False` there is no meta-gradient."""
 
     name = "higher"
@@ -26,15 +26,13 @@ class Higher(Rival):
         self._innerloop: Any = higher.innerloop_ctx
         self._workload = problem.workload
         self._model = problem.module()
-        self._parameters = list(self._model.parameters())
-        self._optimizer = torch.optim.SGD(self._parameters, lr=problem.workload.inner_lr)
-        self._support, self._query = problem.tensors()
+        self.parameters = list(self._model.parameters())
+        self._optimizer = torch.optim.SGD(self.parameters, lr=problem.workload.inner_lr)
+        self.support, self.query = problem.tensors()
         self._loss = F.mse_loss if problem.workload.loss == "mse" else F.cross_entropy
 
-    def step(self) -> Tensor:
-        for parameter in self._parameters:
-            parameter.grad = None
-        (sx, sy), (qx, qy) = self._support, self._query
+    def add_gradients(self, support: Batch, query: Batch) -> Tensor:
+        (sx, sy), (qx, qy) = support, query
         total = sx.new_zeros(())
         for task in range(self._workload.tasks):
             with self._innerloop(self._model, self._optimizer, copy_initial_weights=False) as (
@@ -47,9 +45,3 @@ class Higher(Rival):
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         return total
-
-    def read(self, result: Tensor) -> Outcome:
-        gradients = [p.grad for p in self._parameters]
-        return Outcome(
-            result.item(), flatten([g.cpu().numpy() for g in gradients if g is not None])
-        )

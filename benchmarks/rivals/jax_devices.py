@@ -37,7 +37,7 @@ class JaxMapDevices(JaxForm):
         placed += [jax.device_put(d, jax.sharding.NamedSharding(self._mesh, spread)) for d in data]
         return tuple(placed)
 
-    def _program(self) -> Any:
+    def program(self) -> Any:
         jax = import_jax()
         everywhere, spread = self._specs
 

@@ -28,9 +28,11 @@ from benchmarks.workloads import Problem, Workload
 Parameters = dict[str, Any]
 
 
-def _x64(jax: Any) -> Any:
-    """The context manager that allows 64-bit types, wherever this version of JAX keeps it."""
-    return jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+def x64(wanted: bool) -> Any:
+    """A context that allows 64-bit types or not, wherever this version of JAX keeps it."""
+    jax = import_jax()
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    return enable(wanted)
 
 
 def _precision(jax: Any, problem: Problem) -> AbstractContextManager[Any]:
@@ -69,7 +71,12 @@ class JaxForm(Rival):
     scan_steps: ClassVar[bool] = False
     operations: ClassVar[type[Direct]] = Direct
 
-    def prepare(self, problem: Problem) -> None:
+    def configure(self, problem: Problem) -> None:
+        """Take a problem without compiling anything; `program` is then the form's.
+
+        Raises:
+            UnavailableError: The library is missing or this form cannot take this problem.
+        """
         jax = import_jax()
         self._problem = problem
         if problem.device != "cpu" and jax.default_backend() != "gpu":
@@ -79,20 +86,24 @@ class JaxForm(Rival):
         if self.operations is Im2col and not problem.workload.network.is_convolutional:
             raise UnavailableError("no convolution: the same as the form without patches")
         self._run = self.operations()
+
+    def prepare(self, problem: Problem) -> None:
+        self.configure(problem)
+        jax = import_jax()
         # Only while the arrays are made and the program is compiled: dtypes are then fixed.
-        with _x64(jax)(problem.dtype == "float64"), _precision(jax, problem):
+        with x64(problem.dtype == "float64"), _precision(jax, problem):
             theta = {name: jax.numpy.asarray(to_jax(p)) for name, p in problem.parameters.items()}
             data = tuple(jax.numpy.asarray(part) for part in self._dense_data())
             self._arguments = self._place(theta, data)
-            self._compiled = jax.jit(self._program()).lower(*self._arguments).compile()
+            self._compiled = jax.jit(self.program()).lower(*self._arguments).compile()
         self._wait = jax.block_until_ready
 
     def _place(self, theta: Parameters, data: tuple[Any, ...]) -> tuple[Any, ...]:
         """The program's arguments, where it wants them."""
         return (theta, *data)
 
-    def _program(self) -> Any:
-        """The function to compile: (loss, gradients) of the arguments."""
+    def program(self) -> Any:
+        """The function to compile: (loss, gradients) of parameters and data."""
         return import_jax().value_and_grad(self._meta_loss)
 
     def _dense_data(self) -> tuple[Any, Any, Any, Any]:

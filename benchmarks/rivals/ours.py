@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.rivals.base import Outcome, Rival, UnavailableError, flatten
+from benchmarks.rivals.base import Batch, Outcome, TorchRival, UnavailableError
 from benchmarks.workloads import Problem
 
 
-class Fastmaml(Rival):
+class Fastmaml(TorchRival):
     """`fastmaml.meta_step` on the fused engine; `.grad` starts at None as after `zero_grad()`."""
 
     name = "fastmaml"
@@ -24,17 +24,15 @@ class Fastmaml(Rival):
         self._meta_step = meta_step
         self._workload = problem.workload
         self._model = problem.module()
-        self._parameters = list(self._model.parameters())
-        self._support, self._query = problem.tensors()
+        self.parameters = list(self._model.parameters())
+        self.support, self.query = problem.tensors()
 
-    def step(self) -> Any:
-        for parameter in self._parameters:
-            parameter.grad = None
+    def add_gradients(self, support: Batch, query: Batch) -> Any:
         workload = self._workload
         return self._meta_step(
             self._model,
-            self._support,
-            self._query,
+            support,
+            query,
             loss=workload.loss,
             inner_lr=workload.inner_lr,
             inner_steps=workload.inner_steps,
@@ -42,7 +40,4 @@ class Fastmaml(Rival):
         )
 
     def read(self, result: Any) -> Outcome:
-        gradients = [p.grad for p in self._parameters]
-        return Outcome(
-            result.loss.item(), flatten([g.cpu().numpy() for g in gradients if g is not None])
-        )
+        return super().read(result.loss)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.networks import Conv, forward
-from benchmarks.rivals.base import Outcome, Rival, flatten
+from benchmarks.rivals.base import Batch, TorchRival
 from benchmarks.workloads import Problem
 
 Parameters = dict[str, Tensor]
 
 
-class PytorchLoop(Rival):
+class PytorchLoop(TorchRival):
     """One task after another; `create_graph=True` inside, `backward` of each task's query loss.
 
     The graph of a task is freed before the next task starts, which is the loop that needs the least
@@ -28,18 +26,17 @@ class PytorchLoop(Rival):
     def prepare(self, problem: Problem) -> None:
         self._workload = problem.workload
         self._model = problem.module()
-        self._parameters = dict(self._model.named_parameters())
-        self._support, self._query = problem.tensors()
+        self._named = dict(self._model.named_parameters())
+        self.parameters = list(self._model.parameters())
+        self.support, self.query = problem.tensors()
         self._loss = F.mse_loss if problem.workload.loss == "mse" else F.cross_entropy
 
-    def step(self) -> Tensor:
-        for parameter in self._parameters.values():
-            parameter.grad = None
-        total = self._support[0].new_zeros(())
+    def add_gradients(self, support: Batch, query: Batch) -> Tensor:
+        total = support[0].new_zeros(())
         for task in range(self._workload.tasks):
-            fast: Parameters = dict(self._parameters)
+            fast: Parameters = dict(self._named)
             for _ in range(self._workload.inner_steps):
-                support_loss = self._task_loss(fast, self._support, task)
+                support_loss = self._task_loss(fast, support, task)
                 gradients = torch.autograd.grad(
                     support_loss, tuple(fast.values()), create_graph=True
                 )
@@ -47,20 +44,14 @@ class PytorchLoop(Rival):
                     name: value - self._workload.inner_lr * gradient
                     for (name, value), gradient in zip(fast.items(), gradients, strict=True)
                 }
-            query_loss = self._task_loss(fast, self._query, task) / self._workload.tasks
+            query_loss = self._task_loss(fast, query, task) / self._workload.tasks
             query_loss.backward()  # type: ignore[no-untyped-call]
             total += query_loss.detach()
         return total
 
-    def _task_loss(self, parameters: Parameters, data: tuple[Tensor, Tensor], task: int) -> Tensor:
+    def _task_loss(self, parameters: Parameters, data: Batch, task: int) -> Tensor:
         logits = torch.func.functional_call(self._model, parameters, (data[0][task],))
         return self._loss(logits, data[1][task])
-
-    def read(self, result: Tensor) -> Outcome:
-        gradients = [p.grad for p in self._parameters.values()]
-        return Outcome(
-            result.item(), flatten([g.cpu().numpy() for g in gradients if g is not None])
-        )
 
 
 class _Formulas:
@@ -92,7 +83,7 @@ class _Formulas:
         return x.flatten(1)
 
 
-class TorchFunc(Rival):
+class TorchFunc(TorchRival):
     """`grad` of the mean over `vmap` of one task's adapted loss, with `grad` again inside.
 
     Batch norm is written out in plain tensor operations: `F.batch_norm` under these transforms gave
@@ -105,11 +96,12 @@ class TorchFunc(Rival):
     def prepare(self, problem: Problem) -> None:
         workload = problem.workload
         run = _Formulas()
-        support, query = problem.tensors()
-        self._parameters = {
+        self.support, self.query = problem.tensors()
+        self._named = {
             name: torch.from_numpy(p).clone().to(problem.device)
             for name, p in problem.parameters.items()
         }
+        self.parameters = list(self._named.values())
 
         def task_loss(theta: Parameters, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
             phi = theta
@@ -122,17 +114,15 @@ class TorchFunc(Rival):
             x = forward(workload.network.layers, run, parameters, x)
             return F.mse_loss(x, y) if workload.loss == "mse" else F.cross_entropy(x, y)
 
-        def meta_loss(theta: Parameters) -> Tensor:
+        def meta_loss(theta: Parameters, support: Batch, query: Batch) -> Tensor:
             batched = torch.func.vmap(task_loss, in_dims=(None, 0, 0, 0, 0))
             return batched(theta, *support, *query).mean()
 
-        self._step = torch.func.grad_and_value(meta_loss)
+        self._gradients = torch.func.grad_and_value(meta_loss)
 
-    def step(self) -> Any:
-        return self._step(self._parameters)
-
-    def read(self, result: Any) -> Outcome:
-        gradients, loss = result
-        return Outcome(
-            loss.item(), flatten([gradients[name].cpu().numpy() for name in self._parameters])
-        )
+    def add_gradients(self, support: Batch, query: Batch) -> Tensor:
+        gradients, loss = self._gradients(self._named, support, query)
+        for name, parameter in self._named.items():
+            parameter.grad = gradients[name]
+        value: Tensor = loss
+        return value

@@ -32,7 +32,7 @@ class Waves(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Values of the T waves at `x` [T, n, 1] (or [n, 1]); float32 [T, n, 1]."""
-        return torch.sin(x - self.phase).mul_(self.amplitude)
+        return torch.sub(x, self.phase).sin_().mul_(self.amplitude)
 
 
 class SinusoidTasks:
@@ -68,6 +68,13 @@ class SinusoidTasks:
         self.shots = shots
         self.query = query
         self.grid = torch.linspace(*INPUT, query)[:, None] if grid else None
+        # A task's numbers are drawn in one row: amplitude, phase, points. So small a batch costs by
+        # the call of an operation, not by the number.
+        points = shots if grid else shots + query
+        bounds = torch.tensor([AMPLITUDE, PHASE, *[INPUT] * points], dtype=torch.float64)[..., None]
+        self._low = bounds[:, 0].float()
+        self._width = (bounds[:, 1] - bounds[:, 0]).float()
+        self._parts = [1, 1, points]
 
     def draw(self, tasks: int, generator: Generator) -> tuple[Episode, Waves]:
         """As `sample`, together with the waves behind the points.
@@ -75,15 +82,17 @@ class SinusoidTasks:
         Returns:
             ``(support, query)`` and the tasks' `Waves`.
         """
-        points = self.shots if self.grid is not None else self.shots + self.query
-        unit = torch.rand(tasks, points + 2, 1, generator=generator)
-        waves = Waves(_spread(unit[:, :1], AMPLITUDE), _spread(unit[:, 1:2], PHASE))
-        x = _spread(unit[:, 2:], INPUT)
+        unit = torch.rand(tasks, sum(self._parts), 1, generator=generator)
+        amplitude, phase, x = (
+            unit.mul_(self._width).add_(self._low).split_with_sizes(self._parts, 1)
+        )
+        waves = Waves(amplitude, phase)
         y = waves(x)
-        support = (x[:, : self.shots], y[:, : self.shots])
-        if self.grid is None:
-            return (support, (x[:, self.shots :], y[:, self.shots :])), waves
-        return (support, (self.grid.expand(tasks, -1, -1), waves(self.grid))), waves
+        if self.grid is not None:
+            return ((x, y), (self.grid.expand(tasks, -1, -1), waves(self.grid))), waves
+        sets = [self.shots, self.query]
+        (sx, qx), (sy, qy) = (part.split_with_sizes(sets, 1) for part in (x, y))
+        return ((sx, sy), (qx, qy)), waves
 
     def sample(self, tasks: int, generator: Generator) -> Episode:
         """Draws a batch of tasks.
@@ -96,8 +105,3 @@ class SinusoidTasks:
             ``(support, query)`` with x and y float32 [T, n, 1]; they may share memory.
         """
         return self.draw(tasks, generator)[0]
-
-
-def _spread(unit: Tensor, bounds: tuple[float, float]) -> Tensor:
-    low, high = bounds
-    return unit.mul(high - low).add_(low)
