@@ -3,12 +3,12 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -22,7 +22,8 @@ namespace {
 // late; the long wait outlasts drawing tasks and an optimizer's step of the smallest networks.
 constexpr int kShortSpins = 6000, kLongSpins = 30000;
 // After a long wait for nothing, or where others want the core, so many short ones come first.
-constexpr int kShortWaits = 100;
+constexpr int kShortWaits = 100, kSpinsALook = 64;
+constexpr auto kAbsence = std::chrono::microseconds(200);
 constexpr uint64_t kSlice = 200'000;  // nanoseconds
 // Calls under way at a time that can have workers.
 constexpr size_t kPlaces = 64;
@@ -47,25 +48,34 @@ void ask_for_short_slices() {
 #endif
 }
 
-// How long a worker waits awake.
+// How a worker waits awake, and for how long.
 class Patience {
  public:
-  int spins() const { return short_waits_ > 0 ? kShortSpins : kLongSpins; }
-  void waited(bool in_vain) {
-    rusage usage{};
-    getrusage(RUSAGE_THREAD, &usage);
-    const bool crowded = usage.ru_nivcsw != switches_;  // taken off its core
-    switches_ = usage.ru_nivcsw;
-    const bool was_long = short_waits_ == 0;
-    if (crowded || (was_long && in_vain))
+  // Whether `done` came true before the worker had waited long enough.
+  template <class Done>
+  bool wait(Done&& done) {
+    using Clock = std::chrono::steady_clock;
+    const bool is_long = short_waits_ == 0;
+    bool came = false, crowded = false;
+    Clock::time_point last = Clock::now();
+    for (int spins = is_long ? kLongSpins : kShortSpins; spins > 0 && !came; --spins) {
+      relax();
+      came = done();
+      if (spins % kSpinsALook != 0 && !came) continue;
+      // Who was not here for so long had to leave the core to somebody else.
+      const Clock::time_point now = Clock::now();
+      crowded = crowded || now - last > kAbsence;
+      last = now;
+    }
+    if (crowded || (is_long && !came))
       short_waits_ = kShortWaits;
-    else if (!was_long)
+    else if (!is_long)
       --short_waits_;
+    return came;
   }
 
  private:
   int short_waits_ = 0;
-  long switches_ = 0;
 };
 
 class Crew {
@@ -116,13 +126,7 @@ class Crew {
     for (;;) {
       const uint32_t seen = posts_.load(std::memory_order_seq_cst);
       if (attend_any()) continue;
-      bool in_vain = true;
-      for (int left = patience.spins(); left > 0 && in_vain; --left) {
-        relax();
-        in_vain = posts_.load(std::memory_order_relaxed) == seen;
-      }
-      patience.waited(in_vain);
-      if (!in_vain) continue;
+      if (patience.wait([&] { return posts_.load(std::memory_order_relaxed) != seen; })) continue;
       asleep_.fetch_add(1, std::memory_order_seq_cst);
       posts_.wait(seen, std::memory_order_seq_cst);
       asleep_.fetch_sub(1, std::memory_order_relaxed);
