@@ -103,7 +103,7 @@ class LoopRecord(Stored):
         family: Forms of one loop share it; only the fastest form is timed.
         verdict: "timed", "screened out" (a slower form), or why it was refused or is missing.
         busy: Whether a busy process ran beside it.
-        threads: Torch's threads in its process; JAX always uses all cores.
+        threads: Of its gradients; JAX always uses all cores.
         rounds: Visits, in turns with the others, 0 when not timed.
         seconds: Seconds per step over the rounds.
         ratio: This contestant's time per step over fastmaml's in the same round.

@@ -16,7 +16,13 @@ from benchmarks.check import Errors, RefusedError
 from benchmarks.contestants import OURS
 from benchmarks.loops import check, drawing, jax_loops, processes, runner, table, worker
 from benchmarks.loops.base import Loop
-from benchmarks.loops.contestants import IN_SCAN, ONE_THREAD, Contestant, contestants
+from benchmarks.loops.contestants import (
+    DEFAULTS,
+    IN_SCAN,
+    ONE_THREAD,
+    Contestant,
+    contestants,
+)
 from benchmarks.loops.torch_loops import TorchLoop
 from benchmarks.loops.workloads import LOOPS, LoopWorkload
 from benchmarks.records import LoopRecord
@@ -141,7 +147,7 @@ def record(contestant: str = OURS, **changes: object) -> LoopRecord:
 
 
 @pytest.mark.parametrize("loop", [SINUSOID, FLAT, IMAGES])
-@pytest.mark.parametrize("name", [OURS, "fastmaml-fused-adam", "pytorch-loop", "torch-func"])
+@pytest.mark.parametrize("name", [OURS, DEFAULTS, "pytorch-loop", "torch-func"])
 def test_loops_of_torch_take_the_steps_of_the_definition(loop: LoopWorkload, name: str) -> None:
     ready, errors = check.admit(contestants(loop)[name], loop)
     assert errors.float64 <= 1e-9

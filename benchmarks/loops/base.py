@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from benchmarks.loops.workloads import LoopWorkload
 from benchmarks.workloads import Array
@@ -38,6 +39,10 @@ class Loop(ABC):
     """
 
     grain: int = 1
+
+    def threads(self) -> int:
+        """Threads of its steps' gradients, or torch's; JAX always uses all cores."""
+        return torch.get_num_threads()
 
     @abstractmethod
     def prepare(self, loop: LoopWorkload, dtype: str) -> None:

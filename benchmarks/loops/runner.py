@@ -104,7 +104,7 @@ def _checked(loop: LoopWorkload, contestant: Contestant) -> dict[str, Any]:
 
 
 def _times(loop: LoopWorkload, names: list[str], options: Options) -> tuple[Times, dict[str, int]]:
-    """Seconds per step of every round, by condition and contestant; torch's threads of each."""
+    """Seconds per step of every round, by condition and contestant; threads of each."""
     times: Times = {
         busy: {name: [] for name in names} for busy in ([False, True] if options.busy else [False])
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.contestants import OURS
-from benchmarks.loops.contestants import JAX, JAX_SCAN, ONE_THREAD, REGIONS, REGIONS_ONE_THREAD
+from benchmarks.loops.contestants import DEFAULTS, JAX, JAX_SCAN, ONE_THREAD, REGIONS
 from benchmarks.loops.workloads import LOOPS
 from benchmarks.records import LoopRecord
 from benchmarks.table import ABSENT, processor, times
@@ -19,7 +19,7 @@ HEAD = (
     "fastmaml",
     "one thread",
     "threads over one",
-    "`Adam(fused=True)`",
+    "with torch's defaults",
     "JAX, a step per call",
     "JAX, many steps per call",
     *RIVALS[2:],
@@ -60,7 +60,7 @@ def _cells(name: str, busy: bool, rows: list[LoopRecord]) -> list[str]:
     cells = [LOOPS[name].title, "a busy process beside" if busy else "idle"]
     cells += [_rate(found.get(OURS)), _rate(one)]
     cells.append(times(one.ratio) if one and one.ratio else ABSENT)
-    cells.append(_rate(families.get("fastmaml, Adam(fused=True)")))
+    cells.append(_rate(found.get(DEFAULTS)))
     return cells + [_rival(families.get(family)) for family in RIVALS]
 
 
@@ -95,7 +95,7 @@ def _caption(records: list[LoopRecord]) -> str:
     alone = [
         f"{r.seconds.median * 1e3:.2g} ms ({_where(r)})"
         for r in timed
-        if r.contestant in (REGIONS, REGIONS_ONE_THREAD) and r.seconds
+        if r.contestant == REGIONS and r.seconds
     ]
     if alone:
         text += f" The large operations alone take {', '.join(alone)} a step."

@@ -9,10 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import fastmaml
 from benchmarks.loops.base import Loop, State, Tasks
 from benchmarks.loops.drawing import drawer
 from benchmarks.loops.workloads import META_LR, SEED, LoopWorkload
 from benchmarks.rivals.base import TorchRival, flatten
+from benchmarks.rivals.ours import Fastmaml
 from benchmarks.workloads import make_problem
 
 # Sizes between a loop's steps: large enough that torch shares them among its threads.
@@ -23,20 +25,34 @@ class TorchLoop(Loop):
     """A contestant's meta-gradient between torch's own optimizer and draws."""
 
     def __init__(
-        self, rival: type[TorchRival], *, threads: int | None = None, fused: bool = False
+        self,
+        rival: type[TorchRival],
+        *,
+        threads: int | None = None,
+        engine: int | None = None,
+        fused: bool = True,
     ) -> None:
         """Say whose loop it is.
 
         Args:
             rival: Adds the meta-gradient to `.grad`.
             threads: For `torch.set_num_threads`; None leaves torch's default.
+            engine: For `fastmaml.set_num_threads`, 0 as many as torch's default; None follows
+                torch.
             fused: Whether Adam runs with `fused=True`; False leaves torch's default.
         """
         self._rival_class = rival
         self._threads = threads
+        self._engine = engine
         self._adam = {"fused": True} if fused else {}
 
+    def threads(self) -> int:
+        ours = self._rival_class is Fastmaml
+        return fastmaml.get_num_threads() if ours else super().threads()
+
     def prepare(self, loop: LoopWorkload, dtype: str) -> None:
+        if self._engine is not None:
+            fastmaml.set_num_threads(self._engine or torch.get_num_threads())
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         problem = make_problem(loop.workload, dtype)
@@ -74,13 +90,7 @@ class TorchLoop(Loop):
 class RegionsLoop(Loop):
     """The large torch operations alone, to subtract from a loop that has them."""
 
-    def __init__(self, threads: int | None = None) -> None:
-        """Take the number of threads as `TorchLoop` does."""
-        self._threads = threads
-
     def prepare(self, loop: LoopWorkload, dtype: str) -> None:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
         self._regions = regions()
 
     def run(self, steps: int) -> None:

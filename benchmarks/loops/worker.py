@@ -15,8 +15,6 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from benchmarks.check import RefusedError, UnavailableError
 from benchmarks.loops import check
 from benchmarks.loops.base import Loop
@@ -96,7 +94,7 @@ def main() -> None:
     ready = contestant.make()
     ready.prepare(loop, "float32")
     batch = batch_of(ready)
-    print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
+    print(json.dumps({"threads": ready.threads()}), flush=True)
     for line in sys.stdin:
         print(json.dumps(visit(ready, batch, float(line))), flush=True)
 
