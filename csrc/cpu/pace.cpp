@@ -14,7 +14,7 @@ constexpr int kPatience = 16, kMostPatience = 512, kHurry = 4;
 
 }  // namespace
 
-Pace::Pace(int most, int first) {
+Pace::Pace(int most, int first) : patience_(kPatience) {
   for (int count = 1; count < most; count *= 2) counts_.push_back(count);
   counts_.push_back(std::max(1, most));
   while (best_ + 1 < counts_.size() && counts_[best_] < first) ++best_;
@@ -27,6 +27,8 @@ void Pace::took(int threads, double seconds) {
   ++calls_, seconds_ += seconds;
   if (seconds_ < kWindow) return;
   const double mean = seconds_ / static_cast<double>(calls_);
+  // The first trial comes at once where a window is many calls, of which it spoils none much.
+  if (then_ == 0 && calls_ > 1) patience_ = 1;
   calls_ = 0, seconds_ = 0;
   trying_ ? judge(mean) : keep(mean);
 }

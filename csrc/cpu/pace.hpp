@@ -1,10 +1,11 @@
 // How many threads the calls of a plan ask for: what they were measured to take decides.
 //
 // Calls run in windows of 20 ms or one call, all of a window with the same number of threads. The
-// number that did best is kept; at first at once, then after some windows, a neighbour (half of it,
-// twice as many) is tried for one window. A trial that is lost puts the next one off, the longer
-// the clearer it was; one that is won must be won again before it is believed. So trials cost some
-// percent at first and soon well below one; a machine that gets busy, or calm, is noticed.
+// number that did best is kept; after some windows (short calls: at first at once) a neighbour,
+// half of it or twice as many, is tried for one window. A trial that is lost puts the next one off,
+// the longer the clearer it was; one that is won must be won again before it is believed. So trials
+// cost some percent at first and soon well below one; a machine that gets busy, or calm, is
+// noticed.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,7 @@ class Pace {
   double mean_ = 0;  // seconds of a call with the best number, of late
   double then_ = 0;  // the same when it was last compared
   int windows_ = 0;  // since then
-  int patience_ = 1;
+  int patience_;
   int64_t calls_ = 0;  // of this window
   double seconds_ = 0;
 };
