@@ -387,4 +387,4 @@ def _finish(call: _Call, outcome: Outcome | _engine.Outputs) -> MetaStepResult:
     losses, logits = outcome.task_losses, outcome.logits
     share = accuracy(logits, call.tasks.query_y) if call.settings.loss.classifies else None
     backend: Backend = "reference" if call.fit is None else "fused"
-    return MetaStepResult(losses.mean(), losses, logits, share, backend, outcome.executor)
+    return MetaStepResult(losses, logits, share, backend, outcome.executor)

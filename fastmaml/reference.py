@@ -261,9 +261,7 @@ def _gradient(
 def finish(tasks: Tasks, settings: Settings, outcome: Outcome) -> MetaStepResult:
     """The result of a meta-step that ran in PyTorch."""
     correct = accuracy(outcome.logits, tasks.query_y) if settings.loss.classifies else None
-    return MetaStepResult(
-        outcome.task_losses.mean(), outcome.task_losses, outcome.logits, correct, "reference"
-    )
+    return MetaStepResult(outcome.task_losses, outcome.logits, correct, "reference")
 
 
 _RATE = "inner_lr"  # its place among names of parameters

@@ -18,7 +18,6 @@ class MetaStepResult:
     """The numbers of one meta-step; no tensor in it carries a graph.
 
     Attributes:
-        loss: Mean over tasks of the query loss after adaptation, shape ``[]``.
         task_losses: Query loss of each task after adaptation, shape ``[T]``.
         logits: Model outputs on the query sets after adaptation, shape ``[T, Q, ...]``.
         accuracy: For cross-entropy the share of correct query rows over all tasks, shape ``[]``,
@@ -29,12 +28,16 @@ class MetaStepResult:
             kernel runs the whole meta-step); ``"torch"`` for the reference.
     """
 
-    loss: Tensor
     task_losses: Tensor
     logits: Tensor
     accuracy: Tensor | None
     backend: Backend
     executor: str = "torch"
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean over tasks of the query loss after adaptation, shape ``[]``."""
+        return self.task_losses.mean()  # when asked for: it takes as long as a part of the call
 
 
 @dataclass(frozen=True, slots=True)

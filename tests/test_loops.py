@@ -40,7 +40,7 @@ SINUSOID = LoopWorkload(
         loss="mse",
         tasks=2,
         support_rows=3,
-        query_rows=4,
+        query_rows=3,
         inner_steps=1,
         inner_lr=0.01,
     ),

@@ -44,13 +44,14 @@ def drawer(loop: LoopWorkload, dtype: torch.dtype) -> Callable[[], Episode]:
 
 
 def sinusoids(workload: Workload, dtype: torch.dtype) -> Episode:
-    """Tasks as the README's loop draws them."""
+    """Tasks as the README's loop draws them: as many query points as support points."""
     tasks, shots = workload.tasks, workload.support_rows
-    x = torch.rand(tasks, shots + workload.query_rows, 1, dtype=dtype) * 10 - 5
-    amplitude = torch.rand(tasks, 1, 1, dtype=dtype) * 4.9 + 0.1
-    phase = torch.rand(tasks, 1, 1, dtype=dtype) * torch.pi
+    x = torch.empty(2, tasks, shots, 1, dtype=dtype).uniform_(-5, 5)
+    amplitude = torch.empty(tasks, 1, 1, dtype=dtype).uniform_(0.1, 5)
+    phase = torch.empty(tasks, 1, 1, dtype=dtype).uniform_(0, torch.pi)
     y = amplitude * torch.sin(x - phase)
-    return (x[:, :shots], y[:, :shots]), (x[:, shots:], y[:, shots:])
+    support, query = zip(x, y, strict=True)
+    return support, query
 
 
 def images(loop: LoopWorkload) -> npt.NDArray[np.uint8]:

@@ -19,8 +19,10 @@ constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 
 // Processors of the affinity mask, whatever its size; 0 where the system does not say.
 int affinity() {
+  cpu_set_t usual;
+  if (sched_getaffinity(0, sizeof usual, &usual) == 0) return CPU_COUNT(&usual);
   constexpr int kMostProcessors = 1 << 16;
-  for (int count = CPU_SETSIZE; count <= kMostProcessors; count *= 2) {
+  for (int count = 2 * CPU_SETSIZE; count <= kMostProcessors; count *= 2) {
     std::vector<unsigned long> mask(static_cast<size_t>(count) / (8 * sizeof(unsigned long)));
     const size_t bytes = mask.size() * sizeof(unsigned long);
     auto* set = reinterpret_cast<cpu_set_t*>(mask.data());
