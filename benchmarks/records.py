@@ -100,7 +100,7 @@ class LoopRecord(Stored):
     Attributes:
         workload: Name of the loop.
         contestant: Name of the contestant.
-        family: Forms of one loop share it; only the fastest form is timed.
+        family: Forms of one loop share it; slow ones are not timed.
         verdict: "timed", "screened out" (a slower form), or why it was refused or is missing.
         busy: Whether a busy process ran beside it.
         threads: Of its gradients; JAX always uses all cores.

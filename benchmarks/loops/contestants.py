@@ -28,7 +28,7 @@ class Contestant:
 
     Attributes:
         name: Key in the results.
-        family: Contestants of one family are forms of one loop; only the fastest is timed.
+        family: Contestants of one family are forms of one loop; the fastest is shown.
         make: Builds it, unprepared.
     """
 

@@ -1,4 +1,4 @@
-"""A run of the loops: check, take the fastest forms, time in turns, idle and beside a busy process.
+"""A run of the loops: check, drop slow forms, time in turns, idle and beside a busy process.
 
 Every contestant is checked in a process of its own and then timed in another, which waits while the
 others have their turns. A round visits everybody, from another first one each time.
@@ -21,6 +21,8 @@ from benchmarks.records import LoopRecord
 from benchmarks.timing import Spread
 
 Times = dict[bool, dict[str, list[float]]]
+# A form that takes longer than this many times its family's fastest in the check is not timed.
+DOUBT = 1.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Options:
     Attributes:
         rounds: Visits per contestant and condition.
         seconds: Length of a visit, at least.
-        busy: Whether a second half of every round has a busy process beside it.
+        busy: Whether there are as many rounds again with a busy process beside them.
         names: Contestants, None for all.
     """
 
@@ -76,13 +78,12 @@ def run(loop: LoopWorkload, options: Options) -> list[LoopRecord]:
 
 
 def fastest(ready: list[Contestant], found: dict[str, dict[str, Any]]) -> list[str]:
-    """Names of the fastest form of every family, by the rough times of the check."""
-    best: dict[str, str] = {}
+    """Names of the forms that may be their family's fastest, by the rough times of the check."""
+    best: dict[str, float] = {}
     for contestant in ready:
-        now = best.setdefault(contestant.family, contestant.name)
-        if found[contestant.name]["seconds"] < found[now]["seconds"]:
-            best[contestant.family] = contestant.name
-    return list(best.values())
+        seconds = found[contestant.name]["seconds"]
+        best[contestant.family] = min(seconds, best.get(contestant.family, seconds))
+    return [c.name for c in ready if found[c.name]["seconds"] <= DOUBT * best[c.family]]
 
 
 def ratio(name: str, times: dict[str, list[float]]) -> Spread | None:
@@ -110,11 +111,13 @@ def _times(loop: LoopWorkload, names: list[str], options: Options) -> tuple[Time
     }
     with ExitStack() as stack:
         workers = {n: stack.enter_context(Worker(loop.name, n)) for n in names}
-        for turn in range(options.rounds):
-            _say(f"{loop.name}: round {turn + 1} of {options.rounds}")
-            first = turn % max(1, len(names))
-            for busy, lists in times.items():
-                with busy_process() if busy else nullcontext():
+        # One condition after the other: who adapts to the machine finds it as it was last time.
+        for busy, lists in times.items():
+            with busy_process() if busy else nullcontext():
+                for turn in range(options.rounds):
+                    where = ", a busy process beside" if busy else ""
+                    _say(f"{loop.name}: round {turn + 1} of {options.rounds}{where}")
+                    first = turn % max(1, len(names))
                     for name in (*names[first:], *names[:first]):
                         lists[name].append(workers[name].seconds_per_step(options.seconds))
         return times, {name: worker.threads for name, worker in workers.items()}

@@ -10,7 +10,7 @@ constexpr double kWindow = 0.02;  // seconds
 constexpr double kMoreWin = 0.96, kFewerWin = 1.01;
 // Losing by so much is clear; calls that slow down by so much ask for a trial.
 constexpr double kClear = 1.3, kSlower = 1.5;
-constexpr int kPatience = 16, kMostPatience = 512, kHurry = 4;
+constexpr int kPatience = 16, kMostPatience = 64, kHurry = 4;
 
 }  // namespace
 

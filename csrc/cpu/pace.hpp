@@ -4,8 +4,8 @@
 // number that did best is kept; after some windows (short calls: at first at once) a neighbour,
 // half of it or twice as many, is tried for one window. A trial that is lost puts the next one off,
 // the longer the clearer it was; one that is won must be won again before it is believed. So trials
-// cost some percent at first and soon well below one; a machine that gets busy, or calm, is
-// noticed.
+// cost some percent at first and soon about one; a machine that gets busy, or calm, is noticed
+// within a second or two.
 #pragma once
 
 #include <cstdint>
