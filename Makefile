@@ -40,6 +40,8 @@ test-cuda: $(READY)
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks loops
+	$(BIN)/python -m benchmarks overhead
+	$(BIN)/python -m benchmarks first-call
 	$(BIN)/python -m pytest benchmarks -m bench
 
 lint: $(READY)
