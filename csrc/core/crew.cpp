@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 #include "core/processors.hpp"
@@ -114,7 +114,7 @@ class Crew {
         std::thread([this] { loop(); }).detach();
         workers_.fetch_add(1, std::memory_order_release);
       }
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
       // The system starts no more threads: calls make do with what there is.
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);

@@ -56,6 +56,13 @@ int64_t largest_group(const Program& program, int64_t round, int threads, int64_
   return divide_up(round, std::min(round, each));
 }
 
+// Stacked rows are worth waiting for; else the walk over the instructions must be worth it.
+int64_t smallest_group(const Program& program, const Schedule& schedule, int64_t largest) {
+  if (program.any_factored) return largest;
+  const double tasks = kGroupNanoseconds / std::max(1.0, schedule.body_nanoseconds);
+  return std::min(largest, static_cast<int64_t>(tasks) + 1);
+}
+
 }  // namespace
 
 Schedule::Schedule(const Program& program) {
@@ -100,11 +107,7 @@ Layout plan_layout(const Program& program, const Schedule& schedule, int64_t tas
   if (nanoseconds < kSerialNanoseconds) threads = 1;
 
   layout.group = largest_group(program, layout.round, threads, transient);
-  layout.least = program.any_factored
-                     ? layout.group
-                     : std::clamp<int64_t>(
-                           static_cast<int64_t>(kGroupNanoseconds / schedule.body_nanoseconds) + 1,
-                           1, layout.group);
+  layout.least = smallest_group(program, schedule, layout.group);
   layout.lanes =
       static_cast<int>(std::min<int64_t>(threads, divide_up(layout.round, layout.least)));
   if (lanes > 0) layout.lanes = std::min(layout.lanes, lanes);
