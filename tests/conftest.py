@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastmaml
 from fastmaml import _engine
 
 # The same examples on every run: a red test is red for everyone, and stays so until it is mended.
@@ -44,6 +45,7 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(THREADS)
+    fastmaml.set_num_threads(None)
 
 
 @pytest.fixture

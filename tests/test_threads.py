@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,11 +19,9 @@ from fastmaml.errors import SettingError
 
 
 @pytest.fixture(autouse=True)
-def _as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Calls that wait for nobody, and torch's number again afterwards."""
+def _as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that wait for nobody."""
     monkeypatch.setattr(_engine, "ALL_THREADS", False)
-    yield
-    fastmaml.set_num_threads(None)
 
 
 def sinusoid() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:

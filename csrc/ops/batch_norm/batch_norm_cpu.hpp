@@ -336,8 +336,9 @@ struct BatchNormTask {
     for (int64_t b = 0; b < rows.blocks; ++b) write_block(b, begin, end, held);
   }
 
-  // One phase of one part: a part takes blocks of rows, and between them some features of the blocks'
-  // sums, which the team's scratch holds. (Inlined beside `run` it makes small norms slower.)
+  // One phase of one part: a part takes blocks of rows, and between them some features of the
+  // blocks' sums, which the team's scratch holds. (Inlined beside `run` it makes small norms
+  // slower.)
   [[gnu::noinline]] void run_phase(const Context& context, int phase) const {
     const int64_t line = norm_line(F, sizeof(T));
     const Held held{reinterpret_cast<T*>(context.team_scratch), line};
