@@ -67,7 +67,7 @@ struct Call {
   int64_t tasks = 0;
   int threads = 1;
   int lanes = 0;                     // at most so many tasks at a time; 0: as many as threads
-  bool all_threads = false;          // for tests: waits for all `threads`, which share everything
+  bool all_threads = false;          // for tests: waits for all that the plan has work for
   const void* support_x = nullptr;   // [T, S, row...]
   const void* support_y = nullptr;   // [T, S, ...] targets, or int64 class indices [T, S]
   const void* query_x = nullptr;     // [T, Q, row...]

@@ -43,7 +43,7 @@ TEAM = 0
 """Most blocks that share a task on a device; 0: as many as pay. Tests force it."""
 
 ALL_THREADS = False
-"""Whether calls wait for all their threads, which then share everything. Tests force it."""
+"""Whether calls begin when all their threads are there. Tests force it."""
 FACTORED = -1
 """How plans keep wide weights: -1 by estimated cost, 0 dense, 1 factored. Tests force it."""
 MOMENT_BYTES = -1

@@ -154,4 +154,4 @@ def test_many_callers_on_a_busy_machine() -> None:
             process.wait()
     assert not wrong
     assert len(resident) == 2 * CALLERS
-    assert max(resident) - min(resident) < 32 << 20
+    assert max(resident) - min(resident) < 32 << 20, sorted(r >> 20 for r in resident)

@@ -24,6 +24,10 @@ class Course::Member {
     if (!under_way()) return;
     count_ = count, place_ = rank / count;
     join(rank % count);
+    uint64_t joined = course_.joined_.load();
+    while (joined >> kSeatBits == (number << kSeatBits) >> kSeatBits &&
+           !course_.joined_.compare_exchange_weak(joined, joined + 1)) {
+    }
   }
 
   void work() {
@@ -115,24 +119,23 @@ bool Course::lease() {
 
 uint64_t Course::begin(Work& work, int threads, int lanes) {
   if (lanes > room_) {
-    room_ = std::max(lanes, 2 * room_);
-    lanes_.store(new Lane[static_cast<size_t>(room_)]);
+    const int room = std::max(lanes, 2 * room_);
+    lanes_.store(new Lane[static_cast<size_t>(room)]);
+    room_ = room;
   }
   Lane* const all = lanes_.load(std::memory_order_relaxed);
   for (int lane = 0; lane < lanes; ++lane) all[lane].members.store(0, std::memory_order_relaxed);
   work_ = &work;
-  lane_count_.store(lanes), threads_.store(threads);
+  lane_count_.store(lanes);
   const uint64_t number = number_.load(std::memory_order_relaxed) + 1;
+  joined_.store(number << kSeatBits);
   seats_.store(number << kSeatBits | static_cast<uint32_t>(threads - 1));
   number_.store(number);
   return number;
 }
 
-bool Course::all_joined() const {
-  int members = 0;
-  for (int lane = 0; lane < lane_count_.load(); ++lane)
-    members += lanes_.load()[lane].members.load(std::memory_order_relaxed);
-  return members == threads_.load() - 1;
+bool Course::all_joined(int workers) const {
+  return static_cast<uint32_t>(joined_.load()) == static_cast<uint32_t>(workers);
 }
 
 void Course::run(uint64_t number) { Member(*this, 0, number).work(); }
@@ -143,9 +146,13 @@ Course::Seat Course::take_seat() {
   for (;;) {
     const auto left = static_cast<uint32_t>(seats);
     if (number % 2 == 0 || (number << kSeatBits | left) != seats || left == 0) return {};
-    if (seats_.compare_exchange_weak(seats, seats - 1))
-      return {static_cast<int>(left), number, left > 1};
+    if (seats_.compare_exchange_weak(seats, seats - 1)) return {static_cast<int>(left), number};
   }
+}
+
+bool Course::has_seats() const {
+  return number_.load(std::memory_order_relaxed) % 2 == 1 &&
+         static_cast<uint32_t>(seats_.load(std::memory_order_relaxed)) > 0;
 }
 
 void Course::attend(const Seat& seat) { Member(*this, seat.rank, seat.number).work(); }

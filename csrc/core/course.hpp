@@ -5,6 +5,7 @@
 // there for a call it does with a part of a stage in hand, and without one it holds nobody up.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "core/stage.hpp"
@@ -29,17 +30,17 @@ class Course {
   // By the caller, who is rank 0. `threads` is how many ranks there are, the caller's included.
   bool lease();                                        // false: another call has it
   uint64_t begin(Work& work, int threads, int lanes);  // gives the call's number
-  bool all_joined() const;    // all workers, before the first stage is open
-  void run(uint64_t number);  // works until the call is closed
+  bool all_joined(int workers) const;                  // so many, before the first stage is open
+  void run(uint64_t number);                           // works until the call is closed
   void release() { leased_.store(false, std::memory_order_release); }
 
   // By a worker: a rank of the call that is under way if it has one left, and its number.
   struct Seat {
     int rank = 0;  // 0: none
     uint64_t number = 0;
-    bool more = false;  // others are left
   };
   Seat take_seat();
+  bool has_seats() const;
   void attend(const Seat& seat);
 
   // By the work.
@@ -71,9 +72,10 @@ class Course {
   class Member;
 
   std::atomic<bool> leased_{false};
-  std::atomic<uint64_t> number_{0};              // odd while a call is under way
-  std::atomic<uint64_t> seats_{0};               // the call's number | ranks left
-  std::atomic<int> threads_{0}, lane_count_{0};  // of this call
+  std::atomic<uint64_t> number_{0};    // odd while a call is under way
+  std::atomic<uint64_t> seats_{0};     // the call's number | ranks left
+  std::atomic<uint64_t> joined_{0};    // the call's number | workers who came
+  std::atomic<int> lane_count_{0};     // of this call
   std::atomic<Lane*> lanes_{nullptr};  // grows; the ones before are left to whoever looks at them
   int room_ = 0;                       // lanes there are
   Work* work_ = nullptr;

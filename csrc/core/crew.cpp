@@ -86,10 +86,10 @@ class Crew {
   // its workers are to be its own.
   int join(int wanted, bool all) {
     const int sum = wanted_.fetch_add(wanted) + wanted;
-    const int many = all ? sum : std::max(wanted, std::min(usable_processors() - 1, sum));
-    if (workers_.load(std::memory_order_acquire) < many) start(many);
+    if (workers_.load(std::memory_order_acquire) < sum)
+      start(all ? sum : std::max(wanted, std::min(usable_processors() - 1, sum)));
     const int there = workers_.load(std::memory_order_acquire);
-    const int got = all && there < many ? 0 : std::min(wanted, there);
+    const int got = all && there < sum ? 0 : std::min(wanted, there);
     wanted_.fetch_sub(wanted - got);
     return got;
   }
@@ -104,12 +104,13 @@ class Crew {
 
  private:
   void start(int many) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    // Signals are for the program's own threads.
+    // Signals are for the program's own threads, but for those that tell of a fault here.
     sigset_t all, before;
     sigfillset(&all);
+    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&all, fault);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
+      const std::lock_guard<std::mutex> lock(mutex_);
       while (workers_.load(std::memory_order_relaxed) < many) {
         std::thread([this] { loop(); }).detach();
         workers_.fetch_add(1, std::memory_order_release);
@@ -138,7 +139,9 @@ class Crew {
     for (Course& course : board) {
       const Course::Seat seat = course.take_seat();
       if (!seat.rank) continue;
-      if (seat.more && asleep_.load(std::memory_order_relaxed) > 0) posts_.notify_one();
+      if (asleep_.load(std::memory_order_relaxed) > 0 &&
+          std::ranges::any_of(board, [](const Course& other) { return other.has_seats(); }))
+        posts_.notify_one();
       course.attend(seat);
       any = true;
     }

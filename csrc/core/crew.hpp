@@ -2,8 +2,8 @@
 //
 // A call begins on its caller, who posts a course; workers that are awake, or wake in time, take
 // part in what is left of it. Nobody waits for one who has not begun. Idle workers look at the
-// board for some tens of microseconds, then sleep. A forked child starts with none: its parent's
-// workers do not exist in it.
+// board for a while, then sleep. They may use the processors that the thread might which needed
+// them first. A forked child starts with none: its parent's workers do not exist in it.
 #pragma once
 
 #include "core/course.hpp"
@@ -27,7 +27,7 @@ class Posting {
     const uint64_t number = course_->begin(work, threads_, lanes);
     if (all_) {
       call_workers();
-      while (!course_->all_joined()) std::this_thread::yield();
+      while (!course_->all_joined(threads_ - 1)) std::this_thread::yield();
       start();
     } else {
       start();

@@ -3,8 +3,10 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -69,9 +71,19 @@ double processor_quota(const std::string& groups, const std::string& mount) {
   return least;
 }
 
-int usable_processors() {
-  // The quota is read once: it is files, and few change it under a running process.
-  static const double limit = processor_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+int usable_processors() noexcept {
+  // The quota is read once: it is files, and few change it under a running process. (A guarded
+  // static would hang the child of a fork that came in between.)
+  static std::atomic<double> quota{0};
+  double limit = quota.load(std::memory_order_relaxed);
+  if (limit == 0) {
+    try {
+      limit = processor_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+    } catch (const std::exception&) {
+      limit = kUnlimited;
+    }
+    quota.store(limit, std::memory_order_relaxed);
+  }
   int count = affinity();
   if (count < 1) count = static_cast<int>(std::thread::hardware_concurrency());
   if (limit < count) count = static_cast<int>(std::ceil(limit));

@@ -15,6 +15,8 @@ namespace fastmaml {
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
 #else
   std::this_thread::yield();
 #endif
@@ -61,6 +63,7 @@ class alignas(64) Stage {
 
  private:
   static constexpr int kPartsBits = 5, kNumberAt = kMostParts + kPartsBits;
+  static_assert(kMostParts < 1 << kPartsBits);
 
   static int parts_of(uint64_t word) {
     return static_cast<int>(word >> kMostParts & ((1 << kPartsBits) - 1));
@@ -72,7 +75,6 @@ class alignas(64) Stage {
   std::atomic<uint64_t> word_{0};  // no parts
   std::atomic<int> left_{0};       // parts that are not finished
 };
-static_assert(Stage::kMostParts < 32);
 
 // What threads sleep by that have waited long.
 class Bell {

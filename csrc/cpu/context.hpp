@@ -23,7 +23,7 @@ struct Context {
   int64_t tasks = 0;
   int rank = 0, size = 1;
   char* scratch = nullptr;       // of this thread, kScratchBytes or what the program asks for
-  char* team_scratch = nullptr;  // of the lane, where there are phases
+  char* team_scratch = nullptr;  // of the lane in a phase, else this thread's again
   int phase = -1;                // of all tasks' one after another; -1: all at once
 };
 

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <numeric>
+#include <system_error>
 #include <thread>
 
 #include "core/error.hpp"
@@ -109,7 +110,13 @@ double peak_flops(Dtype dtype, int threads) {
       flops[static_cast<size_t>(rank)] = fma(kRounds);
     };
     std::vector<std::jthread> others;
-    for (int rank = 1; rank < threads; ++rank) others.emplace_back(work, rank);
+    try {
+      for (int rank = 1; rank < threads; ++rank) others.emplace_back(work, rank);
+    } catch (const std::system_error& error) {
+      waited_for.store(0);  // lets those go that there are
+      throw SettingError(message("peak_flops: the system must start ", threads - 1,
+                                 " threads, got: ", error.what(), "; ask for fewer"));
+    }
     while (waited_for.load() > 1) std::this_thread::yield();
     const auto start = std::chrono::steady_clock::now();
     work(0);

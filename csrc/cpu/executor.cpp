@@ -206,11 +206,12 @@ class Run final : public Work {
   // Every lane's first stage is to take a group, or find that none is left.
   void open_round() {
     open_tasks();
-    lanes_left_.store(lanes_, std::memory_order_relaxed);
-    for (int lane = 0; lane < lanes_; ++lane) {
+    const int count = lanes_;
+    lanes_left_.store(count, std::memory_order_relaxed);
+    for (int lane = 0; lane < count; ++lane) {
       lane_state(lane) = Lane{};
       course_->retire(lane, false);
-      course_->open_lane(lane, 1);
+      course_->open_lane(lane, 1);  // once the last is open the call may end, and with it this
     }
   }
 
@@ -290,7 +291,9 @@ void execute(const Program& program, const Schedule& schedule, const Layout& lay
 
 std::shared_ptr<Habits::Habit> Habits::of(const Program& program, const Schedule& schedule,
                                           int64_t tasks, int threads, int lanes) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock)  // another thread has it, or had it when this process was forked
+    return std::make_shared<Habit>(plan_layout(program, schedule, tasks, threads, lanes));
   const Key key{tasks, threads, lanes};
   if (const auto found = habits_.find(key); found != habits_.end()) return found->second;
   if (habits_.size() >= kMostHabits) habits_.clear();

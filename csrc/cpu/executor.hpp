@@ -9,6 +9,7 @@
 // Nothing here knows a layer, and no result depends on how tasks were grouped or who ran them.
 #pragma once
 
+#include <compare>
 #include <map>
 #include <memory>
 #include <mutex>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/error.hpp"
 #include "cpu/executor.hpp"
 #include "plan/scalars.hpp"
 #include "plan/traffic.hpp"
@@ -81,6 +82,9 @@ Schedule::Schedule(const Program& program) {
   list(program.body, body);
   list(program.commit, commit);
   list(program.epilogue, epilogue);
+  for (const auto* section : {&prologue, &commit, &epilogue})
+    for (const Step& step : *section)
+      if (step.phases > 1) throw InternalError("an instruction outside the body asks for phases");
   for (const Step& step : body) {
     any_phases = any_phases || step.phases > 1;
     body_nanoseconds += step.nanoseconds;

@@ -36,6 +36,7 @@ void Pace::took(int threads, double seconds) {
 void Pace::keep(double mean) {
   mean_ = mean_ == 0 ? mean : (mean_ + mean) / 2;
   ++windows_;
+  if (won_once_) return void(trying_ = true);
   const bool slower = then_ > 0 && mean_ > kSlower * then_ && windows_ >= kHurry;
   if (windows_ >= patience_ || slower) begin_trial();
 }
@@ -44,11 +45,12 @@ void Pace::begin_trial() {
   // Neighbours in turns; at an end there is one only.
   upwards_ = best_ == 0 || (!upwards_ && best_ + 1 < counts_.size());
   trial_ = upwards_ ? best_ + 1 : best_ - 1;
-  trying_ = true, won_once_ = false;
+  trying_ = true;
 }
 
 void Pace::judge(double mean) {
   const bool won = mean < (upwards_ ? kMoreWin : kFewerWin) * mean_;
+  trying_ = false;
   if (won && !won_once_) return void(won_once_ = true);
   const bool first = then_ == 0;
   if (won) {
@@ -60,7 +62,7 @@ void Pace::judge(double mean) {
     const int factor = mean > kClear * mean_ ? 4 : 2;
     patience_ = std::clamp(first ? kPatience : patience_ * factor, kPatience, kMostPatience);
   }
-  trying_ = false, windows_ = 0, then_ = mean_;
+  won_once_ = false, windows_ = 0, then_ = mean_;
 }
 
 }  // namespace fastmaml

@@ -2,10 +2,11 @@
 //
 // Calls run in windows of 20 ms or one call, all of a window with the same number of threads. The
 // number that did best is kept; after some windows (short calls: at first at once) a neighbour,
-// half of it or twice as many, is tried for one window. A trial that is lost puts the next one off,
-// the longer the clearer it was; one that is won must be won again before it is believed. So trials
-// cost some percent at first and soon about one; a machine that gets busy, or calm, is noticed
-// within a second or two.
+// about half of it or twice as many, is tried for one window. A trial that is lost puts the next
+// one off, the longer the clearer it was; one that is won must be won again, after a window of the
+// best so far, before it is believed. So trials cost some percent at first and soon about one.
+// Calls that get slower bring the next trial on at once; that others would be faster now shows when
+// it is due.
 #pragma once
 
 #include <cstdint>

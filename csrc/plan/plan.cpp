@@ -71,16 +71,15 @@ void check_call(const Program& program, const Call& call, size_t bytes) {
 // On as many threads as calls of this size were measured to gain from.
 void run_at_pace(const Compiled& compiled, const Call& call, Habits::Habit& habit) {
   int threads = habit.layout.threads;
-  if (!call.all_threads) {
-    const std::lock_guard<std::mutex> lock(habit.mutex);
+  // A lock that another thread has, or had when this process was forked, is not waited for.
+  if (const std::unique_lock lock(habit.mutex, std::try_to_lock); lock && !call.all_threads)
     threads = habit.pace.threads();
-  }
   const auto start = std::chrono::steady_clock::now();
   execute(compiled, compiled.schedule, habit.layout, kernels_of(compiled.settings.dtype), call,
           threads);
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-  const std::lock_guard<std::mutex> lock(habit.mutex);
-  habit.pace.took(threads, taken.count());
+  if (const std::unique_lock lock(habit.mutex, std::try_to_lock); lock && !call.all_threads)
+    habit.pace.took(threads, taken.count());
 }
 
 }  // namespace

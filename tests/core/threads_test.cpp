@@ -144,6 +144,26 @@ TEST(a_stuck_thread_holds_up_its_part_alone) {
   CHECK(work.done() >= kParts - 1);
 }
 
+// A thread that opened a call's last lane may still be there when the next call, of another number
+// of lanes, is under way in the same place.
+TEST(calls_of_changing_sizes_follow_each_other) {
+  const NetworkCase item = network_cases().front();
+  Settings settings;
+  settings.support_rows = 5, settings.query_rows = 4, settings.inner_steps = 1;
+  const Plan plan(item.network, settings);
+  std::vector<Problem<float>> problems;
+  std::vector<Problem<float>::Result> expected;
+  for (int64_t tasks : {40, 3, 17, 90}) {
+    problems.emplace_back(item.network, settings, tasks, 3);
+    expected.push_back(problems.back().run(plan, 1));
+  }
+  for (int call = 0; call < 400; ++call) {
+    const size_t i = static_cast<size_t>(call) % problems.size();
+    problems[i].all_threads = call % 3 == 0;
+    CHECK(problems[i].run(plan, 2 + call % 3) == expected[i], call);
+  }
+}
+
 TEST(more_calls_than_the_board_has_places_run_alone) {
   std::vector<std::unique_ptr<Posting>> postings;
   for (int i = 0; i < 64; ++i) postings.push_back(std::make_unique<Posting>(2));
