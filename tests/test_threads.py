@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+import statistics
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 import torch
@@ -137,21 +139,23 @@ def test_many_callers_on_a_busy_machine() -> None:
             which = (index + call) % len(own)
             if not torch.equal(gradient(*own[which]), expected[which]):
                 wrong.append(call)
-            if call in (CALLS // 4, CALLS - 1):
-                resident.append(psutil.Process().memory_info().rss)
 
     load = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(2)]
     try:
         callers = [threading.Thread(target=caller, args=(i,)) for i in range(CALLERS)]
         for thread in callers:
             thread.start()
-        for thread in callers:
-            thread.join(timeout=900)
-        assert not any(thread.is_alive() for thread in callers), "a call hangs"
+        deadline = time.monotonic() + 900
+        while any(thread.is_alive() for thread in callers):
+            assert time.monotonic() < deadline, "a call hangs"
+            resident.append(psutil.Process().memory_info().rss)
+            time.sleep(0.1)
     finally:
         for process in load:
             process.kill()
             process.wait()
     assert not wrong
-    assert len(resident) == 2 * CALLERS
-    assert max(resident) - min(resident) < 32 << 20, sorted(r >> 20 for r in resident)
+    # Callers' workspaces come and go: what counts is that later calls do not need more of them.
+    third = len(resident) // 3
+    middle, last = statistics.median(resident[third : 2 * third]), resident[2 * third :]
+    assert statistics.median(last) - middle < 32 << 20, [r >> 20 for r in resident]
