@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.records import Record
+from collections.abc import Sequence
+
+from benchmarks.records import LoopRecord, Record
 from benchmarks.timing import Spread
 from benchmarks.workloads import WORKLOADS
 
@@ -13,6 +15,23 @@ ABSENT = "-"
 
 # Columns after fastmaml's; a family without a time on any workload gets no column.
 FAMILIES = ("JAX", "PyTorch loop", "torch.func", "higher")
+
+
+def check_one_machine(where: str, records: Sequence[Record | LoopRecord], command: str) -> None:
+    """Refuse records that no one table can show.
+
+    Args:
+        where: The table that error texts begin with.
+        records: Those of a table.
+        command: What makes some.
+
+    Raises:
+        ValueError: There are none, or they come from different machines.
+    """
+    if not records:
+        raise ValueError(f"{where}: at least one record is needed, got none; run `{command}`.")
+    if len({str(record.machine) for record in records}) > 1:
+        raise ValueError(f"{where}: all records must come from one machine and set of versions.")
 
 
 def render(records: list[Record]) -> str:
@@ -27,12 +46,7 @@ def render(records: list[Record]) -> str:
     Raises:
         ValueError: There are no records, or they come from different machines.
     """
-    if not records:
-        raise ValueError(
-            "table: at least one record is needed, got none; run `python -m benchmarks` first."
-        )
-    if len({str(record.machine) for record in records}) > 1:
-        raise ValueError("table: all records must come from one machine and one set of versions.")
+    check_one_machine("table", records, "python -m benchmarks")
     families = [f for f in FAMILIES if any(r.family == f and r.seconds for r in records)]
     memory_families = [f for f in ("JAX", "PyTorch loop") if f in families]
     head = ["workload (GFLOP)", "fastmaml", "share of peak", *families]

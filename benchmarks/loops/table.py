@@ -8,7 +8,7 @@ from benchmarks.contestants import OURS
 from benchmarks.loops.contestants import DEFAULTS, JAX, JAX_SCAN, ONE_THREAD, REGIONS
 from benchmarks.loops.workloads import LOOPS
 from benchmarks.records import LoopRecord
-from benchmarks.table import ABSENT, processor, times
+from benchmarks.table import ABSENT, check_one_machine, processor, times
 
 BEGIN = "<!-- loop table: begin -->"
 END = "<!-- loop table: end -->"
@@ -29,23 +29,8 @@ HEAD = (
 
 
 def render(records: list[LoopRecord]) -> str:
-    """The table and its caption as Markdown.
-
-    Args:
-        records: Records of one run (one machine).
-
-    Returns:
-        Markdown text without trailing newline; the same records always give the same text.
-
-    Raises:
-        ValueError: There are no records, or they come from different machines.
-    """
-    if not records:
-        raise ValueError(
-            "loops: at least one record is needed, got none; run `python -m benchmarks loops`."
-        )
-    if len({str(record.machine) for record in records}) > 1:
-        raise ValueError("loops: all records must come from one machine and one set of versions.")
+    """The loops' table and its caption; arguments and errors as of `benchmarks.table.render`."""
+    check_one_machine("loops", records, "python -m benchmarks loops")
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     for name in LOOPS:
         for busy in (False, True):
