@@ -120,7 +120,8 @@ bool Course::lease() {
 uint64_t Course::begin(Work& work, int threads, int lanes) {
   if (lanes > room_) {
     const int room = std::max(lanes, 2 * room_);
-    lanes_.store(new Lane[static_cast<size_t>(room)]);
+    rooms_.push_back(std::make_unique<Lane[]>(static_cast<size_t>(room)));
+    lanes_.store(rooms_.back().get());
     room_ = room;
   }
   Lane* const all = lanes_.load(std::memory_order_relaxed);

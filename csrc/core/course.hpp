@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "core/stage.hpp"
 
@@ -72,12 +74,13 @@ class Course {
   class Member;
 
   std::atomic<bool> leased_{false};
-  std::atomic<uint64_t> number_{0};    // odd while a call is under way
-  std::atomic<uint64_t> seats_{0};     // the call's number | ranks left
-  std::atomic<uint64_t> joined_{0};    // the call's number | workers who came
-  std::atomic<int> lane_count_{0};     // of this call
-  std::atomic<Lane*> lanes_{nullptr};  // grows; the ones before are left to whoever looks at them
-  int room_ = 0;                       // lanes there are
+  std::atomic<uint64_t> number_{0};             // odd while a call is under way
+  std::atomic<uint64_t> seats_{0};              // the call's number | ranks left
+  std::atomic<uint64_t> joined_{0};             // the call's number | workers who came
+  std::atomic<int> lane_count_{0};              // of this call
+  std::atomic<Lane*> lanes_{nullptr};           // the last of the rooms, which grow
+  int room_ = 0;                                // lanes that are there
+  std::vector<std::unique_ptr<Lane[]>> rooms_;  // all stay, for whoever still looks at one
   Work* work_ = nullptr;
   Stage common_;
   Bell bell_;
