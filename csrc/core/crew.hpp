@@ -6,6 +6,8 @@
 // them first. A forked child starts with none: its parent's workers do not exist in it.
 #pragma once
 
+#include <thread>
+
 #include "core/course.hpp"
 
 namespace fastmaml {
