@@ -50,12 +50,18 @@ struct Whole {
   FASTMAML_INLINE void store(T* p, Vec<T> v) const { FASTMAML_ISA::store(p, v); }
 };
 
-// body(c, lanes) for the vectors of `channels` channels.
+// body(c, lanes) for the vectors of `channels` channels. (Where all lanes can be masked for
+// nothing, there is one kind of lanes: half of the code.)
 template <class T, class Body>
 FASTMAML_INLINE void each_channels(int64_t channels, Body&& body) {
-  each_vector<T>(
-      0, channels, [&](int64_t c) __attribute__((always_inline)) { body(c, Whole<T>{}); },
-      [&](int64_t c, const Tail<T>& tail) __attribute__((always_inline)) { body(c, tail); });
+  if constexpr (kHasHalf) {
+    for (int64_t c = 0; c < channels; c += kWidth<T>)
+      body(c, Tail<T>(static_cast<int>(channels - c < kWidth<T> ? channels - c : kWidth<T>)));
+  } else {
+    each_vector<T>(
+        0, channels, [&](int64_t c) __attribute__((always_inline)) { body(c, Whole<T>{}); },
+        [&](int64_t c, const Tail<T>& tail) __attribute__((always_inline)) { body(c, tail); });
+  }
 }
 
 struct TileAt {
