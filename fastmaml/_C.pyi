@@ -65,6 +65,7 @@ class Snapshot:
         same: list[tuple[dict[str, Any], dict[str, Any]]],
         empty: list[Any],
         flags: list[tuple[Tensor, bool]],
+        items: list[tuple[Any, str, Any]],
     ) -> None: ...
     def holds(self) -> bool: ...
 

@@ -361,16 +361,18 @@ def snapshot(
     same: list[tuple[dict[str, Any], dict[str, Any]]],
     empty: list[Any],
     flags: list[tuple[Tensor, bool]],
+    items: list[tuple[Any, str, Any]],
 ) -> _C.Snapshot:
     """A model as it is. Later its ``holds()`` says whether it still is, or raises as ``==`` does.
 
     Args:
-        equal: Objects of the model beside what they must be equal to.
-        same: Dicts beside copies, which must hold the same objects under the same names.
+        equal: Objects beside what they must be equal to.
+        same: Dicts beside copies, which must hold the same, in the same order.
         empty: Containers that must hold nothing.
         flags: Tensors beside their ``requires_grad``.
+        items: Dicts or objects, names, and what they must hold or have by these names.
     """
-    return _C.Snapshot(equal, same, empty, flags)
+    return _C.Snapshot(equal, same, empty, flags, items)
 
 
 def fitting(tensors: list[Tensor], shapes: list[torch.Size], like: Tensor) -> _C.Tensors | None:
@@ -388,8 +390,7 @@ def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:
 
 def first_bad_class(y: Tensor, classes: int) -> int:
     """Index of the first class index outside ``0..classes-1`` in a flat view, or -1."""
-    y = _dense(y)
-    return _C.first_outside(y.data_ptr(), y.numel(), classes)
+    return _C.first_outside((y := _dense(y)).data_ptr(), y.numel(), classes)
 
 
 def _dense(tensor: Tensor) -> Tensor:

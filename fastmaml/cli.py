@@ -16,6 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fastmaml.arguments import (
+    MOST_SEED,
+    MOST_STEPS,
+    MOST_THREADS,
+    inner_rate,
+    positive,
+    whole,
+)
 from fastmaml.errors import (
     BackendError,
     DeviceError,
@@ -44,35 +52,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        try:
-            value = int(text.replace("_", ""))
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {least}, got {text!r}"
-            )
-        return value
-
-    return convert
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
-
-
-def _inner_rate(text: str) -> float | str:
-    return text if text == "paper" else _positive(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,8 +96,11 @@ def _parser() -> _Parser:
     )
     evaluate.add_argument("checkpoint", type=Path, help="checkpoint.pt of a training run")
     evaluate.add_argument("--data", metavar="PATH", help="where the images lie now")
-    evaluate.add_argument("--seed", type=_whole(0), metavar="N", help="draws other test tasks")
-    evaluate.add_argument("--inner-lr", type=_positive, metavar="RATE", help="on the mean loss")
+    evaluate.add_argument("--split", metavar="DIR", help="where the class lists lie now")
+    evaluate.add_argument(
+        "--seed", type=whole(0, MOST_SEED), metavar="N", help="draws other test tasks"
+    )
+    evaluate.add_argument("--inner-lr", type=positive, metavar="RATE", help="on the mean loss")
     evaluate.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the figures to this file"
     )
@@ -144,21 +126,31 @@ def _evaluation_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("evaluation").add_argument
     add(
         "--eval-shots",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="support points per class (sinusoid 5, else --shots)",
     )
     add(
         "--eval-query",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="query points per class (sinusoid 100, else --query)",
     )
-    add("--eval-tasks", type=_whole(1), metavar="N", help="test tasks (600)")
-    add("--eval-steps", type=_whole(0), metavar="N", help="measure 0 to this many inner steps (10)")
+    add("--eval-tasks", type=whole(1), metavar="N", help="test tasks (600)")
+    add(
+        "--eval-steps",
+        type=whole(0, MOST_STEPS),
+        metavar="N",
+        help="measure 0 to this many inner steps (10)",
+    )
     choices = ("last", "validation")
     add("--select", choices=choices, help="test the last iterate, or the best by validation")
-    add("--threads", type=_whole(1), metavar="N", help="torch threads (torch's default)")
+    add(
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        metavar="N",
+        help="torch threads (torch's default)",
+    )
     add("--backend", choices=BACKENDS, help="what computes the meta-steps (auto)")
 
 
@@ -169,24 +161,24 @@ def _train_options(parser: argparse.ArgumentParser, workload: str, init: str, ra
     add = parser.add_argument
     add("--out", type=Path, metavar="DIR", help=f"folder of the results (runs/{workload})")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
-    add("--iterations", type=_whole(1), metavar="N", help="meta-steps")
-    add("--tasks", type=_whole(1), metavar="N", help="tasks per meta-step")
-    add("--shots", type=_whole(1), metavar="N", help="support points (per class)")
+    add("--iterations", type=whole(1), metavar="N", help="meta-steps")
+    add("--tasks", type=whole(1), metavar="N", help="tasks per meta-step")
+    add("--shots", type=whole(1), metavar="N", help="support points (per class)")
     add(
         "--query",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="query points (per class); default: as --shots, cifar-fs 15",
     )
-    add("--inner-lr", type=_inner_rate, metavar="RATE", help=rate)
-    add("--inner-steps", type=_whole(0), metavar="N", help="inner steps in training")
+    add("--inner-lr", type=inner_rate, metavar="RATE", help=rate)
+    add("--inner-steps", type=whole(0, MOST_STEPS), metavar="N", help="inner steps in training")
     add("--first-order", action="store_true", help="drop the second derivatives")
-    add("--meta-lr", type=_positive, metavar="RATE", help="Adam's learning rate (0.001)")
+    add("--meta-lr", type=positive, metavar="RATE", help="Adam's learning rate (0.001)")
     add("--init", choices=("paper", "torch"), help=f"initialisation ({init})")
-    add("--seed", type=_whole(0), metavar="N", help="initialisation and tasks (0)")
+    add("--seed", type=whole(0, MOST_SEED), metavar="N", help="initialisation and tasks (0)")
     add(
         "--checkpoint-every",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="meta-steps between checkpoints (1000)",
     )
@@ -228,7 +220,7 @@ def _cifar_fs_parser(parser: argparse.ArgumentParser) -> None:
     _train_options(parser, "cifar-fs", "paper", rate)
     add = parser.add_argument
     add("--data", metavar="DIR", help="folder of .npz files or pictures (FASTMAML_DATA)")
-    add("--clip", type=_positive, metavar="SIZE", help="largest entry of the meta-gradient (10)")
+    add("--clip", type=positive, metavar="SIZE", help="largest entry of the meta-gradient (10)")
     _image_options(parser, "32", "the official one")
 
 
@@ -239,8 +231,8 @@ def _image_options(parser: argparse.ArgumentParser, channels: str, split: str) -
         choices=("maml", "protonet", "nearest"),
         help="what learns: MAML (default), a prototypical network, or nothing (nearest pixels)",
     )
-    add("--channels", type=_whole(1), metavar="N", help=f"of each convolution ({channels})")
-    add("--ways", type=_whole(1), metavar="N", help="classes per task (5)")
+    add("--channels", type=whole(1), metavar="N", help=f"of each convolution ({channels})")
+    add("--ways", type=whole(1), metavar="N", help="classes per task (5)")
     add("--split", metavar="DIR", help=f"folder of train.txt, val.txt, test.txt ({split})")
 
 
@@ -258,10 +250,12 @@ def _train(options: dict[str, Any]) -> int:
     resume = options.pop("resume", False)
     method = options.get("method", "maml")
     folder = workload if method == "maml" else f"{workload}-{method}"
-    out = options.pop("out", Path("runs") / folder)
     demo = options.pop("demo", False)
+    out = options.pop("out", Path("runs") / (f"{folder}-demo" if demo else folder))
     if workload != "sinusoid" and not resume and "FASTMAML_DATA" in os.environ:
         options.setdefault("data", os.environ["FASTMAML_DATA"])
+    # Kept in the checkpoint, which may be read from another folder.
+    options |= {key: os.path.abspath(options[key]) for key in ("data", "split") if key in options}
     given = (DEMO | options) if demo and not resume else options
     settings = preset(workload) if resume else preset(workload, **given)
     try:
@@ -296,6 +290,8 @@ def _report(results: dict[str, Any]) -> str:
             f"{share:.2g}% of the time drawing tasks"
         )
     lines += [f"{what}: {place}" for what, place in results["files"].items()]
+    if "picture_error" in results:
+        lines.append(f"picture: could not be drawn ({results['picture_error']})")
     return "\n".join(lines)
 
 

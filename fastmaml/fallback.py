@@ -110,10 +110,15 @@ def _batched(
             return function.loss(phi, *data[2:])
 
         data = (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)
-        sums: list[Tensor | None] = [None] * len(wanted)
-        losses, outputs = [], []
+        parameters = len(wanted)
+        sums: list[Tensor | None] = [None] * parameters
+        losses: list[Tensor] = []
+        outputs: list[Tensor] = []
         for chunk in zip(*(torch.split(tensor, _CHUNK) for tensor in data), strict=True):
             task_losses, logits = vmap(one)(*chunk)
+            if want_grad and not losses and function.has_others:
+                wanted += reference.other_leaves(task_losses.sum(), wanted)
+                sums += [None] * (len(wanted) - len(sums))
             if want_grad and task_losses.requires_grad:
                 new = torch.autograd.grad(task_losses.sum(), wanted, allow_unused=True)
                 sums = [_sum(a, b) for a, b in zip(sums, new, strict=True)]
@@ -122,9 +127,12 @@ def _batched(
     means = [None if total is None else total / tasks.tasks for total in sums]
     grads = {name: g for name, g in zip(theta, means, strict=False) if g is not None}
     rate_grad = None
-    if len(wanted) > len(theta):
-        rate_grad = torch.zeros_like(wanted[-1]) if means[-1] is None else means[-1]
-    return Outcome(torch.cat(losses), torch.cat(outputs), grads, rate_grad)
+    if parameters > len(theta):
+        mean = means[parameters - 1]
+        rate_grad = torch.zeros_like(wanted[parameters - 1]) if mean is None else mean
+    also = zip(wanted[parameters:], means[parameters:], strict=True)
+    others = tuple((leaf, mean) for leaf, mean in also if mean is not None)
+    return Outcome(torch.cat(losses), torch.cat(outputs), grads, rate_grad, others=others)
 
 
 def _inner_loop(
@@ -151,6 +159,7 @@ def _tensors(outcome: Outcome) -> Iterable[Tensor]:
     yield outcome.task_losses
     yield outcome.logits
     yield from (outcome.grads[name] for name in sorted(outcome.grads))
+    yield from (grad for _, grad in outcome.others)
     if outcome.rate_grad is not None:
         yield outcome.rate_grad
 
@@ -162,7 +171,10 @@ def _finite(outcome: Outcome) -> bool:
 
 def _close(loop: Outcome, batched: Outcome) -> bool:
     """Whether two outcomes differ by rounding only."""
-    if loop.grads.keys() != batched.grads.keys():
+    same = [a is b for (a, _), (b, _) in zip(loop.others, batched.others, strict=False)]
+    if loop.grads.keys() != batched.grads.keys() or not all(same):
+        return False
+    if len(loop.others) != len(batched.others):
         return False
     tolerance = _AGREEMENT[loop.task_losses.dtype]
     scale = max((float(g.abs().max()) for g in loop.grads.values() if g.numel()), default=0.0)

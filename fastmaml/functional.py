@@ -1,19 +1,23 @@
 """A module as a function of its parameters, for everything that runs in PyTorch.
 
-Buffers and inputs are copied for each forward pass, so that batch norm in training mode uses the
-statistics of its own rows and updates nothing, and in-place layers leave the caller's data alone.
+The forward runs on a copy of the module (`fastmaml.copies`), whose buffers are as the call found
+them in each pass, and on copies of the data: batch norm in training mode uses the statistics of its
+own rows and updates nothing, and in-place layers leave the caller's data alone.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
+from .copies import ModelCopy
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
 from .tasks import Tasks, check_output, validate_inputs
@@ -22,8 +26,8 @@ __all__ = [
     "Function",
     "accumulate",
     "attach",
-    "call_model",
     "grad_mode",
+    "is_autocast",
     "is_index",
     "leaf",
     "model_kind",
@@ -32,10 +36,50 @@ __all__ = [
 ]
 
 
-def call_model(model: nn.Module, phi: Mapping[str, Tensor], x: Tensor) -> Any:
-    """Run the model with other parameters; its own buffers and ``x`` stay as they are."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    return functional_call(model, {**phi, **buffers}, (x.clone(),))
+class _Forward(TorchFunctionMode):
+    """Sees the torch calls of a forward, and makes those right whose second derivatives are not.
+
+    Of norms with a bias and no weight torch 2.13 has none, or a wrong one.
+
+    Attributes:
+        runs_again: Whether hooks of the forward's own keep what backward needs, as checkpointing
+            does: they run its code again in backward.
+        mends: Whether there was anything to make right.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._outer, self.runs_again, self.mends = _top_hooks(), False, False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Look, and call."""
+        self.runs_again = self.runs_again or _top_hooks() != self._outer
+        if func in _NORMS:
+            bound = _NORMS[func].bind(*args, **(kwargs or {})).arguments
+            bias = bound.get("bias")
+            if bias is not None and bound.get("weight") is None:
+                self.mends = True
+                y = func(**{**bound, "bias": None})
+                channels = 1 if func is not F.layer_norm else y.dim() - bias.dim()
+                shape = [1] * channels + list(bias.shape)
+                return y + bias.reshape(shape + [1] * (y.dim() - len(shape)))
+        return func(*args, **(kwargs or {}))
+
+
+_NORMS = {
+    norm: inspect.signature(norm)
+    for norm in (F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm)
+}
+
+
+def _top_hooks() -> Any:
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
 class Function:
@@ -44,16 +88,52 @@ class Function:
     def __init__(self, model: nn.Module, tasks: Tasks, loss: Loss, where: str) -> None:
         """Keep the parts; ``tasks`` and ``where`` are for the check of the first output."""
         self._model, self._tasks, self._loss, self._where = model, tasks, loss, where
-        self._checked = False
+        self._copy = ModelCopy(model)
+        # Whether there may be leaves that are no parameters of the model: the loss's, say.
+        self.has_others = loss.op is None or self._copy.has_leaves
+        self._first, self._runs_again, self._mends = True, False, False
 
     def __call__(self, phi: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The model's output on one task's rows."""
-        logits: Tensor = call_model(self._model, phi, x)
-        if not self._checked:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
-            check_output(self._where, self._tasks, self._loss, x.shape[0], shape)
-            self._checked = True
+        if self._first:
+            return self._check(phi, x)
+        # What runs again in backward must find the tensors of its own pass.
+        model_copy = ModelCopy(self._model) if self._runs_again else self._copy
+        logits: Tensor
+        with _Forward() if self._mends else nullcontext():
+            logits = model_copy.put(phi)(x.clone())
         return logits
+
+    def _check(self, phi: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The first run, after which is known what the others need."""
+        with _Forward() as seen:
+            logits: Tensor = self._copy.put(phi)(x.clone())
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+        check_output(self._where, self._tasks, self._loss, x.shape[0], shape)
+        own = trainable(self._where, self._model)
+        # Graphs of `meta_loss` lead to the model's parameters; torch.func's are hidden.
+        hidden = torch._C._are_functorch_transforms_active()
+        if logits.requires_grad and not hidden and not any(phi[name] is own[name] for name in own):
+            self._check_graph(logits, own)
+        self._first, self._runs_again, self._mends = False, seen.runs_again, seen.mends
+        return logits
+
+    def _check_graph(self, logits: Tensor, own: dict[str, Tensor]) -> None:
+        """Refuse a forward that gets at the model's own parameters: they would not be adapted."""
+        reached = torch.autograd.grad(
+            logits,
+            list(own.values()),
+            torch.ones_like(logits),
+            retain_graph=True,
+            allow_unused=True,
+        )
+        for name, grad in zip(own, reached, strict=True):
+            if grad is not None:
+                raise SettingError(
+                    f"{self._where}: the model's forward must find its parameters in its modules, "
+                    f"in containers, methods or closures, got `{name}` from elsewhere; use "
+                    "the module's attribute."
+                )
 
     def loss(self, phi: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of one task, and the output that it judges."""
@@ -75,14 +155,33 @@ def predictor(
 
     def predict(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         validate_inputs(where, x, like=tasks)
-        with torch.no_grad():
-            outputs = [
-                call_model(model, {name: p[t] for name, p in parameters.items()}, x[t])
-                for t in range(tasks.tasks)
-            ]
-        return torch.stack(outputs)
+        try:
+            with torch.no_grad():
+                return _outputs(model, parameters, x)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+        with grad_mode():  # it differentiates within its forward
+            return _outputs(model, parameters, x)
 
     return predict
+
+
+def _outputs(model: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    model_copy = ModelCopy(model)
+    outputs = []
+    for t in range(x.shape[0]):
+        module = model_copy.put({name: p[t] for name, p in parameters.items()})
+        try:
+            outputs.append(module(x[t].clone()).detach())
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ShapeError(
+                f"predict: query x must hold at least 2 rows per task for the statistics of batch "
+                f"norm, got {list(x.shape)}; or call model.eval()."
+            ) from error
+    return torch.stack(outputs)
 
 
 def trainable(where: str, model: nn.Module) -> dict[str, Tensor]:
@@ -132,6 +231,11 @@ def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]
     return one.dtype, one.device
 
 
+def is_autocast(device: torch.device) -> bool:
+    """Whether torch casts what it computes on the device, in this thread."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def is_index(tensor: Tensor) -> bool:
     """Whether a tensor holds integers or truth values, which nothing can be derived by."""
     return not tensor.is_floating_point() and not tensor.is_complex()
@@ -167,12 +271,23 @@ def accumulate(
     if isinstance(inner_lr, Tensor) and rate_grad is not None:
         torch.autograd.backward(inner_lr, rate_grad)
         held, added = _held(where, parameters, grads)  # it may have been computed from parameters
+    hooked = [name for name in grads if _has_hooks(parameters[name])]
+    if hooked:
+        # They may change gradients, or step an optimizer: autograd knows when they run.
+        leaves = [(parameters[name], grad) for name, grad in grads.items()]
+        with grad_mode():
+            attach(torch.zeros(()), leaves).backward()  # type: ignore[no-untyped-call]
+        return
     if held:
         torch._foreach_add_(held, added)
     if len(held) < len(grads):
         for name, grad in grads.items():
             if parameters[name].grad is None:
                 parameters[name].grad = grad
+
+
+def _has_hooks(parameter: Tensor) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def _held(
@@ -247,7 +362,8 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(upstream * grad for grad in ctx.saved_tensors))
+        by = upstream.to(grads[0].device) if (grads := ctx.saved_tensors) else upstream
+        return (None, None, *(by.to(grad.dtype) * grad for grad in grads))
 
 
 def leaf(tensor: Tensor, requires_grad: bool) -> Tensor:

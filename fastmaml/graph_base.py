@@ -1,41 +1,84 @@
-"""What a translator from torch to the engine's ops is given, and what all of them share."""
+"""A network of the engine's ops, and what all translators from torch to it share."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-__all__ = ["ROWS", "Builder", "Rows", "Value", "dim_of", "to_shape"]
+from torch import Tensor, nn
+
+__all__ = [
+    "Builder",
+    "Held",
+    "Network",
+    "Node",
+    "TensorSpec",
+    "Value",
+    "dim_of",
+    "layer_name",
+    "to_shape",
+]
 
 
-class Rows:
-    """The open number of rows, as ``x.shape[0]`` gives it; a reshape may begin with it."""
+class TensorSpec(NamedTuple):
+    """A parameter or buffer of the model: its qualified name, shape, and whether it is trained."""
 
-    def __fx_create_arg__(self, tracer: object) -> Rows:
-        """Let torch.fx carry it as an argument."""
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        """Refuse to decide what only the data of a call can."""
-        if other is self:
-            return True
-        raise TypeError("the number of rows decides what the forward does")
-
-    __hash__ = object.__hash__
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool
 
 
-ROWS = Rows()
+class Node(NamedTuple):
+    """One op: its input values, its parameters (-1: absent) and its output's row shape."""
+
+    op: str
+    inputs: tuple[int, ...]
+    params: tuple[int, ...]
+    attrs: dict[str, float]
+    shape: tuple[int, ...]
+    name: str
+
+
+class Network(NamedTuple):
+    """A model as a graph of ops; ``output`` is the id of the value that it returns."""
+
+    row_shape: tuple[int, ...]
+    tensors: tuple[TensorSpec, ...]
+    nodes: tuple[Node, ...]
+    output: int
+
+
+def layer_name(path: str, module: nn.Module) -> str:
+    """How messages call a layer: "layer `path` (torch.nn.Class)", or "model (Class)" at the root.
+
+    >>> layer_name("attn", nn.Softmax())
+    'layer `attn` (torch.nn.Softmax)'
+    """
+    kind = type(module)
+    origin = "torch.nn" if kind.__module__.startswith("torch.nn.modules") else kind.__module__
+    what = f"layer `{path}`" if path else "model"
+    return f"{what} ({origin}.{kind.__qualname__})"
+
+
+class Held:
+    """A tensor that is no activation; its numbers are none of the trace's business."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Keep it."""
+        self.tensor, self.shape, self.dtype = tensor, tuple(tensor.shape), tensor.dtype
 
 
 class Value(NamedTuple):
-    """An activation: its id, row shape, and the value whose memory torch would share with it."""
+    """An activation: its id and row shape."""
 
     id: int
     shape: tuple[int, ...]
-    root: int
 
 
 class Builder(Protocol):
     """What translators need of the tracer."""
+
+    rows: int  # that the model was given
+    dtype: Any  # of its input
 
     def use(self, operand: Any) -> Value:
         """The activation in an operand; anything else stops the trace."""

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from .graph_base import Builder, Value
 
-__all__ = ["batch_norm", "batch_norm_module", "group_norm", "instance_norm", "layer_norm"]
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm"]
+
+
+def _check(b: Builder, eps: float, *statistics: Any) -> None:
+    """Leave to torch what it refuses."""
+    if not eps > 0:
+        b.stop(f" with eps={eps}")
+    if any(held is not None and held.tensor.requires_grad for held in statistics):
+        b.stop(" with running statistics that require grad")
 
 
 def batch_norm(
@@ -30,23 +36,13 @@ def batch_norm(
     for tensor in (weight, bias, running_mean, running_var):
         if tensor is not None and tensor.shape != x.shape[:1]:
             b.misfit(str([*tensor.shape, *x.shape[1:]]), x.shape)
+    _check(b, eps, running_mean, running_var)
     if training:  # running statistics are only written then, and this package never does
         running_mean = running_var = None
     elif running_mean is None or running_var is None:
         b.stop(" in eval mode without running statistics")
     params = tuple(b.param(tensor) for tensor in (weight, bias, running_mean, running_var))
     return b.emit("batch_norm", (x,), x.shape, params, eps=eps, batch_stats=float(training))
-
-
-def batch_norm_module(b: Builder, m: nn.BatchNorm1d | nn.BatchNorm2d, input: Any) -> Value:
-    """`batch_norm` as a layer."""
-    rank = 3 if isinstance(m, nn.BatchNorm2d) else 1
-    if len(b.use(input).shape) != rank:
-        b.stop(f" on rows of shape {list(b.use(input).shape)}")
-    training = m.training or m.running_mean is None
-    return batch_norm(
-        b, input, m.running_mean, m.running_var, m.weight, m.bias, training, m.momentum, m.eps
-    )
 
 
 def group_norm(
@@ -56,6 +52,7 @@ def group_norm(
     x = b.use(input)
     if len(x.shape) not in (1, 3):
         b.stop(f" on rows of shape {list(x.shape)}")
+    _check(b, eps)
     channels = x.shape[0]
     if num_groups < 1 or channels % num_groups:
         b.stop(f" with {channels} channels in {num_groups} groups")
@@ -101,6 +98,7 @@ def layer_norm(
     last = (
         tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
     )
+    _check(b, eps)
     if not last or x.shape[-len(last) :] != last:
         b.misfit(f"[..., {', '.join(map(str, last))}]", x.shape)
     for tensor in (weight, bias):

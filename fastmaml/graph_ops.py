@@ -1,26 +1,27 @@
-"""Which torch calls the engine's ops stand for: one translator per op, three tables that name them.
+"""Which torch calls the engine's ops stand for: one translator per op, two tables that name them.
 
-A translator has the arguments of the torch call after the tracer itself, checks the shapes and
-appends at most one node. Adding an op is one translator and its entries in `MODULES`, `FUNCTIONS`
-and `METHODS`. Those of images and of normalisations stand in `graph_windows` and `graph_norms`.
+A translator has the arguments of the torch call after the recorder itself, checks the shapes and
+appends at most one node. Adding an op is one translator and its entries in `FUNCTIONS` and
+`METHODS`; layers of torch's call functions, and need no entry. Those of images and of
+normalisations stand in `graph_windows` and `graph_norms`.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor
 
 from . import graph_norms as norms
 from . import graph_windows as windows
-from .graph_base import ROWS, Builder, Value, dim_of, to_shape
+from .graph_base import Builder, Held, Value, dim_of, to_shape
 
-__all__ = ["FUNCTIONS", "METHODS", "MODULES", "ROWS", "Builder", "Value", "function_name"]
+__all__ = ["FUNCTIONS", "METHODS", "Builder", "Value", "function_name"]
 
 
 def _linear(b: Builder, input: Any, weight: Any, bias: Any = None) -> Value:
@@ -52,6 +53,8 @@ def _elu(b: Builder, input: Any, alpha: float = 1.0, inplace: bool = False) -> V
 
 
 def _gelu(b: Builder, input: Any, approximate: str = "none") -> Value:
+    if approximate not in ("none", "tanh"):
+        b.stop(f" with approximate={approximate!r}")
     return _pointwise(b, "gelu", input, tanh=float(approximate == "tanh"))
 
 
@@ -94,6 +97,16 @@ def _identity(b: Builder, input: Any) -> Value:
     return b.use(input)
 
 
+def _to(b: Builder, input: Any, *args: Any, **kwargs: Any) -> Value:
+    """Where nothing changes: the device is the model's, and a dtype must be."""
+    for given in (*args, *kwargs.values()):
+        if isinstance(given, torch.dtype) and given is not b.dtype:
+            b.stop(f", which casts to {given}")
+        if isinstance(given, Held) and given.dtype is not b.dtype:
+            b.stop(f", which casts to {given.dtype}")
+    return b.use(input)
+
+
 def _dropout(
     b: Builder, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Value:
@@ -107,13 +120,14 @@ def _reshape(b: Builder, input: Any, *shape: Any, **named: Any) -> Value:
     sizes = list(named.get("shape", named.get("size", shape)))
     if len(sizes) == 1 and isinstance(sizes[0], Sequence):
         sizes = list(sizes[0])
-    known = all(isinstance(size, int) for size in sizes[1:])
-    if not sizes or not known or (sizes[0] is not ROWS and sizes[0] != -1):
+    if not sizes or not all(isinstance(size, int) for size in sizes):
+        b.stop(", which reshapes other than row by row")
+    if sizes[0] not in (b.rows, -1):
         b.stop(", which reshapes other than row by row")
     target, numel = list(sizes[1:]), math.prod(x.shape)
     if -1 in target:
         rest = math.prod(size for size in target if size != -1)
-        if sizes[0] is not ROWS or rest <= 0 or target.count(-1) > 1:
+        if sizes[0] == -1 or rest <= 0 or target.count(-1) > 1:
             b.stop(", which reshapes other than row by row")
         target[target.index(-1)] = numel // rest
     if math.prod(target) != numel:
@@ -133,7 +147,7 @@ def _flatten(b: Builder, input: Any, start_dim: int = 0, end_dim: int = -1) -> V
 def _unflatten(b: Builder, input: Any, dim: int, sizes: Any) -> Value:
     x = b.use(input)
     at = dim_of(b, dim, len(x.shape) + 1) - 1
-    return _reshape(b, x, ROWS, *x.shape[:at], *sizes, *x.shape[at + 1 :])
+    return _reshape(b, x, b.rows, *x.shape[:at], *sizes, *x.shape[at + 1 :])
 
 
 def _unsqueeze(b: Builder, input: Any, dim: int) -> Value:
@@ -149,51 +163,6 @@ def _squeeze(b: Builder, input: Any, dim: Any = None) -> Value:
     at = dim_of(b, dim, len(x.shape) + 1) - 1
     return to_shape(b, x, (*x.shape[:at], *x.shape[at + 1 :])) if x.shape[at] == 1 else x
 
-
-MODULES: dict[type[nn.Module], Callable[..., Value]] = {
-    nn.Linear: lambda b, m, input: _linear(b, input, m.weight, m.bias),
-    nn.Conv2d: windows.conv2d_module,
-    nn.BatchNorm1d: norms.batch_norm_module,
-    nn.BatchNorm2d: norms.batch_norm_module,
-    nn.GroupNorm: lambda b, m, input: norms.group_norm(
-        b, input, m.num_groups, m.weight, m.bias, m.eps
-    ),
-    nn.InstanceNorm2d: lambda b, m, input: norms.instance_norm(
-        b, input, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps
-    ),
-    nn.LayerNorm: lambda b, m, input: norms.layer_norm(
-        b, input, m.normalized_shape, m.weight, m.bias, m.eps
-    ),
-    nn.MaxPool2d: lambda b, m, input: windows.max_pool2d(
-        b, input, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
-    ),
-    nn.AvgPool2d: lambda b, m, input: windows.avg_pool2d(
-        b,
-        input,
-        m.kernel_size,
-        m.stride,
-        m.padding,
-        m.ceil_mode,
-        m.count_include_pad,
-        m.divisor_override,
-    ),
-    nn.AdaptiveAvgPool2d: lambda b, m, input: windows.adaptive_avg_pool2d(b, input, m.output_size),
-    nn.ReLU: lambda b, m, input: _relu(b, input),
-    nn.LeakyReLU: lambda b, m, input: _leaky_relu(b, input, m.negative_slope),
-    nn.ELU: lambda b, m, input: _elu(b, input, m.alpha),
-    nn.GELU: lambda b, m, input: _gelu(b, input, m.approximate),
-    nn.SiLU: lambda b, m, input: _silu(b, input),
-    nn.Softplus: lambda b, m, input: _softplus(b, input, m.beta, m.threshold),
-    nn.Tanh: lambda b, m, input: _tanh(b, input),
-    nn.Sigmoid: lambda b, m, input: _sigmoid(b, input),
-    nn.Flatten: lambda b, m, input: _flatten(b, input, m.start_dim, m.end_dim),
-    nn.Unflatten: lambda b, m, input: _unflatten(b, input, m.dim, m.unflattened_size),
-    nn.Identity: lambda b, m, input: _identity(b, input),
-    nn.Dropout2d: lambda b, m, input: _dropout(b, input, m.p, m.training),
-    nn.Dropout: lambda b, m, input: _dropout(b, input, m.p, m.training),
-    nn.AlphaDropout: lambda b, m, input: _dropout(b, input, m.p, m.training),
-}
-"""Called with the builder, the module and the module's arguments."""
 
 FUNCTIONS: dict[Any, Callable[..., Value]] = {
     F.linear: _linear,
@@ -233,8 +202,6 @@ FUNCTIONS: dict[Any, Callable[..., Value]] = {
     torch.special.expit: _sigmoid,
     torch.dropout: lambda b, input, p, train: _dropout(b, input, p, train),
     torch.add: _add,
-    operator.add: _add,
-    operator.iadd: _add,
     torch.reshape: _reshape,
     torch.flatten: _flatten,
     torch.unflatten: _unflatten,
@@ -242,7 +209,7 @@ FUNCTIONS: dict[Any, Callable[..., Value]] = {
     torch.unsqueeze: _unsqueeze,
 }
 
-METHODS: dict[Any, Callable[..., Value]] = {
+_METHODS: dict[str, Callable[..., Value]] = {
     "relu": _relu,
     "relu_": _relu,
     "tanh": _tanh,
@@ -258,18 +225,46 @@ METHODS: dict[Any, Callable[..., Value]] = {
     "squeeze": _squeeze,
     "unsqueeze": _unsqueeze,
     "contiguous": _identity,
+    "clone": _identity,
+    "to": _to,
     "mean": windows.mean,
+}
+METHODS: dict[Any, Callable[..., Value]] = {
+    getattr(Tensor, name): translator for name, translator in _METHODS.items()
 }
 
 
-def function_name(target: Any) -> str:
-    """How messages call a torch function, operator or tensor method.
+CALLED: frozenset[Any] = frozenset(
+    function
+    for function, translator in (*FUNCTIONS.items(), *METHODS.items())
+    if translator in (_reshape, _flatten, _unflatten, _squeeze, _unsqueeze, _identity, _dropout)
+)
+"""Of these a trace needs more than the shape of what they give: it may be a view."""
+_PLACES = {
+    function: list(inspect.signature(translator).parameters).index("inplace") - 1
+    for function, translator in FUNCTIONS.items()
+    if "inplace" in inspect.signature(translator).parameters
+}
 
-    >>> function_name(F.gelu), function_name(operator.mul), function_name("mean")
-    ('torch.nn.functional.gelu', 'operator.mul', 'torch.Tensor.mean')
+
+def is_in_place(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call writes its first operand."""
+    if function_name(function).endswith("_"):
+        return True
+    place = _PLACES.get(function, len(args))
+    return bool(args[place] if place < len(args) else kwargs.get("inplace", False))
+
+
+def function_name(function: Any) -> str:
+    """How messages call what a `TorchFunctionMode` sees: a function, a method, an attribute.
+
+    >>> function_name(F.gelu), function_name(Tensor.mul), function_name(Tensor.T.__get__)
+    ('torch.nn.functional.gelu', 'torch.Tensor.mul', 'torch.Tensor.T')
     """
-    if isinstance(target, str):
-        return f"torch.Tensor.{target}"
-    module = getattr(target, "__module__", None) or "torch"
-    module = {"torch._C._nn": "torch.nn.functional", "_operator": "operator"}.get(module, module)
-    return f"{module}.{getattr(target, '__name__', target)}"
+    name = getattr(function, "__name__", str(function))
+    if name in ("__get__", "__set__", "__delete__"):
+        return f"torch.Tensor.{getattr(function.__self__, '__name__', name)}"
+    if getattr(Tensor, name, None) is function:
+        return f"torch.Tensor.{name}"
+    module = getattr(function, "__module__", None) or "torch"
+    return f"{ {'torch._C._nn': 'torch.nn.functional'}.get(module, module) }.{name}"

@@ -6,15 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from .graph_base import Builder, Value, dim_of, to_shape
 
 __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "conv2d",
-    "conv2d_module",
     "max_pool2d",
     "mean",
 ]
@@ -127,13 +124,6 @@ def conv2d(
     return b.emit("conv2d", (x,), shape, (w, c), groups=float(groups), **window.attrs())
 
 
-def conv2d_module(b: Builder, m: nn.Conv2d, input: Any) -> Value:
-    """`conv2d` as a layer."""
-    if m.padding_mode != "zeros":
-        b.stop(f" with padding_mode={m.padding_mode!r}")
-    return conv2d(b, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
-
-
 def _pool_window(b: Builder, kernel: Any, stride: Any, padding: Any, dilation: Any) -> _Window:
     size = _pair(b, kernel, "kernel_size")
     high, wide = _pair(b, padding, "padding")
@@ -183,6 +173,8 @@ def avg_pool2d(
 ) -> Value:
     """The sum of each window over its size, or over a divisor."""
     x = _image(b, input)
+    if divisor_override == 0:
+        b.stop(" with divisor_override=0")
     window = _pool_window(b, kernel_size, stride, padding, 1)
     return b.emit(
         "avg_pool2d",

@@ -10,9 +10,10 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from .graph import Network
+from .copies import is_record
+from .graph_base import Network
 
-__all__ = ["Recent", "WeakCopy", "holds_itself", "program_bytes"]
+__all__ = ["Recent", "WeakCopy", "contents", "holds_itself", "program_bytes"]
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -20,6 +21,7 @@ _Value = TypeVar("_Value")
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
 _LEADS_NOWHERE = (Tensor, type, ModuleType)
 _OWN = frozenset(("_parameters", "_buffers", "_modules"))  # of a module, and no way back
+_CONTAINERS = (dict, list, set, tuple)
 _MOST_SEEN = 10_000
 # Bytes of a program, as measured: for each layer and pass over it, for each pixel of the map that a
 # convolution or pool runs on, and for what holds it.
@@ -77,7 +79,8 @@ def holds_itself(model: nn.Module) -> bool:
     """
     waiting: list[Any] = []
     for module in model.modules():
-        waiting += [v for name, v in vars(module).items() if name not in _OWN and v]
+        held = (value for name, value in vars(module).items() if name not in _OWN)
+        waiting += [v for v in held if not isinstance(v, _CONTAINERS) or v]
     seen: set[int] = set()
     while waiting:
         value = waiting.pop()
@@ -97,9 +100,9 @@ class WeakCopy:
     """What a model's modules hold, to be compared with what they hold later, keeping none alive."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Remember it, one level into lists, dicts and sets."""
+        """Remember it."""
         self._modules = [
-            (weakref.ref(module), {name: _contents(v) for name, v in vars(module).items()})
+            (weakref.ref(module), {name: contents(v) for name, v in vars(module).items()})
             for module in model.modules()
         ]
 
@@ -130,15 +133,54 @@ class _Same:
         return self._hash
 
 
-def _contents(value: Any) -> Any:
-    """What equals a value, or a list, dict or set of its contents."""
+class _Record:
+    """Equal to objects of one class whose attributes are what they were."""
+
+    __slots__ = ("_attributes", "_kind")
+
+    def __init__(self, value: Any, seen: tuple[int, ...]) -> None:
+        self._kind = type(value)
+        self._attributes = contents(vars(value), seen)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is self._kind and self._attributes == vars(other)
+
+    __hash__ = object.__hash__
+
+
+class _Ordered:
+    """Equal to dicts that hold the same in the same order."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, value: dict[Any, Any], seen: tuple[int, ...]) -> None:
+        self._items = [(_same(key), contents(item, seen)) for key, item in list(value.items())]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, dict) and self._items == list(other.items())
+
+    __hash__ = object.__hash__
+
+
+def contents(value: Any, seen: tuple[int, ...] = ()) -> Any:
+    """What equals a value for as long as nothing in it has changed, and keeps nothing alive.
+
+    Lists, dicts, sets and plain objects are looked into, at any depth.
+    """
+    if id(value) in seen:
+        return _same(value)
+    within = (*seen, id(value))
     if isinstance(value, dict):
-        return {_same(key): _same(item) for key, item in value.items()}
+        return _Ordered(value, within)
     if isinstance(value, list):
-        return list(map(_same, value))
+        return [contents(item, within) for item in list(value)]
     if isinstance(value, set):
-        return set(map(_same, value))
-    return _same(value)
+        return {_same(item) for item in list(value)}
+    if type(value) is tuple:
+        return tuple(contents(item, within) for item in value)
+    if isinstance(value, nn.Module) or not is_record(value):
+        return _same(value)
+    return _Record(value, within)
 
 
 def _same(value: Any) -> Any:

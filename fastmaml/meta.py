@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import warnings
 from typing import Literal, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from . import _engine, fallback
 from .errors import BackendError, SettingError, UnsupportedModelError
-from .functional import accumulate, attach, model_kind, predictor, trainable
+from .functional import accumulate, attach, is_autocast, model_kind, predictor, trainable
 from .losses import LossArgument
 from .memory import AUTO, Fit, Memory, Recompute, check_memory
 from .plan import lookup
@@ -23,6 +23,7 @@ from .reference import Outcome, fast_weights
 from .results import AdaptedTasks, Backend, MetaStepResult, accuracy
 from .settings import Precision, Settings, check_precision, check_settings
 from .tasks import Pair, Tasks, validate
+from .wrappers import average, unwrap
 
 __all__ = ["BackendChoice", "adapt", "meta_loss", "meta_step", "query_losses"]
 
@@ -78,7 +79,7 @@ def meta_step(
         inner_steps: K >= 0; 0 is the plain query gradient.
         first_order: True drops the second derivatives (FOMAML).
         backend: ``"auto"`` takes the fused engine where it can, else PyTorch with one warning per
-            model class; ``"fused"`` raises instead; ``"reference"`` always runs PyTorch.
+            model class and reason; ``"fused"`` raises instead; ``"reference"`` always runs PyTorch.
         recompute: Whether the fused engine keeps the activations of every inner step (False), or
             only the fast weights and makes the activations again (True): a fifth more work on the
             support sets for a K-th of the memory. ``"auto"`` keeps them while they fit the limit.
@@ -122,10 +123,12 @@ def meta_step(
     memory = check_memory(where, recompute, max_workspace_bytes)
     call = _prepare(where, model, support, query, settings, backend, "meta_step", memory)
     ran = None if call.fit is None else _run(call, call.fit)
-    if ran is not None and _gave(call, ran):
+    if ran is not None and call.model is model and _gave(call, ran):
         return _finish(call, ran)
     outcome = _compute(call, want_grad=True) if ran is None else _outcome(call, ran)
-    accumulate(where, call.parameters, settings.inner_lr, outcome.grads, outcome.rate_grad)
+    average(model, outcome.all_grads())
+    parameters, grads = outcome.with_others(call.parameters)
+    accumulate(where, parameters, settings.inner_lr, grads, outcome.rate_grad)
     return _finish(call, outcome)
 
 
@@ -197,7 +200,9 @@ def meta_loss(
     value = outcome.task_losses.mean()
     if not graph:
         return value
-    leaves = [(call.parameters[name], grad) for name, grad in outcome.grads.items()]
+    average(model, outcome.all_grads())
+    parameters, grads = outcome.with_others(call.parameters)
+    leaves = [(parameters[name], grad) for name, grad in grads.items()]
     if outcome.rate_grad is not None and isinstance(settings.inner_lr, Tensor):
         leaves.append((settings.inner_lr, outcome.rate_grad))
     return attach(value, leaves)
@@ -230,6 +235,7 @@ def adapt(
     settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
     memory = check_memory(where, "auto", max_workspace_bytes)
     call = _prepare(where, model, support, None, settings, backend, "adapt", memory)
+    model = call.model
     predict = predictor(model, call.tasks)
     if call.fit is None:
         parameters = fast_weights(model, call.tasks, settings)
@@ -256,6 +262,7 @@ def _prepare(
     memory: Memory = AUTO,
 ) -> _Call:
     """Check everything, and find the plan unless the call must run in PyTorch."""
+    model = unwrap(model)
     if backend not in ("auto", "fused", "reference"):
         raise SettingError(
             f'{where}: backend must be "auto", "fused" or "reference", got {backend!r}.'
@@ -292,12 +299,14 @@ def _prepare_fused(
     check_precision(where, settings.precision, dtype, device, backend)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     _engine.require(where, device)
+    if is_autocast(device):
+        raise _unsupported(where, "a call under torch.autocast")
     if settings.loss.op is None:
         raise _unsupported(where, f"loss `{settings.loss.name}`")
     if settings.loss.classifies and tasks.support_y.is_floating_point():
         raise _unsupported(where, "class probabilities as targets")
     try:
-        traced = plans.traced(model, tasks.row_shape, where)
+        traced = plans.traced(model, tasks, where)
     except UnsupportedModelError as error:
         raise _unsupported(where, str(error)) from None
     theta = traced.tensors(where)
@@ -320,15 +329,16 @@ def _unsupported(where: str, what: str) -> UnsupportedModelError:
     )
 
 
-_WARNED: WeakSet[type] = WeakSet()
+_WARNED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 
 
 def _warn(where: str, model: nn.Module, error: Exception) -> None:
-    """Say once per model class why PyTorch runs."""
-    if type(model) in _WARNED:
-        return
-    _WARNED.add(type(model))
+    """Say once per model class and reason why PyTorch runs."""
     reason = str(error).removeprefix(f"{where}: ").removesuffix('; use backend="reference".')
+    warned = _WARNED.setdefault(type(model), set())
+    if reason in warned:
+        return
+    warned.add(reason)
     warnings.warn(
         f"{where}: {type(model).__name__} runs on the slower PyTorch reference, because {reason}.",
         stacklevel=4,

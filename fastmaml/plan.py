@@ -2,17 +2,15 @@
 
 A model is an ordinary module that its owner may change between calls: switch to eval mode, freeze
 a parameter, replace a layer, add a hook. `lookup` compares the module tree with what it was when it
-was traced, by identity and equality of attributes, one level into lists, dicts and sets, in about a
-tenth of a microsecond per module and tensor; any difference drops the trace and its plans. What
-lies deeper (a field of an object that a module holds, a class whose forward is replaced) is not
-watched.
+was traced, by identity and equality of attributes, in about a tenth of a microsecond per module and
+tensor, and what its code reads besides (`fastmaml.watch`); any difference drops the trace and its
+plans.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from copy import copy
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -30,6 +28,7 @@ from .memory import Fit, Memory, fit
 from .settings import Settings
 from .tasks import Tasks, check_classes, check_targets
 from .threads import get_num_threads
+from .watch import Watch
 
 if TYPE_CHECKING:
     from ._engine import Snapshot, Theta
@@ -39,7 +38,6 @@ __all__ = ["ModelPlans", "lookup"]
 _KEPT = 64  # traces of a model, calls' fits of a trace
 _MOST_BYTES = 256 << 20  # of all programs, as estimated
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_TORCHS = frozenset(vars(nn.Module()))  # the attributes that every module has
 _GLOBAL_HOOKS = (
     nn.modules.module._global_forward_hooks,
     nn.modules.module._global_forward_pre_hooks,
@@ -48,26 +46,28 @@ _GLOBAL_HOOKS = (
 )
 
 
-def _snapshot(model: nn.Module, flags: list[tuple[Tensor, bool]]) -> Snapshot:
+def _snapshot(model: nn.Module, items: list[tuple[Any, str, Any]]) -> Snapshot:
     """A model as it is. Tensors have no equality: they are compared by name and identity.
 
     The copies keep them alive, and with them their identities.
     """
-    parts = [vars(module) for module in model.modules()]
+    compiled = torch.jit.ScriptModule  # no dicts of Python's; a trace refuses them
+    parts = [vars(module) for module in model.modules() if not isinstance(module, compiled)]
     equal: list[tuple[Any, Any]] = []
+    same: list[tuple[Any, Any]] = []
     for live in parts:
-        equal += [(live, dict(live)), (live["_modules"], dict(live["_modules"]))]
-        equal += (
-            (value, copy(value))
-            for name, value in live.items()
-            if name not in _TORCHS and isinstance(value, (list, dict, set))
-        )
-    return _engine.snapshot(
-        equal,
-        [(live[kind], dict(live[kind])) for live in parts for kind in ("_parameters", "_buffers")],
-        [*_GLOBAL_HOOKS, *(live[name] for live in parts for name in _HOOKS)],
-        flags,
-    )
+        equal.append((live, dict(live)))
+        same += [(live[kind], dict(live[kind])) for kind in ("_modules", "_parameters", "_buffers")]
+    return _engine.snapshot(equal, same, _hooks(parts), _flags(model), items)
+
+
+def _hooks(parts: list[dict[str, Any]]) -> list[Any]:
+    """Containers that stay empty."""
+    return [*_GLOBAL_HOOKS, *(live[name] for live in parts for name in _HOOKS)]
+
+
+def _flags(model: nn.Module) -> list[tuple[Tensor, bool]]:
+    return [(p, p.requires_grad) for p in model.parameters()]
 
 
 class ModelPlans:
@@ -75,15 +75,18 @@ class ModelPlans:
 
     def __init__(self, model: nn.Module) -> None:
         """Remember the model as it is; nothing is traced yet."""
-        flags: list[tuple[Tensor, bool]] = [(p, p.requires_grad) for p in model.parameters()]
-        self._snapshot = _snapshot(model, flags)
-        self.networks = Recent[tuple[int, ...], _Traced | str](_KEPT)
-        self._first = next((p for p, flag in flags if flag), None)
+        self.watch = Watch(model)
+        self._snapshot = self._remember(model)
+        self.networks = Recent[Hashable, _Traced | str](_KEPT)
+        self._first = next((p for p in model.parameters() if p.requires_grad), None)
+
+    def _remember(self, model: nn.Module) -> Snapshot:
+        return _snapshot(model, self.watch.items)
 
     def holds(self) -> bool:
         """Whether the model is still the one that was traced."""
         try:
-            return self._snapshot.holds()
+            return self._snapshot.holds() and self.watch.holds()
         except (RuntimeError, ValueError, TypeError):  # attributes without a plain equality
             return False
 
@@ -92,37 +95,43 @@ class ModelPlans:
         first = self._first
         return model_kind(where, model) if first is None else (first.dtype, first.device)
 
-    def traced(self, model: nn.Module, row_shape: tuple[int, ...], where: str) -> _Traced:
-        """The model's network for rows of this shape.
+    def traced(self, model: nn.Module, tasks: Tasks, where: str) -> _Traced:
+        """The model's network for as many rows of this shape.
 
         Raises:
             UnsupportedModelError: The text names the layer that cannot be taken.
             ShapeError: A layer cannot take the shape that reaches it.
         """
-        found = self.networks[row_shape]
+        key = tasks.row_shape, tasks.support_rows, tasks.query_rows
+        found = self.networks[key]
         if found is None:
             try:
-                found = _Traced(model, trace(model, row_shape, where))
+                found = self._traced(model, trace(model, key[0], where, key[1:], self.watch))
             except UnsupportedModelError as error:
                 # Hooks are refused while they are there; these plans may outlive them.
                 if not self.holds():
                     raise
                 # The text alone: the exception's frames hold the model, which must be able to go.
                 found = str(error)
-            self.networks[row_shape] = found
+            self.networks[key] = found
         if isinstance(found, str):
             raise UnsupportedModelError(found)
         return found
+
+    def _traced(self, model: nn.Module, network: Network) -> _Traced:
+        """The one that there is for the network, as for most numbers of rows, or a new one."""
+        for _, held in self.networks.everything():
+            if isinstance(held, _Traced) and held.network == network:
+                return held
+        return _Traced(model, network)
 
 
 class _WeakPlans(ModelPlans):
     """Those of a model that holds itself within, which they must not keep alive."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        flags: list[tuple[Tensor, bool]] = [(p, p.requires_grad) for p in model.parameters()]
-        self._snapshot = _engine.snapshot([], [], list(_GLOBAL_HOOKS), flags)
+    def _remember(self, model: nn.Module) -> Snapshot:
         self._copy = WeakCopy(model)
+        return _engine.snapshot([], [], list(_GLOBAL_HOOKS), _flags(model), self.watch.items)
 
     def holds(self) -> bool:
         try:
@@ -316,20 +325,25 @@ def _make_room(size: int, wanted_by: _Traced) -> None:
         if _unseen <= _MOST_BYTES // 8:
             return
         _unseen = size
-        held = [
-            (plan, key, traced, row_shape, plans)
+        networks = {
+            id(traced): (traced, plans.networks)
             for plans in _CACHE.values()
-            for row_shape, traced in plans.networks.everything()
+            for _, traced in plans.networks.everything()
             if isinstance(traced, _Traced)
-            for key, plan in list(traced.plans.items())
+        }
+        held = [
+            (plan, key, *where)
+            for where in networks.values()
+            for key, plan in list(where[0].plans.items())
         ]
         total = size + sum(item[0].bytes for item in held)
-        for plan, key, traced, row_shape, plans in sorted(held, key=lambda item: item[0].used):
+        for plan, key, traced, kept in sorted(held, key=lambda item: item[0].used):
             if total <= _MOST_BYTES - _MOST_BYTES // 8:
                 break
             traced.drop(key)
             if not traced.plans and traced is not wanted_by:
-                plans.networks.drop(row_shape)
+                for shapes in [k for k, other in kept.everything() if other is traced]:
+                    kept.drop(shapes)
             total -= plan.bytes
 
 

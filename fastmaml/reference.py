@@ -15,15 +15,17 @@ Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, 2017, algorithm 1 an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .derivatives import derived_twice
 from .functional import Function, accumulate, grad_mode, leaf, model_kind, predictor, trainable
 from .losses import LossArgument
 from .results import AdaptedTasks, MetaStepResult, accuracy
 from .tasks import Pair, Settings, Tasks, check_settings, validate
+from .wrappers import average, unwrap
 
 __all__ = [
     "Outcome",
@@ -34,6 +36,7 @@ __all__ = [
     "meta_loss",
     "meta_step",
     "model_kind",
+    "other_leaves",
     "predictor",
     "trainable",
 ]
@@ -47,6 +50,20 @@ class Outcome(NamedTuple):
     grads: dict[str, Tensor]  # by parameter name; parameters that nothing depends on are absent
     rate_grad: Tensor | None  # [], only for an inner_lr that requires grad
     executor: str = "torch"  # see MetaStepResult
+    others: tuple[tuple[Tensor, Tensor], ...] = ()  # leaves that are none of the model's parameters
+
+    def all_grads(self) -> list[Tensor]:
+        """Every gradient in it."""
+        rate = [] if self.rate_grad is None else [self.rate_grad]
+        return [*self.grads.values(), *rate, *(grad for _, grad in self.others)]
+
+    def with_others(
+        self, parameters: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Parameters and gradients by name, those of other leaves among them."""
+        named = {f"tensor {i} of loss or model": pair for i, pair in enumerate(self.others)}
+        leaves = {name: leaf for name, (leaf, _) in named.items()}
+        return parameters | leaves, self.grads | {name: grad for name, (_, grad) in named.items()}
 
 
 def meta_step(
@@ -90,11 +107,13 @@ def meta_step(
     """
     where = "meta_step"
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    replicas, model = model, unwrap(model)
     dtype, device = model_kind(where, model)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     outcome = compute(model, tasks, settings, want_grad=True, where=where)
-    parameters = trainable(where, model)
-    accumulate(where, parameters, settings.inner_lr, outcome.grads, outcome.rate_grad)
+    average(replicas, outcome.all_grads())
+    parameters, grads = outcome.with_others(trainable(where, model))
+    accumulate(where, parameters, settings.inner_lr, grads, outcome.rate_grad)
     return finish(tasks, settings, outcome)
 
 
@@ -183,6 +202,12 @@ def compute(
     """
     if not want_grad:
         settings = settings._replace(first_order=True)
+    return derived_twice(where, lambda: _compute(model, tasks, settings, want_grad, where))
+
+
+def _compute(
+    model: nn.Module, tasks: Tasks, settings: Settings, want_grad: bool, where: str
+) -> Outcome:
     with grad_mode():
         theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
         alpha = settings.inner_lr
@@ -193,20 +218,43 @@ def compute(
         if isinstance(alpha, Tensor) and alpha.requires_grad:
             wanted[_RATE] = alpha
         sums: dict[str, Tensor] = {}
-        losses, outputs = [], []
-        for loss, logits in _run(
-            Function(model, tasks, settings.loss, where), theta, tasks, settings
-        ):
+        losses: list[Tensor] = []
+        outputs: list[Tensor] = []
+        function = Function(model, tasks, settings.loss, where)
+        others: list[Tensor] = []
+        for loss, logits in _run(function, theta, tasks, settings):
+            if want_grad and not losses and function.has_others:
+                others = other_leaves(loss, list(wanted.values()))
+                wanted |= {f"other {i}": leaf for i, leaf in enumerate(others)}
             losses.append(loss.detach())
             outputs.append(logits.detach())
             meta_grad = _gradient(loss, wanted) if want_grad else {}
             for name, grad in meta_grad.items():
                 sums[name] = sums[name] + grad if name in sums else grad
         grads = {name: total / tasks.tasks for name, total in sums.items()}
+    also = [(leaf, grads.pop(f"other {i}", None)) for i, leaf in enumerate(others)]
     rate_grad = grads.pop(_RATE, None)
     if _RATE in wanted and rate_grad is None:
         rate_grad = torch.zeros_like(wanted[_RATE], requires_grad=False)
-    return Outcome(torch.stack(losses), torch.stack(outputs), grads, rate_grad)
+    outcome = Outcome(torch.stack(losses), torch.stack(outputs), grads, rate_grad)
+    return outcome._replace(others=tuple((leaf, g) for leaf, g in also if g is not None))
+
+
+def other_leaves(loss: Tensor, known: list[Tensor]) -> list[Tensor]:
+    """Leaves of a loss's graph that require grad and are not known: a learned temperature, say."""
+    found: dict[int, Tensor] = {}
+    seen, waiting = set[Any](), [loss.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found[id(node.variable)] = node.variable
+        waiting += (before for before, _ in node.next_functions)
+    for tensor in known:
+        found.pop(id(tensor), None)
+    return list(found.values())
 
 
 def fast_weights(

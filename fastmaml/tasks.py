@@ -33,6 +33,7 @@ Pair = Sequence[Tensor]
 """A support or query argument: ``(x, y)``, x ``[T, n, ...]``, y ``[T, n]`` or ``[T, n, D]``."""
 
 _DENSE = torch.strided
+_PLAIN = (Tensor, torch.nn.Parameter)
 _CASTS = {torch.float32: "float", torch.float64: "double", torch.int64: "long"}
 
 
@@ -133,7 +134,7 @@ def _check_same_rows(where: str, shape: torch.Size, like: torch.Size) -> None:
 
 def _pair(where: str, side: str, pair: Any) -> tuple[Tensor, Tensor]:
     """Take ``(x, y)`` apart."""
-    if (type(pair) is tuple or type(pair) is list) and len(pair) == 2:
+    if isinstance(pair, (tuple, list)) and len(pair) == 2:
         x, y = pair
         if isinstance(x, Tensor) and isinstance(y, Tensor):
             return x, y
@@ -152,6 +153,8 @@ def _not_a_pair(where: str, side: str, pair: Any) -> str:
             f"{wanted}, got a list of {len(pair)} tasks; give all tasks the same number of rows "
             "and join them with torch.stack."
         )
+    if len(pair) == 2 and all(type(part).__module__ == "numpy" for part in pair):
+        return f"{wanted}, got numpy arrays; call torch.from_numpy."
     came = ", ".join(type(part).__name__ for part in pair)
     return f"{wanted}, got ({came}); make each of x and y one tensor, with torch.stack."
 
@@ -166,7 +169,12 @@ def _check_x(where: str, side: str, x: Tensor, dtype: torch.dtype, device: torch
             f"{where}: {side} x must be {dtype} like the model's parameters, got {x.dtype}; "
             f"call x.{_CASTS[dtype]}()."
         )
-    if x.device != device or x.requires_grad or x.layout is not _DENSE:
+    if (
+        x.device != device
+        or x.requires_grad
+        or x.layout is not _DENSE
+        or (type(x) not in _PLAIN and not has_memory(x))
+    ):
         _bad_storage(where, side, "x", x, device)
 
 
@@ -200,9 +208,21 @@ def _bad_storage(
             f"{where}: data must not require grad, got {side} {letter} with requires_grad=True; "
             "call .detach()."
         )
+    if tensor.layout is not _DENSE:
+        raise SettingError(
+            f"{where}: {side} {letter} must be a dense tensor, got {tensor.layout}; "
+            "call .to_dense()."
+        )
     raise SettingError(
-        f"{where}: {side} {letter} must be a dense tensor, got {tensor.layout}; call .to_dense()."
+        f"{where}: {side} {letter} must be a tensor with memory of its own, got a "
+        f"{type(tensor).__name__}; make a plain torch.Tensor of it."
     )
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor of a subclass holds its numbers itself: no wrapper does."""
+    kind = type(tensor)
+    return getattr(kind, "__torch_dispatch__", None) is Tensor.__torch_dispatch__
 
 
 def _check_y(
@@ -224,7 +244,12 @@ def _check_y(
         )
     if loss.op is not None or loss.classifies:
         _check_y_of_loss(where, side, y, dtype, loss)
-    if y.device != device or y.requires_grad or y.layout is not _DENSE:
+    if (
+        y.device != device
+        or y.requires_grad
+        or y.layout is not _DENSE
+        or (type(y) not in _PLAIN and not has_memory(y))
+    ):
         _bad_storage(where, side, "y", y, device)
 
 
@@ -318,6 +343,7 @@ def check_classes(where: str, tasks: Tasks, classes: int) -> None:
         SettingError: One does not; the text names it, its place and the number of classes.
     """
     for side, y in (("support", tasks.support_y), ("query", tasks.query_y)):
+        y = y.clone()  # another thread may be writing it
         low, high = torch.aminmax(y)
         if int(low) < 0 or int(high) >= classes:
             task, row = torch.nonzero((y < 0) | (y >= classes))[0].tolist()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import operator
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from .errors import UnsupportedModelError
 
-__all__ = ["RandomState", "untouched"]
+__all__ = ["untouched"]
 
 
 @contextmanager
@@ -44,25 +42,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
         raise UnsupportedModelError(
             f"model ({kind.__module__}.{kind.__qualname__}), whose forward changes {changed}"
         )
-
-
-class RandomState:
-    """The state of the random generators that all threads share, torch's and Python's."""
-
-    def __init__(self) -> None:
-        """Read it."""
-        self._torch, self._python = torch.get_rng_state(), random.getstate()
-
-    def moved(self) -> bool:
-        """Whether numbers have been drawn since, by this thread or another."""
-        return self._python != random.getstate() or not torch.equal(
-            self._torch, torch.get_rng_state()
-        )
-
-    def restore(self) -> None:
-        """Go back to it."""
-        torch.set_rng_state(self._torch)
-        random.setstate(self._python)
 
 
 def _contents(attributes: dict[str, Any]) -> dict[str, Any]:

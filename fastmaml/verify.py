@@ -6,18 +6,20 @@ plan.
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import reference
-from .losses import LossArgument
+from .copies import ModelCopy
+from .losses import Loss, LossArgument
 from .meta import BackendChoice, _compute, _prepare
 from .results import Backend
 from .settings import check_settings
 from .tasks import Pair
+from .wrappers import unwrap
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -85,12 +87,14 @@ def verify(
     True
     """
     where = "verify"
+    model = unwrap(model)
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
     call = _prepare(where, model, support, query, settings, backend, "meta_step")
     ours = _compute(call, want_grad=True)
     torch_own = reference.compute(model, call.tasks, settings, want_grad=True, where=where)
-    double = copy.deepcopy(model).double()
+    double = ModelCopy(model, _double_parameter).module
     both = _double(support), _double(query)
+    settings = settings._replace(loss=_double_loss(settings.loss))
     call64 = _prepare(where, double, *both, settings, backend, "meta_step")
     ours64 = _compute(call64, want_grad=True)
     truth = reference.compute(double, call64.tasks, settings, want_grad=True, where=where)
@@ -104,6 +108,31 @@ def verify(
         torch_error,
         error64 <= _FLOAT64 and error <= (_FLOAT64 if own64 else allowed),
     )
+
+
+class _Holder(nn.Module):
+    """A loss, as something that a model holds."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+
+def _double_loss(loss: Loss) -> Loss:
+    """The loss with the tensors that it holds, such as class weights, in float64."""
+    if loss.op is not None:
+        return loss
+    held: Any = ModelCopy(_Holder(loss.function), _double_parameter).module
+    return replace(loss, function=held.function)
+
+
+def _double_parameter(tensor: Tensor) -> Tensor:
+    """What stands in a model in the place of a tensor of it."""
+    double = tensor.detach().clone()
+    double = double.double() if double.is_floating_point() else double
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(double, requires_grad=tensor.requires_grad)
+    return double.requires_grad_(tensor.requires_grad)
 
 
 def _double(pair: Pair) -> tuple[Tensor, Tensor]:

@@ -191,8 +191,10 @@ class Unequal:
     __hash__ = object.__hash__
 
 
-def holds(equal: Any = (), same: Any = (), empty: Any = (), flags: Any = ()) -> bool:
-    return _C.Snapshot(*(list(part) for part in (equal, same, empty, flags))).holds()
+def holds(
+    equal: Any = (), same: Any = (), empty: Any = (), flags: Any = (), items: Any = ()
+) -> bool:
+    return _C.Snapshot(*(list(part) for part in (equal, same, empty, flags, items))).holds()
 
 
 def test_snapshots() -> None:
@@ -213,11 +215,16 @@ def test_snapshots() -> None:
     assert holds(flags=[(value, False), (nn.Parameter(value), True)])
     assert not holds(flags=[(value, True)])
     assert not holds(flags=[(value.as_subclass(Other), True)])
+    assert holds(items=[({"a": value}, "a", value), (value, "ndim", 1), (str, "join", str.join)])
+    assert not holds(items=[({"a": value}, "a", value.clone())])
+    assert not holds(items=[({"a": value}, "b", value)])
+    assert not holds(items=[(value, "ndim", 2)])
+    assert not holds(items=[(value, "nothing", 2)])
 
 
 def test_a_snapshot_sees_what_happens_later() -> None:
     live: dict[str, Any] = {"a": 1, "b": [1]}
-    snapshot = _C.Snapshot([(live, dict(live))], [(live, dict(live))], [], [])
+    snapshot = _C.Snapshot([(live, dict(live))], [(live, dict(live))], [], [], [])
     assert snapshot.holds()
     live["c"] = 2
     assert not snapshot.holds()
@@ -251,4 +258,4 @@ def test_bad_snapshots_are_errors(arguments: dict[str, Any], text: str) -> None:
 
 def test_snapshots_are_made_of_lists() -> None:
     with pytest.raises(TypeError, match="incompatible constructor arguments"):
-        _C.Snapshot([], [], None, [])  # type: ignore[arg-type]
+        _C.Snapshot([], [], None, [], [])  # type: ignore[arg-type]

@@ -202,7 +202,7 @@ def test_unreadable_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="none of them is there"):
         load_omniglot(tmp_path)
     (tmp_path / "images_background").mkdir()
-    with pytest.raises(SettingError, match="no PNG at all"):
+    with pytest.raises(SettingError, match="no picture at all"):
         load_omniglot(tmp_path)
     text = tmp_path / "text.npz"
     text.write_text("no archive")

@@ -218,6 +218,7 @@ PYBIND11_MODULE(FASTMAML_MODULE, module) {
   module.def(
       "first_outside",
       [](Address values, int64_t count, int64_t limit) {
+        if (values == 0 && count > 0) throw py::type_error("expected a tensor with memory");
         return first_outside(reinterpret_cast<const int64_t*>(values), count, limit);
       },
       py::arg("values"), py::arg("count"), py::arg("limit"));

@@ -25,7 +25,7 @@ struct Torch {
   PyTypeObject* tensor = nullptr;
   PyTypeObject* parameter = nullptr;
   dlpack::Read read = nullptr;
-  Attribute grad, requires_grad;
+  Attribute grad, requires_grad, hooks, late_hooks;
   PyObject* data_ptr = nullptr;
 };
 Torch torch;
@@ -56,6 +56,8 @@ void load_torch() {
   torch.data_ptr = PyUnicode_InternFromString("data_ptr");
   torch.grad = find_attribute(tensor, "grad");
   torch.requires_grad = find_attribute(tensor, "requires_grad");
+  torch.hooks = find_attribute(tensor, "_backward_hooks");
+  torch.late_hooks = find_attribute(tensor, "_post_accumulate_grad_hooks");
 }
 
 // Whether nothing stands between the object and its memory: a subclass may be anything.
@@ -97,7 +99,7 @@ int set(PyObject* object, const Attribute& attribute, PyObject* value) {
 class Snapshot {
  public:
   Snapshot(const py::list& equal, const py::list& same, const py::list& empty,
-           const py::list& flags) {
+           const py::list& flags, const py::list& items) {
     for (py::handle entry : equal) equal_.emplace_back(entry);
     for (py::handle entry : same) {
       same_.emplace_back(entry);
@@ -107,6 +109,7 @@ class Snapshot {
     for (py::handle container : empty)
       empty_.push_back(py::reinterpret_borrow<py::object>(container));
     for (py::handle entry : flags) flags_.emplace_back(entry);
+    for (py::handle entry : items) items_.emplace_back(entry);
   }
 
   bool holds() const {
@@ -121,6 +124,8 @@ class Snapshot {
       if (!part.has_same_objects()) return false;
     for (const Then& part : flags_)
       if (get(part.now.ptr(), torch.requires_grad).ptr() != part.then.ptr()) return false;
+    for (const Item& item : items_)
+      if (!item.holds()) return false;
     return true;
   }
 
@@ -161,7 +166,28 @@ class Snapshot {
     }
   };
 
+  // What a dict holds by a name, or another object has; made anew when asked for, it is equal.
+  struct Item {
+    py::object holder, name, value;
+
+    explicit Item(py::handle entry) {
+      const auto parts = py::cast<py::tuple>(entry);
+      if (parts.size() != 3) throw py::type_error("expected a holder, a name and a value");
+      holder = parts[0], name = parts[1], value = parts[2];
+    }
+
+    bool holds() const {
+      if (PyDict_CheckExact(holder.ptr()))
+        return PyDict_GetItemWithError(holder.ptr(), name.ptr()) == value.ptr();
+      PyObject* const got = PyObject_GetAttr(holder.ptr(), name.ptr());
+      if (got == nullptr) PyErr_Clear();
+      const auto found = py::reinterpret_steal<py::object>(got);
+      return found.ptr() == value.ptr() || (found && found.equal(value));
+    }
+  };
+
   std::vector<Then> equal_, same_, flags_;
+  std::vector<Item> items_;
   std::vector<py::object> empty_;
 };
 
@@ -204,12 +230,20 @@ std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, 
   return Tensors(tensors, std::move(addresses));
 }
 
-// All or nothing, as a call that raises leaves .grad as it was.
+bool has_hooks(PyObject* parameter) {
+  for (const Attribute* hooks : {&torch.hooks, &torch.late_hooks}) {
+    const py::object found = get(parameter, *hooks);
+    if (!found.is_none() && py::len(found) > 0) return true;
+  }
+  return false;
+}
+
+// All or nothing, as a call that raises leaves .grad as it was. Hooks are left to autograd.
 bool give_grads(const py::list& parameters, const py::list& grads) {
   const size_t count = parameters.size();
   if (grads.size() != count) throw py::value_error("expected as many gradients as parameters");
   for (py::handle parameter : parameters)
-    if (!get(parameter.ptr(), torch.grad).is_none()) return false;
+    if (!get(parameter.ptr(), torch.grad).is_none() || has_hooks(parameter.ptr())) return false;
   for (size_t i = 0; i < count; ++i) {
     PyObject* grad = PyList_GET_ITEM(grads.ptr(), i);
     if (set(PyList_GET_ITEM(parameters.ptr(), i), torch.grad, grad) == 0) continue;
@@ -249,8 +283,9 @@ void register_tensors(py::module_& module) {
   py::class_<Tensors>(module, "Tensors", py::module_local()).def(py::init<py::list>());
   py::implicitly_convertible<py::list, Tensors>();
   py::class_<Snapshot>(module, "Snapshot", py::module_local())
-      .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&>(),
-           py::arg("equal"), py::arg("same"), py::arg("empty"), py::arg("flags"))
+      .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&,
+                    const py::list&>(),
+           py::arg("equal"), py::arg("same"), py::arg("empty"), py::arg("flags"), py::arg("items"))
       .def("holds", &Snapshot::holds);
   module.def("fitting", &fitting, py::arg("tensors"), py::arg("shapes"), py::arg("like"));
   module.def("give_grads", &give_grads, py::arg("parameters"), py::arg("grads"));

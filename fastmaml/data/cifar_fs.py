@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmaml.data.files import SUFFIXES, check_names, picture_files, read_arrays, read_picture
 from fastmaml.data.omniglot import split_classes
 from fastmaml.errors import SettingError
 
@@ -19,7 +20,6 @@ PARTS = ("train", "val", "test")
 SHAPE = (3, 32, 32)
 PLACES = (".", "cifar_fs", "cifar-fs", "cifar100")
 LISTS = Path("splits") / "bertinetto"
-SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class ClassImages(NamedTuple):
@@ -63,7 +63,7 @@ def load_cifar_fs(path: str | Path, split: str | Path | None = None) -> dict[str
             return _divided({part: _read_classes(folder / part) for part in PARTS}, split)
         if split is not None or (folder / LISTS).is_dir():
             pictures = folder / "data" if (folder / "data").is_dir() else folder
-            if any(file.suffix in SUFFIXES for file in pictures.glob("*/*")):
+            if any(file.suffix.lower() in SUFFIXES for file in pictures.glob("*/*")):
                 return _divided({"": _read_classes(pictures)}, split or folder / LISTS)
     raise FileNotFoundError(
         f"load_cifar_fs: {root} must hold {_npz(Path(), 'train')}, _val and _test, or folders "
@@ -102,46 +102,29 @@ def _divided(parts: dict[str, ClassImages], split: str | Path | None) -> dict[st
 
 
 def _read_npz(path: Path) -> ClassImages:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            key = "images" if "images" in stored else "images_delta"
-            images, names = stored[key], stored["class_names"]
-    except (KeyError, ValueError, OSError) as error:
-        raise SettingError(
-            f"load_cifar_fs: {path} must be an .npz with the arrays images (or images_delta) and "
-            f"class_names ({error}); give another file."
-        ) from error
+    wanted = {"images": ("images", "images_delta"), "class_names": ("class_names",)}
+    stored = read_arrays("load_cifar_fs", path, wanted)
+    images, key = stored["images"], stored["key"]
     if images.dtype != np.uint8 or images.ndim != 5 or images.shape[2:] != SHAPE:
         raise SettingError(
             f"load_cifar_fs: {key} in {path} must be uint8 [classes, pictures, 3, 32, 32], got "
             f"{images.dtype} {list(images.shape)}; give another file."
         )
-    if len(names) != len(images):
-        raise SettingError(
-            f"load_cifar_fs: class_names in {path} must name {len(images)} classes, got "
-            f"{len(names)}; the file is damaged."
-        )
+    names = check_names("load_cifar_fs", path, stored["class_names"], len(images))
     if key == "images_delta":
         images = images.cumsum(-2, dtype=np.uint8).cumsum(-1, dtype=np.uint8)
         images[:, :, ::2] += images[:, :, 1:2]
-    return ClassImages(images, tuple(str(name) for name in names))
+    return ClassImages(images, names)
 
 
 def _read_classes(root: Path) -> ClassImages:
     """Pictures ``class/picture.png`` under `root`."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise SettingError(
-            "load_cifar_fs: reading pictures needs Pillow; pip install pillow, or give .npz files."
-        ) from error
     names: list[str] = []
     classes: list[NDArray[np.uint8]] = []
     for folder in sorted(place for place in root.iterdir() if place.is_dir()):
         pictures = []
-        for file in sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES):
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        for file in picture_files(folder):
+            pixels = read_picture("load_cifar_fs", file, "RGB").transpose(2, 0, 1)
             if pixels.shape != SHAPE:
                 raise SettingError(
                     f"load_cifar_fs: {file} must be a picture of 32 x 32 pixels, got "

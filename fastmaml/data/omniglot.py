@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmaml.data.files import check_names, picture_files, read_arrays, read_lines, read_picture
 from fastmaml.data.images import ImageTasks
 from fastmaml.errors import SettingError
 
@@ -67,42 +68,29 @@ def load_omniglot(path: str | Path) -> OmniglotImages:
 
 
 def _read_npz(path: Path) -> OmniglotImages:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            images, names = stored["images"], stored["class_names"]
-    except (KeyError, ValueError, OSError) as error:
-        raise SettingError(
-            f"load_omniglot: {path} must be an .npz with the arrays images and class_names "
-            f"({error}); give another file."
-        ) from error
+    wanted = {"images": ("images",), "class_names": ("class_names",)}
+    stored = read_arrays("load_omniglot", path, wanted)
+    images = stored["images"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2:] != (SIDE, SIDE):
         raise SettingError(
             f"load_omniglot: images in {path} must be uint8 [classes, drawings, {SIDE}, {SIDE}], "
             f"got {images.dtype} {list(images.shape)}; give the {SIDE} x {SIDE} file."
         )
-    if len(names) != len(images):
-        raise SettingError(
-            f"load_omniglot: class_names in {path} must name {len(images)} classes, "
-            f"got {len(names)}; the file is damaged."
-        )
-    return OmniglotImages(images, tuple(str(name) for name in names))
+    names = check_names("load_omniglot", path, stored["class_names"], len(images))
+    return OmniglotImages(images, names)
 
 
 def _read_folders(root: Path) -> OmniglotImages:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise SettingError(
-            "load_omniglot: reading PNG folders needs Pillow; pip install pillow, or give an .npz."
-        ) from error
     names: list[str] = []
     classes: list[NDArray[np.uint8]] = []
-    for folder in (root / name for name in FOLDERS):
+    for name in FOLDERS:
+        # An archive unpacked into a folder of its own name.
+        folder = root / name / name if (root / name / name).is_dir() else root / name
         for character in sorted(p for p in folder.glob("*/*") if p.is_dir()):
-            drawings = []
-            for file in sorted(character.glob("*.png")):
-                with Image.open(file) as image:
-                    drawings.append(_shrink(np.asarray(image.convert("L"))))
+            drawings = [
+                _shrink(read_picture("load_omniglot", file, "L"))
+                for file in picture_files(character)
+            ]
             if drawings:
                 names.append(f"{character.parent.name}/{character.name}")
                 classes.append(np.stack(drawings))
@@ -110,7 +98,7 @@ def _read_folders(root: Path) -> OmniglotImages:
     if len(counts) != 1:
         raise SettingError(
             f"load_omniglot: all classes under {root} must have the same number of drawings, "
-            f"got {sorted(counts) or 'no PNG at all'}; unpack the archives again."
+            f"got {sorted(counts) or 'no picture at all'}; unpack the archives again."
         )
     return OmniglotImages(np.stack(classes), tuple(names))
 
@@ -153,13 +141,12 @@ def split_classes(
         parts = _paper_lists(names)
     else:
         parts = {
-            part: (Path(folder).expanduser() / f"{part}.txt").read_text("utf-8").split("\n")
+            part: read_lines("split_classes", Path(folder).expanduser() / f"{part}.txt")
             for part in PAPER_SPLIT
         }
     result: dict[str, NDArray[np.int64]] = {}
     taken: dict[str, str] = {}
-    for part, lines in parts.items():
-        wanted = [line.strip() for line in lines if line.strip()]
+    for part, wanted in parts.items():
         for name in wanted:
             if name not in index:
                 raise SettingError(

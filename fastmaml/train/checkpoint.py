@@ -6,15 +6,22 @@ over the old one, so that a run killed at any moment leaves the old or the new f
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from fastmaml.errors import SettingError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
 
@@ -39,6 +46,43 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, and removes what killed ones left half written.
+
+    The lock ends with the process, however that ends. A folder that stays empty goes again.
+
+    Raises:
+        SettingError: another run has the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY) if fcntl is not None else -1
+    try:
+        _lock(lock, folder)
+        for partial in folder.glob(".*.tmp"):
+            partial.unlink(missing_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+        if lock >= 0:
+            os.close(lock)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    if handle < 0:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SettingError(
+            f"train: {folder} must belong to one run at a time, another is going on; wait for it, "
+            "or choose another --out."
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+
+
 def _sync_folder(folder: Path) -> None:
     """Makes the rename itself durable, where the system can open folders."""
     if not hasattr(os, "O_DIRECTORY"):
@@ -52,7 +96,9 @@ def _sync_folder(folder: Path) -> None:
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes `state` (tensors and plain values) as a checkpoint, atomically."""
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    whole = io.BytesIO()  # torch's own writer hides why a file could not be written
+    torch.save({"format": FORMAT, **state}, whole)
+    write_atomically(path, lambda file: file.write(whole.getbuffer()))
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fastmaml.train.workloads import Sources, stream
 CHECKPOINT = "checkpoint.pt"
 BASELINE_CHECKPOINT = "baseline.pt"
 RESULTS = "results.json"
+DEMO = ".demo"  # marks a folder whose runs may be overwritten
 
 # Rates tried for the pretrained network, whose step size the paper calls automatically tuned.
 BASELINE_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -42,7 +43,7 @@ def run(
         settings: what to run; with `resume` only its workload counts.
         out: the folder, made when missing.
         resume: go on from the checkpoints in `out`, with their settings.
-        overwrite: start anew even where `out` holds a run.
+        overwrite: start anew even where `out` holds a run that was started so.
         given: with `resume`, settings asked for anew; only some may differ.
         command: the command line, for the results file.
 
@@ -54,10 +55,29 @@ def run(
         FileNotFoundError: data or, with `resume`, the checkpoint is missing.
         StoppedError: stopped by a signal, ready to be resumed.
     """
+    with checkpoint.own_folder(out):
+        return _run(settings, out, resume, overwrite, given or {}, command)
+
+
+def _run(
+    settings: TrainSettings,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    given: dict[str, Any],
+    command: str,
+) -> dict[str, Any]:
     path = out / CHECKPOINT
     saved = _saved(path, settings, resume, overwrite)
     if saved is not None:
-        settings = resumed(TrainSettings.from_dict(saved["settings"]), given or {})
+        settings = resumed(TrainSettings.from_dict(saved["settings"]), given)
+        if settings.iterations < saved["iteration"]:
+            raise SettingError(
+                f"resume: iterations must be at least {saved['iteration']}, which the run in {out} "
+                f"has taken, got {settings.iterations}; give more, or leave it out."
+            )
+    if overwrite:
+        (out / DEMO).touch()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     sources = workloads.build_sources(settings)
@@ -72,10 +92,15 @@ def run(
     if settings.baseline:
         results["baseline"], panel = _baseline(settings, sources, out, resume)
         panels.append(panel)
-    if settings.method == "maml":
-        _draw(settings, out, panels, test, results)
     results["wall_time_s"]["after_training"] = time.perf_counter() - start
     write_json(out / RESULTS, results)
+    if settings.method == "maml":
+        try:
+            _draw(settings, out, panels, test, results)
+        except Exception as error:  # a backend or font that is not there, say: figures are safe
+            results["picture_error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        results["wall_time_s"]["after_training"] = time.perf_counter() - start
+        write_json(out / RESULTS, results)
     return results
 
 
@@ -126,7 +151,7 @@ def _saved(
     path: Path, settings: TrainSettings, resume: bool, overwrite: bool
 ) -> dict[str, Any] | None:
     if not resume:
-        if path.exists() and not overwrite:
+        if path.exists() and not (overwrite and (path.parent / DEMO).exists()):
             raise SettingError(
                 f"train: {path.parent} must not hold a run already, {path.name} is there; "
                 "continue it with --resume, or choose another --out."

@@ -157,6 +157,19 @@ class Run:
             model = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"score": score, "iteration": self.iteration, "model": model}
 
+    def check_finite(self) -> None:
+        """Whether all losses of the curve's current window are.
+
+        Raises:
+            SettingError: the loss is no longer finite.
+        """
+        loss, _, count = self._window
+        if not math.isfinite(loss):
+            raise SettingError(
+                f"train: the loss must stay finite, got {loss / count} at iteration "
+                f"{self.iteration}; lower --inner-lr or --meta-lr."
+            )
+
     def close_window(self) -> CurvePoint:
         """Ends the learning curve's current window and returns its point.
 
@@ -167,11 +180,7 @@ class Run:
         point: CurvePoint = {"iteration": self.iteration, "loss": loss / count}
         if not math.isnan(accuracy):
             point["accuracy"] = accuracy / count
-        if not math.isfinite(loss):
-            raise SettingError(
-                f"train: the loss must stay finite, got {loss / count} at iteration "
-                f"{self.iteration}; lower --inner-lr or --meta-lr."
-            )
+        self.check_finite()
         self.curve.append(point)
         self._window = [0.0, 0.0, 0]
         return point
@@ -215,6 +224,7 @@ def train(
                     run.keep_best(score)
             due = run.iteration % settings.checkpoint_every == 0 or run.iteration == total
             if due or stop.is_set():
+                run.check_finite()  # the last good checkpoint stays
                 run.seconds = before + time.perf_counter() - start
                 checkpoint.save(path, run.state())
             if stop.is_set() and run.iteration < total:

@@ -5,12 +5,39 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 from fastmaml.train.settings import TrainSettings
 
 TERMINAL_S = 0.2
 LOG_S = 10.0
+
+
+class _Patient:
+    """A stream that may be closed, full or gone: a run goes on without it."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", "utf-8")
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("no stream")
+        return self._stream.fileno()
+
+    def write(self, text: str) -> None:
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.write(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()
 
 
 @contextmanager
@@ -29,7 +56,8 @@ def progress_bar(
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    interval = TERMINAL_S if sys.stderr.isatty() else LOG_S
+    stream = _Patient(sys.stderr)
+    interval = TERMINAL_S if stream.isatty() else LOG_S
     due = time.perf_counter() + TERMINAL_S
     bar = tqdm(
         desc=title,
@@ -39,6 +67,7 @@ def progress_bar(
         unit_scale=settings.tasks,
         mininterval=interval,
         dynamic_ncols=True,
+        file=stream,
     )
 
     def show(loss: float) -> None:

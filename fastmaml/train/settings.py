@@ -124,7 +124,7 @@ class TrainSettings:
 
 # May change when a run is resumed: they move data or work, or lengthen the run, and leave the
 # steps already taken what they were.
-RESUMABLE = frozenset({"data", "iterations", "threads", "select", "eval_tasks"})
+RESUMABLE = frozenset({"data", "split", "iterations", "threads", "select", "eval_tasks"})
 
 
 def paper_inner_lr(workload: str, ways: int) -> float:

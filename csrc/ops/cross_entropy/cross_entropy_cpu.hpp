@@ -41,7 +41,9 @@ struct CrossEntropyRow {
       exps += l.only(exp<T>(v), T(0));
       shifted += l.only(v, T(0));
     });
-    T loss = log(sum<T>(exps)) - (T(1) - smoothing) * (x[target] - top);
+    // Checked at the door, but the caller's memory may have changed since.
+    const T chosen = target >= 0 && target < classes ? x[target] : T(__builtin_nan(""));
+    T loss = log(sum<T>(exps)) - (T(1) - smoothing) * (chosen - top);
     if (smoothing != 0) loss -= smoothing / static_cast<T>(classes) * sum<T>(shifted);
     return loss;
   }
@@ -84,7 +86,7 @@ struct CrossEntropyRow {
 
 template <class T>
 void run_task(const CrossEntropyArgs& args, const Context& context, int64_t task) {
-  const int64_t* c = address_or_null<int64_t>(context, args.c, task);
+  const volatile int64_t* c = address_or_null<int64_t>(context, args.c, task);  // read once
   const T weight = static_cast<T>(args.weight);
   const T bar = static_cast<const T*>(context.scalars)[args.seed] * weight;
   T* const out = address<T>(context, args.out, task);
