@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
-from torch.overrides import TorchFunctionMode
 
 from . import reference
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .functional import Function, grad_mode, leaf, trainable
 from .kept import Recent
+from .modes import Mode, within
 from .reference import Outcome
 from .tasks import Settings, Tasks
 
@@ -94,7 +94,7 @@ def _batched(
     model: nn.Module, tasks: Tasks, settings: Settings, want_grad: bool, where: str
 ) -> Outcome:
     """As `reference.compute`, a chunk of tasks at a time."""
-    with grad_mode(), _FormulaNorms():
+    with grad_mode(), within(_FormulaNorms()):
         theta = {name: leaf(p, want_grad) for name, p in trainable(where, model).items()}
         wanted = list(theta.values())
         alpha = settings.inner_lr
@@ -187,18 +187,12 @@ def _close(loop: Outcome, batched: Outcome) -> bool:
     return True
 
 
-class _FormulaNorms(TorchFunctionMode):
+class _FormulaNorms(Mode):
     """Computes norms from their formulas instead of by torch's fused kernels."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Divert the calls whose second derivatives vmap gets wrong."""
-        return _FORMULAS.get(func, func)(*args, **(kwargs or {}))
+        return _FORMULAS.get(func, func)(*args, **kwargs)
 
 
 def _batch_norm(

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from .copies import ModelCopy
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
+from .modes import Mode, within
 from .tasks import Tasks, check_output, validate_inputs
 
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-class _Forward(TorchFunctionMode):
+class _Forward(Mode):
     """Sees the torch calls of a forward, and makes those right whose second derivatives are not.
 
     Of norms with a bias and no weight torch 2.13 has none, or a wrong one.
@@ -51,17 +51,11 @@ class _Forward(TorchFunctionMode):
         super().__init__()
         self._outer, self.runs_again, self.mends = _top_hooks(), False, False
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Look, and call."""
         self.runs_again = self.runs_again or _top_hooks() != self._outer
         if func in _NORMS:
-            bound = _NORMS[func].bind(*args, **(kwargs or {})).arguments
+            bound = _NORMS[func].bind(*args, **kwargs).arguments
             bias = bound.get("bias")
             if bias is not None and bound.get("weight") is None:
                 self.mends = True
@@ -69,7 +63,7 @@ class _Forward(TorchFunctionMode):
                 channels = 1 if func is not F.layer_norm else y.dim() - bias.dim()
                 shape = [1] * channels + list(bias.shape)
                 return y + bias.reshape(shape + [1] * (y.dim() - len(shape)))
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 _NORMS = {
@@ -100,13 +94,14 @@ class Function:
         # What runs again in backward must find the tensors of its own pass.
         model_copy = ModelCopy(self._model) if self._runs_again else self._copy
         logits: Tensor
-        with _Forward() if self._mends else nullcontext():
+        with within(_Forward() if self._mends else None):
             logits = model_copy.put(phi)(x.clone())
         return logits
 
     def _check(self, phi: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The first run, after which is known what the others need."""
-        with _Forward() as seen:
+        seen = _Forward()
+        with within(seen):
             logits: Tensor = self._copy.put(phi)(x.clone())
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
         check_output(self._where, self._tasks, self._loss, x.shape[0], shape)

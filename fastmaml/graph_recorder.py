@@ -8,13 +8,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from .errors import ShapeError, UnsupportedModelError
 from .functional import is_autocast, is_index
 from .graph_base import Held, Network, Node, TensorSpec, Value, layer_name
 from .graph_ops import CALLED, FUNCTIONS, METHODS, function_name, is_in_place
 from .graph_questions import UNANSWERED, answer
+from .modes import Mode, within
 
 __all__ = ["Recorder"]
 
@@ -26,7 +26,7 @@ class _Stop(BaseException):
     """Leaves the forward; no ``except Exception`` of the model's holds it up."""
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(Mode):
     """Runs the model and appends a node of the network for each torch call it sees."""
 
     def __init__(self, model: nn.Module, x: Tensor, device: torch.device, where: str) -> None:
@@ -51,7 +51,7 @@ class Recorder(TorchFunctionMode):
         self.tensors: list[TensorSpec] = []
         self.index: dict[int, int] = {}
         self.path: list[tuple[str, nn.Module]] = []
-        self.call = ""
+        self.name = ""
         self.error: Exception | None = None
         self.graph = torch.empty((), dtype=x.dtype, device="meta", requires_grad=True)
         for name, module in model.named_modules():
@@ -61,7 +61,7 @@ class Recorder(TorchFunctionMode):
     def run(self) -> Value:
         """Run the model, and give the value that it returns."""
         try:
-            with self:
+            with within(self):
                 result = self.model(self.input)
         except _Stop:
             pass
@@ -129,15 +129,8 @@ class Recorder(TorchFunctionMode):
 
     # --- torch's calls ----------------------------------------------------------------------------
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """One call: what it means, then what it gives."""
-        kwargs = kwargs or {}
         if self.error is not None:
             raise _Stop
         name = function_name(func)
@@ -192,7 +185,7 @@ class Recorder(TorchFunctionMode):
             self.refuse(name)
         self._check_contexts()
         path, _ = self.path[-1] if self.path else ("", None)
-        self.call = path or name.rpartition(".")[2].rstrip("_")
+        self.name = path or name.rpartition(".")[2].rstrip("_")
         return translator(self, *operands, **named)
 
     def _check_contexts(self) -> None:
@@ -265,7 +258,7 @@ class Recorder(TorchFunctionMode):
     def use(self, operand: Any) -> Value:
         """The activation in an operand."""
         if not isinstance(operand, Value):
-            self.stop(f", which applies {self.call} to something other than activations")
+            self.stop(f", which applies {self.name} to something other than activations")
         return operand
 
     def param(self, held: Any) -> int:
@@ -299,7 +292,7 @@ class Recorder(TorchFunctionMode):
             if not isinstance(value, (bool, int, float)):
                 self.stop(f", which takes a {type(value).__name__} for {name}")
         operands = tuple(self.use(value).id for value in inputs)
-        self.nodes.append(Node(op, operands, params, attrs, shape, self.call))
+        self.nodes.append(Node(op, operands, params, attrs, shape, self.name))
         return Value(len(self.nodes), shape)
 
 

@@ -53,6 +53,8 @@ class _Window(NamedTuple):
                     f" with kernel {self.kernel[i]}, stride {self.stride[i]}, dilation "
                     f"{self.dilation[i]} and padding {self.pad[i][0]} in one dimension"
                 )
+            if padded < reach and ceil:
+                b.stop(f" with ceil_mode over an image that is less than {reach} {side}")
             if padded < reach:
                 b.misfit(f"[channels, ...] at least {reach - sum(self.pad[i])} {side}", x.shape)
             size = (padded - reach + (self.stride[i] - 1 if ceil else 0)) // self.stride[i] + 1

@@ -35,7 +35,7 @@ def take_workspace(size: int, device: torch.device) -> Tensor:
         del workspace  # before another is made
     except IndexError:
         pass
-    return torch.empty(size, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 def _too_much(room: int, size: int) -> bool:

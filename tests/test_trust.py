@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from trusted import DATA, X, Y, grads, net, quiet
 
 import fastmaml
+from fastmaml.modes import Mode, within
 
 
 def check_against_definition(model: nn.Module, **how: Any) -> str:
@@ -271,3 +272,38 @@ def test_pairs_may_be_named() -> None:
     assert torch.equal(result.loss, fastmaml.meta_step(model, DATA, DATA).loss)
     with pytest.raises(fastmaml.ShapeError, match=r"got numpy arrays; call torch\.from_numpy"):
         fastmaml.meta_step(model, (X.numpy(), Y.numpy()), DATA)  # type: ignore[arg-type]
+
+
+# --- what a process may be set to -----------------------------------------------------------------
+
+
+def test_a_default_device_changes_nothing() -> None:
+    model, data = nn.Linear(4, 3), (torch.randn(2, 5, 4), torch.randint(3, (2, 5)))
+    wide = nn.Sequential(nn.Linear(4, 2000), nn.ReLU(), nn.Linear(2000, 3))
+    expected = fastmaml.meta_step(wide, data, data).loss
+    with torch.device("meta"):
+        assert fastmaml.meta_step(model, data, data).backend == "fused"
+        assert torch.equal(fastmaml.meta_step(wide, data, data).loss, expected)
+        assert fastmaml.adapt(wide, data).predict(data[0]).shape == (2, 5, 3)
+        assert fastmaml.evaluate(wide, [(data, data)], inner_steps=1).tasks == 2
+
+
+def test_a_mode_that_an_interrupt_left_behind_does_nothing() -> None:
+    class Left(Mode):
+        def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+            raise AssertionError("at work")
+
+    mode = Left()
+    with contextlib.suppress(KeyboardInterrupt), within(mode):
+        raise KeyboardInterrupt
+    with mode:  # as if torch had not taken it away
+        assert fastmaml.meta_step(net(), DATA, DATA).backend == "fused"
+
+
+def test_small_images_and_ceil_mode_run_in_torch() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.MaxPool2d(3, ceil_mode=True), nn.Flatten(), nn.Linear(2, 3)
+    )
+    data = torch.randn(2, 4, 1, 2, 2), torch.randint(3, (2, 4))
+    with pytest.warns(UserWarning, match="ceil_mode"):
+        assert fastmaml.meta_step(model, data, data).backend == "reference"
