@@ -78,6 +78,7 @@ class Builder(Protocol):
     """What translators need of the tracer."""
 
     rows: int  # that the model was given
+    knows_rows: bool  # whether the forward has asked, or named a number
     dtype: Any  # of its input
 
     def use(self, operand: Any) -> Value:

@@ -124,6 +124,7 @@ def _reshape(b: Builder, input: Any, *shape: Any, **named: Any) -> Value:
         b.stop(", which reshapes other than row by row")
     if sizes[0] not in (b.rows, -1):
         b.stop(", which reshapes other than row by row")
+    b.knows_rows = b.knows_rows or sizes[0] != -1
     target, numel = list(sizes[1:]), math.prod(x.shape)
     if -1 in target:
         rest = math.prod(size for size in target if size != -1)

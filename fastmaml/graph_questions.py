@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["UNANSWERED", "answer"]
+__all__ = ["UNANSWERED", "answer", "tells_rows"]
 
 UNANSWERED = object()
 
@@ -34,6 +34,19 @@ _CALLED: frozenset[Any] = frozenset(
         torch._C._set_grad_enabled,
     )
 )
+
+
+_SIZES = frozenset(
+    (Tensor.size, Tensor.numel, Tensor.nelement, Tensor.__len__, Tensor.stride, torch.numel)
+)
+
+
+def tells_rows(function: Callable[..., Any]) -> bool:
+    """Whether an answer depends on the number of rows."""
+    if function in _SIZES:
+        return True
+    asked = getattr(getattr(function, "__self__", None), "__name__", "")
+    return getattr(function, "__name__", "") == "__get__" and asked in ("shape", "nbytes")
 
 
 def answer(

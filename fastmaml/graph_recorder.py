@@ -13,7 +13,7 @@ from .errors import ShapeError, UnsupportedModelError
 from .functional import is_autocast, is_index
 from .graph_base import Held, Network, Node, TensorSpec, Value, layer_name
 from .graph_ops import CALLED, FUNCTIONS, METHODS, function_name, is_in_place
-from .graph_questions import UNANSWERED, answer
+from .graph_questions import UNANSWERED, answer, tells_rows
 from .modes import Mode, within
 
 __all__ = ["Recorder"]
@@ -53,6 +53,7 @@ class Recorder(Mode):
         self.path: list[tuple[str, nn.Module]] = []
         self.name = ""
         self.error: Exception | None = None
+        self.knows_rows = False
         self.graph = torch.empty((), dtype=x.dtype, device="meta", requires_grad=True)
         for name, module in model.named_modules():
             module.register_forward_pre_hook(self._enter(name))
@@ -137,6 +138,7 @@ class Recorder(Mode):
         answered = self._counts(func, args)
         if answered is UNANSWERED:
             answered = answer(func, args, kwargs, self.device)
+            self.knows_rows = self.knows_rows or tells_rows(func)
         if answered is not UNANSWERED:
             return answered
         try:

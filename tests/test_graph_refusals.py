@@ -248,6 +248,10 @@ def test_models_that_count_their_rows() -> None:
         assert [node.op for node in trace(inside(compare), (3,), rows=rows).nodes] == [op]
     with pytest.raises(UnsupportedModelError, match="whose forward depends on the number of rows"):
         trace(inside(compare), (3,), rows=(3, 4))
+    fixed = inside(lambda x: torch.tanh(x).view(4, -1))
+    assert trace(fixed, (3,), rows=(4,)).nodes
+    with pytest.raises(UnsupportedModelError, match="which reshapes other than row by row"):
+        trace(fixed, (3,), rows=(4, 5))
     text = f"{BLOCK}, which returns list instead of one tensor"
     refused(inside(lambda x: [x for _ in range(len(x))]), text)
 
