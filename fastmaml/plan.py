@@ -152,6 +152,8 @@ class _Traced:
             module = model.get_submodule(path)
             place = module._parameters if name in module._parameters else module._buffers
             self._live.append(place[name])  # type: ignore[arg-type]
+        # Views whose memory holds the other sign: a tensor is one from its making on.
+        self._negated = any(tensor.is_neg() for tensor in self._live)
         self._shapes = [torch.Size(spec.shape) for spec in network.tensors]
         self.parameters = {
             spec.name: tensor
@@ -169,11 +171,16 @@ class _Traced:
             DeviceError: One lies on another device.
             ShapeError: One was given another shape than it was traced with.
         """
-        found = _engine.fitting(self._live, self._shapes, self._first[1])
+        found = None
+        if not self._negated:
+            found = _engine.fitting(self._live, self._shapes, self._first[1])
         if found is not None:
             return found
         self._check(where)
-        return [t if t.is_contiguous() else t.detach().contiguous() for t in self._live]
+        return [
+            t.detach().resolve_neg().contiguous() if t.is_neg() or not t.is_contiguous() else t
+            for t in self._live
+        ]
 
     def _check(self, where: str) -> None:
         """Refuse tensors that the engine cannot read; errors as `tensors`."""

@@ -300,6 +300,16 @@ def test_a_mode_that_an_interrupt_left_behind_does_nothing() -> None:
         assert fastmaml.meta_step(net(), DATA, DATA).backend == "fused"
 
 
+def test_weights_and_data_of_the_other_sign() -> None:
+    model, x = net(), torch._neg_view(X.clone())
+    assert x.is_neg()
+    model[0].weight = nn.Parameter(torch._neg_view(model[0].weight.detach().clone()))
+    assert model[0].weight.is_neg()
+    result = fastmaml.meta_step(model, (x, Y), DATA, backend="fused")
+    truth = fastmaml.reference.meta_step(model, (x, Y), DATA)
+    assert_close(result.task_losses, truth.task_losses, "meta_f64")
+
+
 def test_small_images_and_ceil_mode_run_in_torch() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.MaxPool2d(3, ceil_mode=True), nn.Flatten(), nn.Linear(2, 3)
