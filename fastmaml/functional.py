@@ -271,7 +271,7 @@ def accumulate(
         # They may change gradients, or step an optimizer: autograd knows when they run.
         leaves = [(parameters[name], grad) for name, grad in grads.items()]
         with grad_mode():
-            attach(torch.zeros(()), leaves).backward()  # type: ignore[no-untyped-call]
+            attach(torch.zeros((), device="cpu"), leaves).backward()  # type: ignore[no-untyped-call]
         return
     if held:
         torch._foreach_add_(held, added)
@@ -357,8 +357,7 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        by = upstream.to(grads[0].device) if (grads := ctx.saved_tensors) else upstream
-        return (None, None, *(by.to(grad.dtype) * grad for grad in grads))
+        return (None, None, *(upstream * grad for grad in ctx.saved_tensors))
 
 
 def leaf(tensor: Tensor, requires_grad: bool) -> Tensor:
