@@ -12,12 +12,12 @@ namespace fastmaml {
 namespace {
 
 // What a round may keep; beyond it more rounds are made.
-constexpr int64_t kRoundBytes = int64_t{2} << 30;
-constexpr size_t kLine = 256;  // arrays of the workspace begin on so many bytes
+constexpr int64_t kDeviceRoundBytes = int64_t{2} << 30;
+constexpr size_t kDeviceLine = 256;  // arrays of the workspace begin on so many bytes
 // One block sums over the tasks at the end; beyond so many, many blocks do it sooner.
 constexpr int64_t kMostResidentTasks = 512;
 
-size_t lined(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+size_t device_lined(size_t bytes) { return (bytes + kDeviceLine - 1) / kDeviceLine * kDeviceLine; }
 
 int64_t scalar_words(const Program& program) {
   return (Scalars::count(program.settings.inner_steps) * element_bytes(program.settings) + 7) / 8;
@@ -30,12 +30,12 @@ DeviceLayout layout_of(const Program& program, int64_t tasks, int lanes) {
   const int64_t each =
       std::max<int64_t>(1, (program.keep.elements + program.transient.elements) * bytes);
   DeviceLayout layout;
-  const int64_t most = std::max<int64_t>(1, lanes > 0 ? lanes : kRoundBytes / each);
+  const int64_t most = std::max<int64_t>(1, lanes > 0 ? lanes : kDeviceRoundBytes / each);
   const int64_t rounds = std::max<int64_t>(1, (tasks + most - 1) / most);
   layout.round = (tasks + rounds - 1) / rounds;
   auto take = [&](int64_t size) {
     const size_t at = layout.total;
-    layout.total += lined(static_cast<size_t>(size));
+    layout.total += device_lined(static_cast<size_t>(size));
     return at;
   };
   layout.base = take(spaces_of(program) * 8);

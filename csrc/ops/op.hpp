@@ -20,6 +20,9 @@ namespace fastmaml {
 
 class Op;
 
+// Where the parameters that most ops have stand among a node's.
+constexpr size_t kWeight = 0, kBias = 1;
+
 // How the rows of a value lie in memory: as in torch, or, for images [C, H, W], channels last.
 enum class MemoryOrder { torch, channels_last, any };
 

@@ -10,7 +10,7 @@ namespace {
 
 // Estimated cycles of all passes of a layer over one task: `direct`, and by Winograd's method with
 // tiles of one size behind the forward pass.
-struct Cost {
+struct MethodCost {
   double direct = 0, winograd = 0;
 };
 
@@ -26,7 +26,7 @@ class Counter {
     forward_.winograd = winograd_map(window_, false, kForwardTile);
   }
 
-  Cost count(int64_t tile) {
+  MethodCost count(int64_t tile) {
     towards_out_.winograd = winograd_map(window_, false, tile);
     towards_in_.winograd = winograd_map(window_, true, tile);
     cost_ = {};
@@ -69,7 +69,7 @@ class Counter {
   const Window window_;
   ConvArgs forward_, towards_out_, towards_in_;
   double times_ = 0;
-  Cost cost_;
+  MethodCost cost_;
 };
 
 }  // namespace
@@ -85,7 +85,7 @@ void choose_winograd(Program& program) {
     double best = counter.count(kWinogradTiles[0]).direct;
     std::string estimates = message(static_cast<int64_t>(best), " cycles direct");
     for (const int64_t tile : kWinogradTiles) {
-      const Cost cost = counter.count(tile);
+      const MethodCost cost = counter.count(tile);
       // A tie goes to the way that rounds less.
       if (cost.winograd < 0.95 * best) chosen = tile, best = cost.winograd;
       estimates +=

@@ -41,11 +41,11 @@ std::vector<Uses> weight_uses(const Network& network) {
 // for the factors' sums, whose inner products cost 16 cycles each on top and whose instructions 400
 // for each pair of passes; a transposed copy takes half a cycle a number, every further pass over a
 // task's own weights a quarter.
-struct Cost {
+struct WeightCost {
   double dense, factored;
 };
 
-Cost weight_cost(const Settings& s, const TensorSpec& tensor, const Uses& uses) {
+WeightCost weight_cost(const Settings& s, const TensorSpec& tensor, const Uses& uses) {
   const double out = tensor.shape[0], in = tensor.shape[1], area = in * out;
   const double support = static_cast<double>(s.support_rows * uses.rows);
   const auto query = static_cast<double>(query_passes(s) * s.query_rows * uses.rows);
@@ -89,7 +89,7 @@ std::vector<bool> choose_factored(Program& program) {
   for (size_t t = 0; t < network.tensors.size(); ++t) {
     const TensorSpec& tensor = network.tensors[t];
     if (!tensor.trainable || uses[t].rows == 0 || s.mode == Mode::adapt) continue;
-    const Cost cost = weight_cost(s, tensor, uses[t]);
+    const WeightCost cost = weight_cost(s, tensor, uses[t]);
     // A tie goes to dense: its instructions are fewer.
     factored[t] = s.factored >= 0 ? s.factored == 1 : cost.factored < 0.8 * cost.dense;
     program.any_factored = program.any_factored || factored[t];

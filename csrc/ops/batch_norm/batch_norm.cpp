@@ -1,13 +1,13 @@
 #include "ops/batch_norm/batch_norm.hpp"
 
 #include "core/error.hpp"
+#include "ops/batch_norm/norm_params.hpp"
 #include "plan/emit.hpp"
 
 namespace fastmaml {
 namespace {
 
-constexpr size_t kWeight = 0, kBias = 1, kRunningMean = 2, kRunningVar = 3;
-constexpr int kStats = 0, kCotangentMeans = 1, kTangentMeans = 2, kTaps = 3;  // saved buffers
+constexpr size_t kRunningMean = 2, kRunningVar = 3;
 
 // From so many bytes on, threads of a team share rows: fewer stay in their second-level caches. And
 // from so many blocks on, so that each thread gets some.
@@ -24,7 +24,7 @@ PoolSize pool_of(const Node& node) {
           static_cast<int64_t>(node.attr("kernel_w", 1))};
 }
 
-BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
+BatchNormArgs batch_norm_args(Emit& emit, const Node& node, PassKind pass) {
   BatchNormArgs args;
   args.pass = pass;
   args.batch_stats = node.attr("batch_stats", 1) != 0;
@@ -32,7 +32,7 @@ BatchNormArgs start(Emit& emit, const Node& node, PassKind pass) {
   args.features = node.shape.front();
   args.rows = emit.rows() * (numel(node.in_shapes[0]) / args.features);
   args.pool = pool_of(node);
-  if (args.pool) args.tap = emit.saved(node, kTaps, tap_numel(emit.rows() * numel(node.shape)));
+  if (args.pool) args.tap = emit.saved(node, kNormTaps, tap_numel(emit.rows() * numel(node.shape)));
   args.runs = emit.runs(args.rows);
   const int64_t forced = emit.settings().moment_bytes;
   const int64_t least = forced >= 0 ? forced : kLeastSharedBytes;
@@ -69,23 +69,6 @@ void sum_runs(Emit& emit, BatchNormArgs& args, bool writes) {
   if (!writes) args.x = args.x_dot = args.y_bar = args.y_bar_dot = args.tap = {};
 }
 
-// Whether the node's own parameters leave anything to do for a pass that gives no x_bar.
-bool any_trainable(const Emit& emit, const Node& node) {
-  return emit.trainable(node, kWeight) || emit.trainable(node, kBias);
-}
-
-// Where the cotangents of weight and bias, or their tangents, go.
-void set_param_sinks(Emit& emit, const Node& node, BatchNormArgs& args) {
-  if (emit.trainable(node, kWeight)) {
-    const Sink sink = emit.param_bar(node, kWeight);
-    args.weight_out = sink.out, args.weight_cin = sink.cin, args.weight_scale = sink.scale;
-  }
-  if (emit.trainable(node, kBias)) {
-    const Sink sink = emit.param_bar(node, kBias);
-    args.bias_out = sink.out, args.bias_cin = sink.cin, args.bias_scale = sink.scale;
-  }
-}
-
 }  // namespace
 
 void BatchNorm::check(const Node& node, const std::vector<TensorSpec>& tensors) const {
@@ -112,7 +95,7 @@ void BatchNorm::check(const Node& node, const std::vector<TensorSpec>& tensors) 
 }
 
 void BatchNorm::forward(Emit& emit, const Node& node) const {
-  BatchNormArgs args = start(emit, node, PassKind::forward);
+  BatchNormArgs args = batch_norm_args(emit, node, PassKind::forward);
   if (args.batch_stats && args.rows < 2)
     throw ShapeError(message("layer `", node.name,
                              "`: batch_norm with batch statistics needs more ",
@@ -137,7 +120,7 @@ void BatchNorm::forward(Emit& emit, const Node& node) const {
 void BatchNorm::backward(Emit& emit, const Node& node) const {
   const bool active = emit.active(node, 0);
   if (!active && !any_trainable(emit, node)) return;
-  BatchNormArgs args = start(emit, node, PassKind::backward);
+  BatchNormArgs args = batch_norm_args(emit, node, PassKind::backward);
   args.y_bar = emit.y_bar(node);
   if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
   sum_runs(emit, args, active);
@@ -152,7 +135,7 @@ void BatchNorm::backward(Emit& emit, const Node& node) const {
 void BatchNorm::forward_jvp(Emit& emit, const Node& node) const {
   const bool active = emit.active(node, 0);
   if (!active && !any_trainable(emit, node)) return;
-  BatchNormArgs args = start(emit, node, PassKind::forward_jvp);
+  BatchNormArgs args = batch_norm_args(emit, node, PassKind::forward_jvp);
   if (active) args.x_dot = emit.x_dot(node, 0);
   if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
   if (emit.trainable(node, kBias)) args.bias_dot = emit.param_dot(node, kBias);
@@ -167,7 +150,7 @@ void BatchNorm::forward_jvp(Emit& emit, const Node& node) const {
 void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
   const bool active = emit.active(node, 0);
   if (!active && !any_trainable(emit, node)) return;
-  BatchNormArgs args = start(emit, node, PassKind::backward_jvp);
+  BatchNormArgs args = batch_norm_args(emit, node, PassKind::backward_jvp);
   args.y_bar = emit.y_bar(node), args.y_bar_dot = emit.y_bar_dot(node);
   if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
   if (active) args.x_dot = emit.x_dot(node, 0);

@@ -5,7 +5,7 @@
 namespace fastmaml {
 namespace {
 
-BceWithLogitsArgs start(Emit& emit, const Node& loss, PassKind pass) {
+BceWithLogitsArgs bce_args(Emit& emit, const Node& loss, PassKind pass) {
   BceWithLogitsArgs args;
   args.pass = pass;
   args.n = emit.rows() * numel(loss.in_shapes[0]);
@@ -19,27 +19,27 @@ BceWithLogitsArgs start(Emit& emit, const Node& loss, PassKind pass) {
 }  // namespace
 
 void BceWithLogits::forward(Emit& emit, const Node& loss) const {
-  BceWithLogitsArgs args = start(emit, loss, PassKind::forward);
+  BceWithLogitsArgs args = bce_args(emit, loss, PassKind::forward);
   args.out = emit.loss();
   emit.add(args);
 }
 
 void BceWithLogits::backward(Emit& emit, const Node& loss) const {
-  BceWithLogitsArgs args = start(emit, loss, PassKind::backward);
+  BceWithLogitsArgs args = bce_args(emit, loss, PassKind::backward);
   const Sink sink = emit.x_bar(loss, 0);
   args.out = sink.out, args.cin = sink.cin;
   emit.add(args);
 }
 
 void BceWithLogits::forward_jvp(Emit& emit, const Node& loss) const {
-  BceWithLogitsArgs args = start(emit, loss, PassKind::forward_jvp);
+  BceWithLogitsArgs args = bce_args(emit, loss, PassKind::forward_jvp);
   args.x_dot = emit.x_dot(loss, 0);
   args.out = emit.loss_dot();
   emit.add(args);
 }
 
 void BceWithLogits::backward_jvp(Emit& emit, const Node& loss) const {
-  BceWithLogitsArgs args = start(emit, loss, PassKind::backward_jvp);
+  BceWithLogitsArgs args = bce_args(emit, loss, PassKind::backward_jvp);
   const Sink sink = emit.x_bar_dot(loss, 0);
   args.x_dot = emit.x_dot(loss, 0);
   args.out = sink.out, args.cin = sink.cin;

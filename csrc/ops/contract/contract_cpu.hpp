@@ -104,7 +104,7 @@ class Contractor {
     if (args_.dot) return Form::inner;
     if (rows) return Form::rows;
     const bool single = context_.size == 1 && p_.n <= kVectorTile * kWidth<T> &&
-                        p_.m <= row_tile((p_.n + kWidth<T> - 1) / kWidth<T>);
+                        p_.m <= row_tile<T>((p_.n + kWidth<T> - 1) / kWidth<T>);
     return single ? Form::tile : Form::outer;
   }
 

@@ -1,7 +1,7 @@
 // The inner form: both factors run along contiguous l, and each output is a horizontal sum.
 #pragma once
 
-#include "ops/contract/contract_problem_cpu.hpp"
+#include "ops/contract/contract_tile_cpu.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
@@ -45,8 +45,10 @@ void inner_tile(const Contraction<T>& p, int64_t i, int64_t j) {
 }
 
 // The tile is as square as the registers allow: MR * NR accumulators, NR vectors of b, one of a.
-constexpr int kInnerRows = kVectorBytes == 64 ? 5 : 3;
-constexpr int kInnerColumns = kVectorBytes == 64 ? 5 : 4;
+template <class T>
+constexpr int kInnerRows = kVectorBytes == 64 && !kFewTiles<T> ? 5 : 3;
+template <class T>
+constexpr int kInnerColumns = kVectorBytes == 64 && !kFewTiles<T> ? 5 : 4;
 
 template <class T>
 using InnerTile = void (*)(const Contraction<T>&, int64_t, int64_t);
@@ -55,13 +57,13 @@ template <class T, int MR>
 FASTMAML_INLINE InnerTile<T> inner_columns(int64_t count) {
   static constexpr InnerTile<T> table[] = {inner_tile<T, MR, 1>, inner_tile<T, MR, 2>,
                                            inner_tile<T, MR, 3>, inner_tile<T, MR, 4>,
-                                           inner_tile<T, MR, kInnerColumns>};
+                                           inner_tile<T, MR, kInnerColumns<T>>};
   return table[count - 1];
 }
 
 template <class T>
 FASTMAML_INLINE InnerTile<T> inner_tile_for(int64_t rows, int64_t columns) {
-  if constexpr (kInnerRows == 5) {
+  if constexpr (kInnerRows<T> == 5) {
     if (rows == 5) return inner_columns<T, 5>(columns);
     if (rows == 4) return inner_columns<T, 4>(columns);
   }
@@ -72,7 +74,7 @@ FASTMAML_INLINE InnerTile<T> inner_tile_for(int64_t rows, int64_t columns) {
 
 template <class T>
 void inner_contract(const Contraction<T>& p, const Context& context) {
-  const Cut rows(p.m, kInnerRows), columns(p.n, kInnerColumns);
+  const Cut rows(p.m, kInnerRows<T>), columns(p.n, kInnerColumns<T>);
   const Share share(context, rows.parts * columns.parts);
   int64_t r = share.begin / columns.parts, c = share.begin - r * columns.parts;
   for (int64_t unit = share.begin; unit < share.end; ++unit) {

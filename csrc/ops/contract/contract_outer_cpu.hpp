@@ -17,7 +17,7 @@ struct Tiling {
 
   Tiling(int64_t m, int64_t n, const Context& context)
       : panels((n + kWidth<T> - 1) / kWidth<T>, kVectorTile),
-        rows(m, row_tile(panels.size + (panels.larger > 0))) {
+        rows(m, row_tile<T>(panels.size + (panels.larger > 0))) {
     const Share share(context, panels.parts * rows.parts);
     panel = rows.parts == 1 ? share.begin : share.begin / rows.parts;
     row = share.begin - panel * rows.parts;

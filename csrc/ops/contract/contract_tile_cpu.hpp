@@ -175,21 +175,27 @@ template <class T>
 using OuterTile = void (*)(const Contraction<T>&, int64_t, int64_t, int);
 
 constexpr int kVectorTile = kVectorBytes == 64 ? 4 : 2;
+// float64 has fewer tiles: the last tenth of its speed is not worth the larger library.
+template <class T>
+constexpr bool kFewTiles = sizeof(T) == sizeof(double);
 // Rows of a tile of NV vectors: as many accumulators as leave registers for b and a broadcast.
 constexpr int kMostRows = 8;
+template <class T>
 FASTMAML_INLINE constexpr int row_tile(int64_t vectors) {
+  if (kFewTiles<T>) return 4;
   return kVectorBytes == 64 ? (vectors >= 4 ? 6 : 8) : (vectors >= 2 ? 6 : 8);
 }
 
 template <class T, int NF, class Edge>
 FASTMAML_INLINE OuterTile<T> outer_rows(int rows) {
-  // Never instantiates a tile that would spill.
-  constexpr int kSeven = row_tile(NF + Edge::kVectors) < 8 ? 6 : 7;
-  constexpr int kEight = row_tile(NF + Edge::kVectors) < 8 ? 6 : 8;
+  // Never instantiates a tile that is not used, or would spill.
+  constexpr int kMost = row_tile<T>(NF + Edge::kVectors);
+  constexpr auto most = [](int height) { return height < kMost ? height : kMost; };
   static constexpr OuterTile<T> table[kMostRows] = {
-      outer_tile<T, 1, NF, Edge>,      outer_tile<T, 2, NF, Edge>,     outer_tile<T, 3, NF, Edge>,
-      outer_tile<T, 4, NF, Edge>,      outer_tile<T, 5, NF, Edge>,     outer_tile<T, 6, NF, Edge>,
-      outer_tile<T, kSeven, NF, Edge>, outer_tile<T, kEight, NF, Edge>};
+      outer_tile<T, 1, NF, Edge>,       outer_tile<T, 2, NF, Edge>,
+      outer_tile<T, 3, NF, Edge>,       outer_tile<T, 4, NF, Edge>,
+      outer_tile<T, most(5), NF, Edge>, outer_tile<T, most(6), NF, Edge>,
+      outer_tile<T, most(7), NF, Edge>, outer_tile<T, most(8), NF, Edge>};
   return table[rows - 1];
 }
 
@@ -207,13 +213,12 @@ FASTMAML_INLINE int edge_lanes(int64_t width) {
 }
 
 // The tile for `rows` rows of `width` columns. Whole vectors short of a full tile are a masked one
-// in float64, which has fewer tiles: its speed is not worth the larger library.
+// where tiles are few.
 template <class T>
 FASTMAML_INLINE OuterTile<T> outer_tile_for(int rows, int64_t width) {
-  constexpr bool kFew = sizeof(T) == sizeof(double);
   if (width == kVectorTile * kWidth<T>) return outer_rows<T, kVectorTile, NoEdge<T>>(rows);
   const int lanes = edge_lanes<T>(width), whole = static_cast<int>((width - lanes) / kWidth<T>);
-  if constexpr (!kFew) {
+  if constexpr (!kFewTiles<T>) {
     if (lanes == kWidth<T>) {
       if constexpr (kVectorTile == 4) {
         if (whole == 2) return outer_rows<T, 3, NoEdge<T>>(rows);

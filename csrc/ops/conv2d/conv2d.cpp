@@ -9,14 +9,12 @@
 namespace fastmaml {
 namespace {
 
-constexpr size_t kWeight = 0, kBias = 1;
-
-struct Sizes {
+struct ConvSizes {
   int64_t groups, in, out;  // channels of one group
   int64_t pixels;           // of all output images of the pass
 };
 
-Sizes sizes(const Emit& emit, const Node& node) {
+ConvSizes conv_sizes(const Emit& emit, const Node& node) {
   const auto groups = static_cast<int64_t>(node.attr("groups", 1));
   return {groups, node.in_shapes[0][0] / groups, node.shape[0] / groups,
           emit.rows() * node.shape[1] * node.shape[2]};
@@ -26,7 +24,7 @@ enum Map : int { kGather, kScatter };  // slots of the stencils
 
 // From images of I channels to images of O channels.
 ConvArgs towards_out(Emit& emit, const Node& node) {
-  const Sizes s = sizes(emit, node);
+  const ConvSizes s = conv_sizes(emit, node);
   ConvArgs args;
   args.stencil = emit.once(node, kGather, [&] { return gather(window_of(node)); });
   args.images = emit.rows(), args.groups = s.groups;
@@ -48,7 +46,7 @@ void choose(const Emit& emit, const Node& node, ConvArgs& args, Way way = Way::t
 
 // Adds the terms, each [images of O channels, weights transposed], to the sink of the input.
 void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<ConvTerm> terms) {
-  const Sizes s = sizes(emit, node);
+  const ConvSizes s = conv_sizes(emit, node);
   ConvArgs args;
   args.stencil = emit.once(node, kScatter, [&] { return scatter(window_of(node)); });
   args.images = emit.rows(), args.groups = s.groups;
@@ -91,7 +89,7 @@ void add_parts(Emit& emit, A args, int64_t parts, int64_t numel) {
 
 void add_bias_bar(Emit& emit, const Node& node, const Operand& y_like) {
   if (!emit.trainable(node, kBias)) return;
-  const Sizes s = sizes(emit, node);
+  const ConvSizes s = conv_sizes(emit, node);
   const Sink sink = emit.param_bar(node, kBias);
   const int64_t channels = s.groups * s.out;
   ContractArgs args;

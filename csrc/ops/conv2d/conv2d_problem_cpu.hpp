@@ -44,7 +44,7 @@ struct ConvPanels {
     return (stop < n ? stop : n) - begin(panel);
   }
   // Rows of the tallest tile of all panels.
-  int tallest() const { return row_tile(cut.size + (cut.larger > 0)); }
+  int tallest() const { return row_tile<T>(cut.size + (cut.larger > 0)); }
 };
 
 // `count` rows in tiles of the tallest height, and the few left over in heights that exist.
@@ -114,9 +114,9 @@ FASTMAML_INLINE void write_rows(TileSum<T, MR, NF, Edge>& sum, const TileRows& r
 // columns.
 template <class T, template <class, int, int, class> class Form, int NF, class Edge>
 FASTMAML_INLINE auto tile_of_height(int64_t rows) {
-  constexpr int kTallest = row_tile(NF + Edge::kVectors);
+  constexpr int kTallest = row_tile<T>(NF + Edge::kVectors);
   if (rows > 6) return &Form<T, kTallest, NF, Edge>::run;
-  if (rows > 4) return &Form<T, 6, NF, Edge>::run;
+  if (rows > 4) return &Form < T, kTallest < 6 ? kTallest : 6, NF, Edge > ::run;
   if (rows == 3) return &Form<T, Form<T, 1, NF, Edge>::kThree, NF, Edge>::run;
   if (rows == 4) return &Form<T, 4, NF, Edge>::run;
   if (rows == 2) return &Form<T, 2, NF, Edge>::run;

@@ -15,7 +15,7 @@ void check_row(const Node& loss) {
                 row.size(), " dimensions; flatten the output or use backend=\"reference\""));
 }
 
-CrossEntropyArgs start(Emit& emit, const Node& loss, PassKind pass) {
+CrossEntropyArgs cross_entropy_args(Emit& emit, const Node& loss, PassKind pass) {
   check_row(loss);
   CrossEntropyArgs args;
   args.pass = pass;
@@ -31,14 +31,14 @@ CrossEntropyArgs start(Emit& emit, const Node& loss, PassKind pass) {
 }  // namespace
 
 void CrossEntropy::forward(Emit& emit, const Node& loss) const {
-  CrossEntropyArgs args = start(emit, loss, PassKind::forward);
+  CrossEntropyArgs args = cross_entropy_args(emit, loss, PassKind::forward);
   args.x = emit.x(loss, 0);
   args.out = emit.loss();
   emit.add(args);
 }
 
 void CrossEntropy::backward(Emit& emit, const Node& loss) const {
-  CrossEntropyArgs args = start(emit, loss, PassKind::backward);
+  CrossEntropyArgs args = cross_entropy_args(emit, loss, PassKind::backward);
   const Sink sink = emit.x_bar(loss, 0);
   args.x = emit.x(loss, 0);
   args.out = sink.out, args.cin = sink.cin;
@@ -46,14 +46,14 @@ void CrossEntropy::backward(Emit& emit, const Node& loss) const {
 }
 
 void CrossEntropy::forward_jvp(Emit& emit, const Node& loss) const {
-  CrossEntropyArgs args = start(emit, loss, PassKind::forward_jvp);
+  CrossEntropyArgs args = cross_entropy_args(emit, loss, PassKind::forward_jvp);
   args.x_dot = emit.x_dot(loss, 0);
   args.out = emit.loss_dot();
   emit.add(args);
 }
 
 void CrossEntropy::backward_jvp(Emit& emit, const Node& loss) const {
-  CrossEntropyArgs args = start(emit, loss, PassKind::backward_jvp);
+  CrossEntropyArgs args = cross_entropy_args(emit, loss, PassKind::backward_jvp);
   const Sink sink = emit.x_bar_dot(loss, 0);
   args.x_dot = emit.x_dot(loss, 0);
   args.out = sink.out, args.cin = sink.cin;

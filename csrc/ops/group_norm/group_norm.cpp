@@ -1,31 +1,10 @@
 #include "ops/group_norm/group_norm.hpp"
 
 #include "core/error.hpp"
+#include "ops/batch_norm/norm_params.hpp"
 #include "plan/emit.hpp"
 
 namespace fastmaml {
-namespace {
-
-constexpr size_t kWeight = 0, kBias = 1;
-constexpr int kStats = 0, kCotangentMeans = 1, kTangentMeans = 2;  // slots of saved buffers
-
-bool any_trainable(const Emit& emit, const Node& node) {
-  return emit.trainable(node, kWeight) || emit.trainable(node, kBias);
-}
-
-// Where the cotangents of weight and bias, or their tangents, go.
-void set_param_sinks(Emit& emit, const Node& node, GroupNormArgs& args) {
-  if (emit.trainable(node, kWeight)) {
-    const Sink sink = emit.param_bar(node, kWeight);
-    args.weight_out = sink.out, args.weight_cin = sink.cin, args.weight_scale = sink.scale;
-  }
-  if (emit.trainable(node, kBias)) {
-    const Sink sink = emit.param_bar(node, kBias);
-    args.bias_out = sink.out, args.bias_cin = sink.cin, args.bias_scale = sink.scale;
-  }
-}
-
-}  // namespace
 
 int64_t GroupNorm::channels(const Node& node) const {
   if (over_ == NormOver::groups) return node.shape.front();

@@ -6,11 +6,11 @@
 namespace fastmaml {
 namespace {
 
-struct Sizes {
+struct LinearSizes {
   int64_t rows, in, out;
 };
 
-Sizes sizes(const Emit& emit, const Node& node) {
+LinearSizes linear_sizes(const Emit& emit, const Node& node) {
   const int64_t in = node.in_shapes[0].back(), out = node.shape.back();
   return {emit.rows() * (numel(node.in_shapes[0]) / in), in, out};
 }
@@ -46,7 +46,7 @@ void sum_rows(Emit& emit, const Sink& sink, const Operand& y, int64_t rows, int6
   emit.add(args);
 }
 
-ContractArgs weight_gradient(const Sink& sink, const Sizes& s) {
+ContractArgs weight_gradient(const Sink& sink, const LinearSizes& s) {
   ContractArgs args;
   args.m = s.out, args.n = s.in;
   args.c = sink.out, args.c_row = s.in;
@@ -55,12 +55,12 @@ ContractArgs weight_gradient(const Sink& sink, const Sizes& s) {
   return args;
 }
 
-ContractTerm outer(const Operand& d, const Operand& x, const Sizes& s) {
+ContractTerm outer(const Operand& d, const Operand& x, const LinearSizes& s) {
   return {d, 1, s.out, x, s.in, 1, s.rows};
 }
 
 // Adds `terms` to what `sink` holds; writes nothing when there are none and cin is already there.
-void contract_rows(Emit& emit, const Sink& sink, const Sizes& s, int64_t n,
+void contract_rows(Emit& emit, const Sink& sink, const LinearSizes& s, int64_t n,
                    std::vector<ContractTerm> terms) {
   if (terms.empty() && sink.cin == sink.out) return;
   ContractArgs args;
@@ -74,7 +74,7 @@ void contract_rows(Emit& emit, const Sink& sink, const Sizes& s, int64_t n,
 // out[R, O] = b + own terms + terms with a shared weight. The two are apart because a contraction
 // with nothing of a task's own takes the rows of all tasks at once; the bias, which may be a task's
 // own, goes with the former when there are any.
-void sum_apart(Emit& emit, const Sink& bias, const Sizes& s, std::vector<ContractTerm> shared,
+void sum_apart(Emit& emit, const Sink& bias, const LinearSizes& s, std::vector<ContractTerm> shared,
                std::vector<ContractTerm> own) {
   ContractArgs args;
   args.m = s.rows, args.n = s.out;
@@ -99,7 +99,7 @@ void Linear::check(const Node& node, const std::vector<TensorSpec>& tensors) con
 }
 
 void Linear::forward(Emit& emit, const Node& node) const {
-  const Sizes s = sizes(emit, node);
+  const LinearSizes s = linear_sizes(emit, node);
   const Operand x = emit.x(node, 0);
   Sink sink{emit.y(node), node.has_param(1) ? emit.param(node, 1) : Operand{}};
   std::vector<ContractTerm> own;
@@ -109,7 +109,7 @@ void Linear::forward(Emit& emit, const Node& node) const {
 }
 
 void Linear::backward(Emit& emit, const Node& node) const {
-  const Sizes s = sizes(emit, node);
+  const LinearSizes s = linear_sizes(emit, node);
   const Operand x = emit.x(node, 0), d = emit.y_bar(node);
   if (emit.active(node, 0)) {
     Sink sink = emit.x_bar(node, 0);
@@ -131,7 +131,7 @@ void Linear::backward(Emit& emit, const Node& node) const {
 }
 
 void Linear::forward_jvp(Emit& emit, const Node& node) const {
-  const Sizes s = sizes(emit, node);
+  const LinearSizes s = linear_sizes(emit, node);
   const Operand x = emit.x(node, 0), x_dot = emit.x_dot(node, 0), y_dot = emit.y_dot(node);
   const bool active = emit.active(node, 0);
   std::vector<ContractTerm> shared, own;
@@ -149,7 +149,7 @@ void Linear::forward_jvp(Emit& emit, const Node& node) const {
 }
 
 void Linear::backward_jvp(Emit& emit, const Node& node) const {
-  const Sizes s = sizes(emit, node);
+  const LinearSizes s = linear_sizes(emit, node);
   const Operand x = emit.x(node, 0), x_dot = emit.x_dot(node, 0);
   const Operand d = emit.y_bar(node), d_dot = emit.y_bar_dot(node);
   const bool factored = emit.factored(node, 0);

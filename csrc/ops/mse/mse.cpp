@@ -5,7 +5,7 @@
 namespace fastmaml {
 namespace {
 
-MseArgs start(Emit& emit, const Node& loss, PassKind pass) {
+MseArgs mse_args(Emit& emit, const Node& loss, PassKind pass) {
   MseArgs args;
   args.pass = pass;
   args.n = emit.rows() * numel(loss.in_shapes[0]);
@@ -18,27 +18,27 @@ MseArgs start(Emit& emit, const Node& loss, PassKind pass) {
 }  // namespace
 
 void Mse::forward(Emit& emit, const Node& loss) const {
-  MseArgs args = start(emit, loss, PassKind::forward);
+  MseArgs args = mse_args(emit, loss, PassKind::forward);
   args.out = emit.loss();
   emit.add(args);
 }
 
 void Mse::backward(Emit& emit, const Node& loss) const {
-  MseArgs args = start(emit, loss, PassKind::backward);
+  MseArgs args = mse_args(emit, loss, PassKind::backward);
   const Sink sink = emit.x_bar(loss, 0);
   args.out = sink.out, args.cin = sink.cin;
   emit.add(args);
 }
 
 void Mse::forward_jvp(Emit& emit, const Node& loss) const {
-  MseArgs args = start(emit, loss, PassKind::forward_jvp);
+  MseArgs args = mse_args(emit, loss, PassKind::forward_jvp);
   args.x_dot = emit.x_dot(loss, 0);
   args.out = emit.loss_dot();
   emit.add(args);
 }
 
 void Mse::backward_jvp(Emit& emit, const Node& loss) const {
-  MseArgs args = start(emit, loss, PassKind::backward_jvp);
+  MseArgs args = mse_args(emit, loss, PassKind::backward_jvp);
   const Sink sink = emit.x_bar_dot(loss, 0);
   args.x_dot = emit.x_dot(loss, 0);
   args.out = sink.out, args.cin = sink.cin;

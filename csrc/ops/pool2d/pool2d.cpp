@@ -8,8 +8,8 @@
 namespace fastmaml {
 namespace {
 
-constexpr int kTaps = 0;  // slot of the saved buffer
-constexpr int kMap = 0;   // of what all passes share
+constexpr int kPoolTaps = 0;  // slot of the saved buffer
+constexpr int kMap = 0;       // of what all passes share
 
 // How many of a window's positions count, in one dimension: those within the padding or, without
 // it, within the image.
@@ -71,7 +71,8 @@ PoolArgs Pool2d::start(Emit& emit, const Node& node, PoolStep max_step, PoolStep
                                            : sliding_map(node, kind_ == PoolKind::avg);
   });
   args.images = emit.rows(), args.channels = node.shape[0];
-  if (kind_ == PoolKind::max) args.tap = emit.saved(node, kTaps, emit.rows() * numel(node.shape));
+  if (kind_ == PoolKind::max)
+    args.tap = emit.saved(node, kPoolTaps, emit.rows() * numel(node.shape));
   return args;
 }
 

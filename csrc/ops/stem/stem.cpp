@@ -10,8 +10,8 @@
 namespace fastmaml {
 namespace {
 
-constexpr size_t kWeight = 0, kBias = 1, kNormWeight = 2, kNormBias = 3;
-constexpr int kTaps = 0, kSums = 1, kProducts = 2;  // saved buffers: taps, D, G
+constexpr size_t kNormWeight = 2, kNormBias = 3;
+constexpr int kStemTaps = 0, kSums = 1, kProducts = 2;  // saved buffers: taps, D, G
 
 // Numbers of the convolution's output that are in cache at once: of some images, or of a strip of
 // one, whose height is a multiple of the pool's. On a device so many for each pixel of a run: that
@@ -81,7 +81,7 @@ class Chunks {
     for (const Strip& strip : *strips_) tallest_ = std::max(tallest_, strip.stencil->to_pixels);
     if (strips_->size() == 1)
       images_ = std::min(emit.rows(), std::max<int64_t>(1, numbers / (tallest_ * features_)));
-    taps_ = emit.saved(node, kTaps, tap_numel(emit.rows() * numel(node.shape)));
+    taps_ = emit.saved(node, kStemTaps, tap_numel(emit.rows() * numel(node.shape)));
     dense_ = emit.scratch(images_ * tallest_ * features_);
   }
   int64_t patch() const { return window_.taps() * node_.in_shapes[0][0]; }

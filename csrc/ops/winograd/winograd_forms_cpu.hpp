@@ -48,7 +48,7 @@ void point_products(int points, const PointFactors<T>& f, const Planes<T>& c, in
     for (int64_t panel = 0; panel < panels.parts; ++panel) {
       const int64_t j = panels.begin(panel) * W, stop = panels.begin(panel + 1) * W;
       const int64_t width = (stop < n ? stop : n) - j;
-      const Cut rows(m, row_tile((width + W - 1) / W));
+      const Cut rows(m, row_tile<T>((width + W - 1) / W));
       outer_panel(product, rows, 0, rows.parts, j, width);
     }
   }
