@@ -70,6 +70,20 @@ class Rows(nn.Module):
         return self.last(F.silu(self.middle(h)).flatten(1))
 
 
+class Centred(nn.Module):
+    """Batch norm behind a linear layer of the data, which a second layer may read too."""
+
+    def __init__(self, layer: nn.Module, *, beside: bool = False) -> None:
+        super().__init__()
+        self.layer, self.norm = layer, batch_norm()
+        self.beside = nn.Linear(INPUTS, HIDDEN) if beside else None
+        self.last = nn.Linear(HIDDEN, OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.norm(self.layer(x)))
+        return self.last(h if self.beside is None else h + self.beside(x))
+
+
 def batch_norm(
     features: int = HIDDEN, freeze: str = "", *, training: bool = True, affine: bool = True
 ) -> nn.Module:
@@ -106,6 +120,10 @@ CASES = [
             batch_norm(INPUTS, training=False), nn.Tanh(), nn.Linear(INPUTS, OUTPUTS)
         ),
     ),
+    OpCase("centre", "", lambda: Centred(nn.Linear(INPUTS, HIDDEN))),
+    OpCase("centre", "no bias", lambda: Centred(nn.Linear(INPUTS, HIDDEN, bias=False))),
+    OpCase("centre", "frozen", lambda: Centred(frozen(nn.Linear(INPUTS, HIDDEN), "weight"))),
+    OpCase("centre", "two readers", lambda: Centred(nn.Linear(INPUTS, HIDDEN), beside=True)),
     pointwise("relu", "", torch.relu),
     pointwise("leaky_relu", "", F.leaky_relu),
     pointwise("leaky_relu", "steep", lambda x: F.leaky_relu(x, 0.3)),

@@ -6,6 +6,7 @@
 #include "ops/add/add.hpp"
 #include "ops/batch_norm/batch_norm.hpp"
 #include "ops/bce_with_logits/bce_with_logits.hpp"
+#include "ops/centre/centre.hpp"
 #include "ops/concat/concat.hpp"
 #include "ops/conv2d/conv2d.hpp"
 #include "ops/cross_entropy/cross_entropy.hpp"
@@ -31,6 +32,7 @@ const Table<Op>& ops() {
     t["add"] = std::make_unique<Add>();
     t["avg_pool2d"] = std::make_unique<Pool2d>(PoolKind::avg);
     t["batch_norm"] = std::make_unique<BatchNorm>();
+    t["centre"] = std::make_unique<Centre>();
     t["concat"] = std::make_unique<Concat>();
     t["conv2d"] = std::make_unique<Conv2d>();
     t["linear"] = std::make_unique<Linear>();

@@ -8,8 +8,7 @@
 namespace fastmaml {
 namespace {
 
-// Estimated cycles of all passes of a layer over one task: `direct`, and by Winograd's method with
-// tiles of one size behind the forward pass.
+// Estimated cycles of some passes of a layer over one task, direct and by Winograd's method.
 struct MethodCost {
   double direct = 0, winograd = 0;
 };
@@ -22,37 +21,51 @@ class Counter {
     towards_in_.stencil = std::make_shared<const Stencil>(scatter(window_));
     towards_out_.k = towards_in_.n = node.in_shapes[0][0];
     towards_out_.n = towards_in_.k = node.shape[0];
-    forward_ = towards_out_;
-    forward_.winograd = winograd_map(window_, false, kForwardTile);
   }
 
-  MethodCost count(int64_t tile) {
-    towards_out_.winograd = winograd_map(window_, false, tile);
-    towards_in_.winograd = winograd_map(window_, true, tile);
-    cost_ = {};
+  MethodCost forward() {
+    start(kForwardTile);
     const Settings& s = program_.settings;
-    const bool meta = s.mode == Mode::meta_step;
-    for (int terms : {1, 2}) {
-      if (terms == 2 && (!meta || s.first_order)) break;
-      set(s.support_rows, terms, s.inner_steps);
-      add(true);
-    }
+    set(s.support_rows, 1, s.inner_steps);
+    add(towards_out_, false);
     if (s.mode == Mode::adapt) return cost_;
     set(s.query_rows, 1, static_cast<double>(query_passes(s)));
-    add(meta);
+    add(towards_out_, false);
+    return cost_;
+  }
+
+  // What is behind the forward pass.
+  MethodCost others(int64_t tile) {
+    start(tile);
+    const Settings& s = program_.settings;
+    const bool meta = s.mode == Mode::meta_step;
+    set(s.support_rows, 1, s.inner_steps);
+    add_backward();
+    if (meta && !s.first_order) {
+      set(s.support_rows, 2, s.inner_steps);
+      add(towards_out_, false);
+      add_backward();
+    }
+    if (meta) {
+      set(s.query_rows, 1, static_cast<double>(query_passes(s)));
+      add_backward();
+    }
     return cost_;
   }
 
  private:
+  void start(int64_t tile) {
+    towards_out_.winograd = winograd_map(window_, false, tile);
+    towards_in_.winograd = winograd_map(window_, true, tile);
+    cost_ = {};
+  }
+  // Two terms make a tangent, or the tangent of a cotangent.
   void set(int64_t images, int terms, double times) {
     times_ = times;
-    for (ConvArgs* args : {&forward_, &towards_out_, &towards_in_})
+    for (ConvArgs* args : {&towards_out_, &towards_in_})
       args->images = images, args->terms.resize(static_cast<size_t>(terms));
   }
-  void add(bool backward) {
-    // One term is the forward pass, two are its tangent.
-    add(towards_out_.terms.size() == 1 ? forward_ : towards_out_, false);
-    if (!backward) return;
+  void add_backward() {
     add(towards_out_, true);
     if (program_.network.active[node_.inputs[0]]) add(towards_in_, false);
   }
@@ -67,9 +80,33 @@ class Counter {
   const Program& program_;
   const Node& node_;
   const Window window_;
-  ConvArgs forward_, towards_out_, towards_in_;
+  ConvArgs towards_out_, towards_in_;
   double times_ = 0;
   MethodCost cost_;
+};
+
+// The fastest of the tiles, or 0: the direct way. A tie goes to the way that rounds less.
+class Choice {
+ public:
+  explicit Choice(double direct) : best_(direct) {
+    estimates_ = message(static_cast<int64_t>(direct), " cycles direct");
+  }
+  void add(int64_t tile, double cycles) {
+    if (cycles < 0.95 * best_) tile_ = tile, best_ = cycles;
+    estimates_ += message(", ", static_cast<int64_t>(cycles), " by F(", tile, "x", tile, ")");
+  }
+  void force(int64_t tile) { tile_ = tile; }
+  int64_t tile() const { return tile_; }
+  std::string text() const {
+    const std::string name = tile_ == 0 ? std::string("direct convolution")
+                                        : message("Winograd's F(", tile_, "x", tile_, ",3x3)");
+    return message(name, " (estimated ", estimates_, ")");
+  }
+
+ private:
+  int64_t tile_ = 0;
+  double best_;
+  std::string estimates_;
 };
 
 }  // namespace
@@ -77,28 +114,20 @@ class Counter {
 void choose_winograd(Program& program) {
   // Device code has one form of convolutions.
   if (program.settings.device) return;
+  const int forced = program.settings.winograd;
   for (Node& node : program.network.nodes) {
     if (node.op_name != "conv2d" || node.attr("groups", 1) != 1) continue;
     if (!winograd_takes(window_of(node))) continue;
-    int64_t chosen = 0;
     Counter counter(program, node);
-    double best = counter.count(kWinogradTiles[0]).direct;
-    std::string estimates = message(static_cast<int64_t>(best), " cycles direct");
-    for (const int64_t tile : kWinogradTiles) {
-      const MethodCost cost = counter.count(tile);
-      // A tie goes to the way that rounds less.
-      if (cost.winograd < 0.95 * best) chosen = tile, best = cost.winograd;
-      estimates +=
-          message(", ", static_cast<int64_t>(cost.winograd), " by F(", tile, "x", tile, ")");
-    }
-    if (program.settings.winograd >= 0) chosen = program.settings.winograd;
-    node.attrs["winograd"] = chosen;
-    const std::string name =
-        chosen == 0 ? "direct convolution"
-                    : message("Winograd's convolution, F(", kForwardTile, "x", kForwardTile,
-                              ",3x3) forward, F(", chosen, "x", chosen, ",3x3) otherwise");
+    const MethodCost cost = counter.forward();
+    Choice forward(cost.direct), others(counter.others(kWinogradTiles[0]).direct);
+    forward.add(kForwardTile, cost.winograd);
+    for (const int64_t tile : kWinogradTiles) others.add(tile, counter.others(tile).winograd);
+    if (forced >= 0) forward.force(forced > 0 ? kForwardTile : 0), others.force(forced);
+    node.attrs["winograd_forward"] = forward.tile();
+    node.attrs["winograd"] = others.tile();
     program.decisions.push_back(
-        message("layer ", node.name, ": ", name, " (estimated ", estimates, ")"));
+        message("layer ", node.name, ": forward ", forward.text(), ", otherwise ", others.text()));
   }
 }
 

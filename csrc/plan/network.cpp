@@ -178,6 +178,7 @@ Network build_network(const NetworkSpec& spec) {
   fuse_pool_into_norm(network);
   fuse_relu_into_norm(network);
   fuse_stem(network);
+  centre_input(network);
 
   network.loss_op = find_loss(spec.loss.op);
   if (!network.loss_op) throw UnsupportedModelError(message("no loss named ", spec.loss.op));

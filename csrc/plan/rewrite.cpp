@@ -105,6 +105,31 @@ void fuse_relu_into_norm(Network& network) {
   drop_gone(network);
 }
 
+void centre_input(Network& network) {
+  const Readers readers = readers_of(network);
+  std::vector<Node> nodes;
+  for (Node& linear : network.nodes) {
+    const Node* norm =
+        linear.op_name == "linear" ? only_reader(network, readers, linear.output) : nullptr;
+    const bool centred = norm && norm->op_name == "batch_norm" && norm->attr("batch_stats", 1) != 0;
+    // The norm's rows are the set's: each leading dimension would be centred apart.
+    if (centred && linear.shape.size() == 1 && norm->in_shapes[0] == linear.shape &&
+        !network.active[linear.inputs[0]]) {
+      Node centre;
+      centre.op_name = "centre", centre.op = find_op("centre"),
+      centre.name = linear.name + " centre";
+      centre.inputs = linear.inputs, centre.in_shapes = linear.in_shapes;
+      centre.shape = linear.in_shapes[0];
+      centre.output = static_cast<int>(network.value_shapes.size());
+      network.value_shapes.push_back(centre.shape), network.active.push_back(false);
+      linear.inputs = {centre.output};
+      nodes.push_back(std::move(centre));
+    }
+    nodes.push_back(std::move(linear));
+  }
+  network.nodes = std::move(nodes);
+}
+
 void fuse_stem(Network& network) {
   const Readers readers = readers_of(network);
   for (Node& conv : network.nodes) {

@@ -16,6 +16,10 @@ void fuse_pool_into_norm(Network& network);
 // batch_norm -> relu or leaky_relu becomes one batch_norm (of a pooled one, relu alone).
 void fuse_relu_into_norm(Network& network);
 
+// linear of the network's input -> batch_norm with batch statistics becomes centre, linear and
+// batch_norm, whose numbers round less.
+void centre_input(Network& network);
+
 // conv2d of the network's input -> pooled batch_norm with batch statistics becomes patches and
 // stem, where the window's patch is small.
 void fuse_stem(Network& network);

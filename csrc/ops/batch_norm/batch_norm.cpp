@@ -167,8 +167,8 @@ void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
 
 size_t batch_norm_scratch_bytes(const BatchNormArgs& args, int64_t bytes) {
   if (!args.by_rows) return 0;
-  const int64_t rows_of_pairs = 1 + norm_blocks(args);
-  return static_cast<size_t>(rows_of_pairs * 2 * norm_line(args.features, bytes) * bytes);
+  const int64_t blocks = 1 + norm_blocks(args);
+  return static_cast<size_t>(blocks * kNormRows * norm_line(args.features, bytes) * bytes);
 }
 
 }  // namespace fastmaml

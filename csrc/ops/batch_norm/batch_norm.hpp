@@ -96,7 +96,8 @@ constexpr int64_t norm_blocks(const BatchNormArgs& args) {
   const int64_t each = cpu_moment_rows(args.features);
   return (args.rows + each - 1) / each;
 }
-// Numbers of a row of sums in scratch: whole cache lines.
+// Rows of sums in scratch, and numbers of one: whole cache lines.
+constexpr int64_t kNormRows = 3;
 constexpr int64_t norm_line(int64_t features, int64_t bytes) {
   const int64_t line = 64 / bytes;
   return (features + line - 1) / line * line;

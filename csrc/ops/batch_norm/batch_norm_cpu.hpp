@@ -17,6 +17,7 @@ namespace fastmaml::FASTMAML_ISA {
 template <class T, class Rows>
 struct BatchNormTask {
   using Pair = NormPair<T>;
+  using Sums = NormSums<T>;
 
   const BatchNormArgs& args;
   const Rows rows;
@@ -97,44 +98,46 @@ struct BatchNormTask {
   // --- sums over rows ---------------------------------------------------------------------------
 
   // The mean and the summed squared deviations of block b.
-  FASTMAML_INLINE Pair block_moments(int64_t b, int64_t j, Lanes<T> l) const {
-    Vec<T> total = splat<T>(0), squares = splat<T>(0);
+  FASTMAML_INLINE Sums block_moments(int64_t b, int64_t j, Lanes<T> l) const {
+    Vec<T> total = splat<T>(0), off = splat<T>(0), squares = splat<T>(0);
     rows.each(b, [&](int64_t i, int64_t, int64_t) { total += row(x, i, j, l); });
     const Vec<T> mean = total * splat<T>(1 / static_cast<T>(rows.count(b)));
     rows.each(b, [&](int64_t i, int64_t, int64_t) {
       const Vec<T> d = l.load(x + i * F + j) - mean;
-      squares += d * d;
+      off += d, squares += d * d;
     });
-    return {mean, squares};
+    const Pair all = moments_about<T>(mean, off, squares, rows.count(b));
+    return {{all.one}, all.two};
   }
 
   // The same of all rows, from the moments that came with x.
-  FASTMAML_INLINE Pair merge_groups(int64_t j, Lanes<T> l) const {
+  FASTMAML_INLINE Sums merge_groups(int64_t j, Lanes<T> l) const {
     const MomentGroups& groups = args.moment_groups;
-    Pair all{splat<T>(0), splat<T>(0)};
+    Sums all;
     const T* at = moments + j;
     for (int64_t g = 0, seen = 0; seen < args.rows; ++g, at += 2 * F) {
       const int64_t count = groups.rows_of(g);
-      all = merge_moments<T>(all, seen, {l.load(at), l.load(at + F)}, count);
+      all = merge_moments<T>(all, seen, {{l.load(at)}, l.load(at + F)}, count);
       seen += count;
     }
     return all;
   }
 
   // The two sums of a pass over block b.
-  FASTMAML_INLINE Pair block_sums(int64_t b, int64_t j, Lanes<T> l) const {
+  FASTMAML_INLINE Sums block_sums(int64_t b, int64_t j, Lanes<T> l) const {
     const Norm norm = this->norm(j, l);
-    Vec<T> one = splat<T>(0), two = splat<T>(0);
+    LongSum<T> one;
+    Vec<T> two = splat<T>(0);
     if (args.pass == PassKind::backward) {
       rows.each(b, [&](int64_t i, int64_t window, int64_t at) {
         const Vec<T> value = row<kAskBackward>(x, i, j, l);
         const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
-        one += d, two += d * (value - norm.mean);
+        one.add(d), two += d * (value - norm.mean);
       });
     } else if (args.pass == PassKind::forward_jvp) {
       rows.each(b, [&](int64_t i, int64_t, int64_t) {
         const Vec<T> d = row(x_dot, i, j, l);
-        one += d, two += d * (row(x, i, j, l) - norm.mean);
+        one.add(d), two += d * (row(x, i, j, l) - norm.mean);
       });
     } else {
       const Pair tangents = pair(n, j, l);
@@ -142,7 +145,7 @@ struct BatchNormTask {
         const Vec<T> value = row(x, i, j, l), h = norm.h(value);
         const Vec<T> d_dot = incoming(y_bar_dot, value, norm, window, at, j, l);
         const Vec<T> d = incoming(y_bar, value, norm, window, at, j, l);
-        one += d_dot;
+        one.add(d_dot);
         two += d_dot * h + d * h_dot(i, h, norm, tangents, j, l);
       });
     }
@@ -155,13 +158,14 @@ struct BatchNormTask {
   }
 
   // What the pass sums, over block b.
-  FASTMAML_INLINE Pair of_block(int64_t b, int64_t j, Lanes<T> l) const {
+  FASTMAML_INLINE Sums of_block(int64_t b, int64_t j, Lanes<T> l) const {
     return args.pass == PassKind::forward ? block_moments(b, j, l) : block_sums(b, j, l);
   }
   // The same over the `seen` rows before block b, and over b too.
-  FASTMAML_INLINE Pair join(const Pair& before, int64_t seen, const Pair& here, int64_t b) const {
+  FASTMAML_INLINE Sums join(Sums before, int64_t seen, const Sums& here, int64_t b) const {
     if (args.pass == PassKind::forward) return merge_moments<T>(before, seen, here, rows.count(b));
-    return {before.one + here.one, before.two + here.two};
+    before.one.add(here.one), before.two += here.two;
+    return before;
   }
 
   // Whether the pass sums over rows at all.
@@ -172,7 +176,8 @@ struct BatchNormTask {
 
   // --- from the sums to what the pass writes of them --------------------------------------------
 
-  FASTMAML_INLINE Pair finish(Pair all, int64_t j, Lanes<T> l) const {
+  FASTMAML_INLINE Pair finish(const Sums& sums, int64_t j, Lanes<T> l) const {
+    Pair all = sums.pair();
     switch (args.pass) {
       case PassKind::forward: {
         const Vec<T> mean = args.batch_stats ? all.one : l.load(running_mean + j);
@@ -298,21 +303,12 @@ struct BatchNormTask {
 
   // --- the whole pass ---------------------------------------------------------------------------
 
-  // Pairs of features in scratch, [2, line] each.
-  struct Held {
-    T* at;
-    int64_t line;
-    FASTMAML_INLINE Pair get(int64_t j) const { return {load(at + j), load(at + line + j)}; }
-    FASTMAML_INLINE void put(int64_t j, const Pair& p) const {
-      store(at + j, p.one), store(at + line + j, p.two);
-    }
-  };
-  static constexpr Pair none() { return {Vec<T>{}, Vec<T>{}}; }
+  using Held = NormHeld<T>;
   bool finishes() const { return sums() || args.pass == PassKind::forward; }
 
   FASTMAML_INLINE void write_block(int64_t b, int64_t begin, int64_t end, const Held& held) const {
     for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
-      write(b, args.pass == PassKind::backward_jvp ? held.get(j) : none(), j, l);
+      write(b, args.pass == PassKind::backward_jvp ? held.get(j) : Pair{}, j, l);
     });
   }
 
@@ -325,12 +321,12 @@ struct BatchNormTask {
       int64_t seen = 0;
       for (int64_t b = 0; b < rows.blocks; seen += rows.count(b), ++b)
         for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
-          held.put(j, join(b ? held.get(j) : none(), seen, of_block(b, j, l), b));
+          held.put(j, join(b ? held.sums(j) : Sums{}, seen, of_block(b, j, l), b));
         });
     }
     if (finishes())
       for_lanes<T>(begin, end, [&](int64_t j, Lanes<T> l) {
-        held.put(j, finish(sums() ? held.get(j) : none(), j, l));
+        held.put(j, finish(sums() ? held.sums(j) : Sums{}, j, l));
       });
     if (!out) return;
     for (int64_t b = 0; b < rows.blocks; ++b) write_block(b, begin, end, held);
@@ -342,7 +338,7 @@ struct BatchNormTask {
   [[gnu::noinline]] void run_phase(const Context& context, int phase) const {
     const int64_t line = norm_line(F, sizeof(T));
     const Held held{reinterpret_cast<T*>(context.team_scratch), line};
-    const auto part = [&](int64_t b) { return Held{held.at + 2 * line * (1 + b), line}; };
+    const auto part = [&](int64_t b) { return Held{held.at + kNormRows * line * (1 + b), line}; };
     const Share blocks(context, rows.blocks), features(context, F, kWidth<T>);
     if (phase == 0 && sums() && !moments) {
       for (int64_t b = blocks.begin; b < blocks.end; ++b)
@@ -350,11 +346,11 @@ struct BatchNormTask {
     }
     if (phase == 1 && finishes()) {
       for_lanes<T>(features.begin, features.end, [&](int64_t j, Lanes<T> l) {
-        Pair all = moments ? merge_groups(j, l) : none();
+        Sums all = moments ? merge_groups(j, l) : Sums{};
         int64_t seen = 0;
         if (sums() && !moments)
           for (int64_t b = 0; b < rows.blocks; seen += rows.count(b), ++b)
-            all = join(all, seen, part(b).get(j), b);
+            all = join(all, seen, part(b).sums(j), b);
         held.put(j, finish(all, j, l));
       });
     }
@@ -365,7 +361,8 @@ struct BatchNormTask {
 
 template <class T, class Rows>
 void run_batch_norm(const BatchNormArgs& args, const Context& context) {
-  constexpr int64_t kFeatures = static_cast<int64_t>(kScratchBytes / sizeof(T)) / 2;
+  constexpr int64_t kFeatures = static_cast<int64_t>(kScratchBytes) / kNormRows / kLineBytes *
+                                kLineBytes / int64_t{sizeof(T)};
   const int64_t F = args.features;
   if (context.phase >= 0) {
     const int phases = args.phases();

@@ -16,6 +16,11 @@ struct Segment {
   int64_t b_row, b_col, k;
 };
 
+// Terms summed in one chain of multiply-adds. Longer sums are folded, chain by chain, into a second
+// accumulator: rounding errors grow with the length of a chain. Blocks of packed l are multiples of
+// it, so that the folds fall on the same l whether a panel was packed or not.
+constexpr int64_t kChain = 256;
+
 template <class T>
 struct Contraction {
   const Segment<T>* segments;
@@ -31,7 +36,8 @@ struct Contraction {
   const T* so_far;
   int64_t so_far_row;
   Gate gate;
-  const T* gate_by;  // laid out as c
+  const T* gate_by;        // laid out as c
+  int64_t chain = kChain;  // outer form
 
   void start() {
     scaled = scale != T(1);

@@ -31,11 +31,6 @@ struct HalfEdge : HalfTail<T> {
   static FASTMAML_INLINE Half<T> part(Vec<T> v) { return low_half<T>(v); }
 };
 
-// Terms summed in one chain of multiply-adds. Longer sums are folded, chain by chain, into a second
-// accumulator: rounding errors grow with the length of a chain. Blocks of packed l are multiples of
-// it, so that the folds fall on the same l whether a panel was packed or not.
-constexpr int64_t kChain = 256;
-
 // One tile while it is summed: acc[MR][NF] and an edge.
 template <class T, int MR, int NF, class Edge>
 struct TileSum {
@@ -134,7 +129,7 @@ void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes) {
   constexpr int64_t kRow = (NF + Edge::kVectors) * kWidth<T>;
   T held[MR * kRow];  // the second accumulator, see kChain
   const T* so_far = p.so_far ? p.so_far + i * p.so_far_row + j : nullptr;
-  int64_t so_far_row = p.so_far_row, room = kChain;
+  int64_t so_far_row = p.so_far_row, room = p.chain;
   TileSum<T, MR, NF, Edge> sum;
   sum.clear();
   sum.fetch_rows(p.c + i * p.c_row + j, p.c_row);
@@ -150,7 +145,7 @@ void outer_tile(const Contraction<T>& p, int64_t i, int64_t j, int edge_lanes) {
         if (so_far) sum.add(so_far, so_far_row, edge);
         sum.store_to(held, kRow, edge);
         sum.clear();
-        so_far = held, so_far_row = kRow, room = kChain;
+        so_far = held, so_far_row = kRow, room = p.chain;
       }
       const int64_t count = left < room ? left : room;
       // Rows that touch are addressed by constants.

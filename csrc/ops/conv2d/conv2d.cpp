@@ -36,11 +36,10 @@ enum class Way { forward, towards_out, towards_in };
 
 // Takes Winograd's method where the planner chose it.
 void choose(const Emit& emit, const Node& node, ConvArgs& args, Way way = Way::towards_out) {
-  const int64_t tile = node.attr("winograd", 0);
+  const int64_t tile = node.attr(way == Way::forward ? "winograd_forward" : "winograd", 0);
   // Only a bias may move: then there is nothing to multiply.
   if (tile == 0 || args.terms.empty()) return;
-  args.winograd = winograd_map(window_of(node), way == Way::towards_in,
-                               way == Way::forward ? kForwardTile : tile);
+  args.winograd = winograd_map(window_of(node), way == Way::towards_in, tile);
   set_winograd_blocks(args, emit.element_bytes());
 }
 
@@ -128,7 +127,7 @@ void add_weights(Emit& emit, ConvArgs args) {
 }
 
 MomentGroups conv_moment_groups(const Settings& settings, const Node& node, int64_t images) {
-  if (node.attr("winograd", 0) != 0) return {};
+  if (node.attr("winograd_forward", 0) != 0) return {};
   const auto groups = static_cast<int64_t>(node.attr("groups", 1));
   const int64_t in = node.in_shapes[0][0] / groups, out = node.shape[0] / groups;
   MomentGroups moments{images * node.shape[1] * node.shape[2]};

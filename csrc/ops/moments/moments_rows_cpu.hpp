@@ -7,16 +7,69 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
+// A sum and what rounding has taken from it (Kahan 1965). A norm takes means off its rows so that
+// what is left sums to 0, and whoever multiplies it with numbers far from 0 relies on that: the
+// error of a mean is one of every row, and a plain sum's grows with the rows.
+template <class T>
+struct LongSum {
+  Vec<T> sum = splat<T>(0), lost = splat<T>(0);
+  FASTMAML_INLINE void add(Vec<T> value) {
+    const Vec<T> next = sum + value;
+    lost += value - (next - sum);
+    sum = next;
+  }
+  FASTMAML_INLINE void add(const LongSum& other) { add(other.sum), lost += other.lost; }
+  // An infinite sum has lost what is no number.
+  FASTMAML_INLINE Vec<T> value() const {
+    const Vec<T> all = sum + lost;
+    return select<T>(all == all, all, sum);
+  }
+};
+
+// What norms sum over rows, see NormPair: a mean too is a LongSum.
+template <class T>
+struct NormSums {
+  LongSum<T> one;
+  Vec<T> two = splat<T>(0);
+  FASTMAML_INLINE NormPair<T> pair() const { return {one.value(), two}; }
+};
+
+// Sums of features, and then what a pass needs of them, in scratch: [kNormRows, line].
+template <class T>
+struct NormHeld {
+  T* at;
+  int64_t line;
+  FASTMAML_INLINE NormSums<T> sums(int64_t j) const {
+    return {{load(at + j), load(at + 2 * line + j)}, load(at + line + j)};
+  }
+  FASTMAML_INLINE NormPair<T> get(int64_t j) const { return {load(at + j), load(at + line + j)}; }
+  FASTMAML_INLINE void put(int64_t j, const NormPair<T>& p) const {
+    store(at + j, p.one), store(at + line + j, p.two);
+  }
+  FASTMAML_INLINE void put(int64_t j, const NormSums<T>& s) const {
+    put(j, NormPair<T>{s.one.sum, s.two}), store(at + 2 * line + j, s.one.lost);
+  }
+};
+
 // The mean and the summed squared deviations of `count` more rows, merged into those of the `seen`
 // rows before them as in Chan, Golub, LeVeque 1979: nothing cancels.
 template <class T>
-FASTMAML_INLINE NormPair<T> merge_moments(const NormPair<T>& all, int64_t seen,
-                                          const NormPair<T>& more, int64_t count) {
+FASTMAML_INLINE NormSums<T> merge_moments(NormSums<T> all, int64_t seen, const NormSums<T>& more,
+                                          int64_t count) {
   if (seen == 0) return more;
-  const Vec<T> apart = more.one - all.one;
+  const Vec<T> apart = (more.one.sum - all.one.sum) + (more.one.lost - all.one.lost);
   const T share = static_cast<T>(count) / static_cast<T>(seen + count);
-  return {all.one + apart * splat<T>(share),
-          all.two + (more.two + apart * apart * splat<T>(share * static_cast<T>(seen)))};
+  all.one.add(apart * splat<T>(share));
+  all.two += more.two + apart * apart * splat<T>(share * static_cast<T>(seen));
+  return all;
+}
+
+// From a mean that is off, and the sums over `count` rows of the deviations from it and of their
+// squares, to the moments: what the deviations sum to is what the mean is off.
+template <class T>
+FASTMAML_INLINE NormPair<T> moments_about(Vec<T> near, Vec<T> off, Vec<T> squares, int64_t count) {
+  const Vec<T> by = off * splat<T>(1 / static_cast<T>(count));
+  return {near + by, squares - off * by};
 }
 
 // The moments of `count` rows, `row` numbers apart, of kVectors vectors of channels: so many sums
@@ -25,9 +78,9 @@ template <class T, int kVectors>
 FASTMAML_INLINE void write_moments_of(const T* x, int64_t row, int64_t count, T* to,
                                       int64_t features, Lanes<T> l) {
   constexpr int W = kWidth<T>;
-  Vec<T> sum[kVectors], squares[kVectors];
+  Vec<T> sum[kVectors], off[kVectors], squares[kVectors];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) sum[v] = squares[v] = splat<T>(0);
+  for (int v = 0; v < kVectors; ++v) sum[v] = off[v] = squares[v] = splat<T>(0);
   for (int64_t i = 0; i < count; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sum[v] += l.load(x + i * row + v * W);
@@ -38,12 +91,13 @@ FASTMAML_INLINE void write_moments_of(const T* x, int64_t row, int64_t count, T*
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const Vec<T> d = l.load(x + i * row + v * W) - sum[v];
-      squares[v] += d * d;
+      off[v] += d, squares[v] += d * d;
     }
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
-    l.store(to + v * W, sum[v]);
-    l.store(to + features + v * W, squares[v]);
+    const NormPair<T> moments = moments_about<T>(sum[v], off[v], squares[v], count);
+    l.store(to + v * W, moments.one);
+    l.store(to + features + v * W, moments.two);
   }
 }
 

@@ -52,7 +52,7 @@ int64_t terms(const ConvArgs& args) { return static_cast<int64_t>(args.terms.siz
 struct Cycles {
   double input, output, weight, gradient;
 };
-constexpr Cycles kTile4{650, 550, 430, 0}, kTile5{1150, 900, 600, 800},
+constexpr Cycles kTile2{290, 240, 190, 0}, kTile5{1150, 900, 600, 800},
     kTile6{1450, 1150, 750, 950};
 constexpr double kDirectRate = 0.85, kProductRate = 0.88;
 
@@ -130,7 +130,7 @@ double winograd_cycles(const ConvArgs& args, int64_t bytes) {
   const auto tiles = static_cast<double>(all_tiles(args)), k = static_cast<double>(args.k);
   const auto both = static_cast<double>(terms(args)), points = static_cast<double>(w.points());
   const double products = both * points * tiles * k * vectors.n / kProductRate;
-  const Cycles& cycles = w.tile == kForwardTile ? kTile4 : w.tile == 5 ? kTile5 : kTile6;
+  const Cycles& cycles = w.tile == kForwardTile ? kTile2 : w.tile == 5 ? kTile5 : kTile6;
   if (args.weights) {
     const auto again_a = static_cast<double>(w.kept ? 1 : divide_up(args.n, w.columns));
     const auto again_b = static_cast<double>(w.kept ? 1 : divide_up(args.k, w.depth));

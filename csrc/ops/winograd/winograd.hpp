@@ -1,6 +1,6 @@
 // winograd: 3 x 3 convolutions of stride 1 with fewer multiplications, by the methods
 // F(m x m, 3 x 3), m = 5 or 6: 49 instead of 225 for 25 pixels, 64 instead of 324 for 36; forward
-// m = 4: 36 instead of 144 for 16. No op of its own but a second way to run a ConvArgs.
+// m = 2: 16 instead of 36 for 4. No op of its own but a second way to run a ConvArgs.
 //
 // An output tile of m x m pixels needs an input tile of (m + 2) x (m + 2). At each of as many
 // points p:
@@ -11,13 +11,12 @@
 //              M[p] = sum_(terms, tiles) V[p]^T Z[p],     c = cin + scale * G^T M G
 //
 // In one dimension that is a product of polynomials, evaluated at m + 2 places, of which infinity
-// is one: 0, +-2/3, +-3/2 for m = 4, +-2/7, +-6/7, +-7/4 for m = 5, 0, +-1/2, +-1, +-2 for m = 6.
-// The places decide how much the transforms magnify rounding. For independent numbers the factor is
-// a third of the mean, over the outputs y of one dimension, of sum_p (A^T)_yp^2 |B^T_p|^2
-// |G_p|^2: 4.8, 9.5 and 20.6 here, where no symmetric places have less than 4.7, 9.5 and 20.6; the
-// usual 0, +-1, +-2 for m = 4 have 10.8. Measured against a plain sum, whose own terms round, too
-// (float32, both forms, sums of 300 to 8,000 products), errors are 1.3 to 1.8 times as large for
-// m = 4, 2.1 to 4.1 for m = 5, 3.7 to 8.7 for m = 6, and 2.9 to 4.4 for those usual places.
+// is one: 0, +-1 for m = 2, +-2/7, +-6/7, +-7/4 for m = 5, 0, +-1/2, +-1, +-2 for m = 6. The places
+// decide how much the transforms magnify rounding. For independent numbers the factor is a third of
+// the mean, over the outputs y of one dimension, of sum_p (A^T)_yp^2 |B^T_p|^2 |G_p|^2: 1.7, 9.5
+// and 20.6 here, where no symmetric places have less than 9.5 for m = 5 and 20.6 for m = 6.
+// Measured against a plain sum, whose own terms round, too (float32, both forms, sums of 300 to
+// 8,000 products), errors are 2.1 to 4.1 times as large for m = 5, 3.7 to 8.7 for m = 6.
 // `winograd_places_cpu.hpp` has the matrices.
 //
 // Both terms of a Hessian-vector product meet in M, so that it is transformed back once. The input
@@ -73,10 +72,12 @@ struct Winograd {
 };
 
 // The forward pass decides on which side of every kink (ReLU, max-pool) a task falls, and a kink
-// crossed by rounding changes the meta-gradient by much more than rounding does: it takes the tiles
-// that magnify least. (Median error of the float32 meta-gradient of the benchmark's mini-conv:
-// 1.5e-2 over 12 seeds with tiles of 5 or of 6 in all passes, 4.9e-3 over 24 so, 6.5e-3 by torch.)
-constexpr int64_t kForwardTile = 4;
+// crossed by rounding changes the meta-gradient by much more than rounding does: it must not round
+// more than a plain sum. With tiles of 2, and sums over the channels in chains of a quarter of the
+// usual length, errors are 0.8 to 1.2 times those of the direct way (float32, one layer, sums of
+// 288 to 5,760 products), 1.0 to 1.5 times torch's. (Of 150 draws of a pooled network of 48
+// channels 10 crossed a kink, and 14 by torch; 23 did with tiles of 4.)
+constexpr int64_t kForwardTile = 2, kForwardChain = 64;
 // The tiles of the other passes, as the attribute and the setting `winograd` name them.
 constexpr int64_t kWinogradTiles[] = {5, 6};
 constexpr int kWinogradLine = 64;

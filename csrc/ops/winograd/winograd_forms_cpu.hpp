@@ -20,6 +20,7 @@ struct PointFactors {
   int64_t k;
   int terms = 1;
   int64_t a_term = 0, b_term = 0;  // elements from a term to the next
+  int64_t chain = kChain;
 };
 
 // c[p] = sum over terms of a[p] b[p] at every point; on top of c unless `first`. One point's
@@ -43,7 +44,7 @@ void point_products(int points, const PointFactors<T>& f, const Planes<T>& c, in
     Contraction<T> product{};
     product.segments = segments, product.count = f.terms;
     product.c = c.at + p * c.plane, product.c_row = c.row, product.m = m, product.n = n;
-    product.scale = T(1), product.gate = Gate::open;
+    product.scale = T(1), product.gate = Gate::open, product.chain = f.chain;
     if (!first) product.so_far = product.c, product.so_far_row = c.row;
     for (int64_t panel = 0; panel < panels.parts; ++panel) {
       const int64_t j = panels.begin(panel) * W, stop = panels.begin(panel + 1) * W;
@@ -154,7 +155,8 @@ class ImagesPart {
           for (int line = 0; line < S; ++line) {
             to_line(line, all, width, u_);
             point_products<T>(S,
-                              {v_.moved(t * v_term() + line * S * v_.plane), u_, v_.row, 1, p_.k},
+                              {v_.moved(t * v_term() + line * S * v_.plane), u_, v_.row, 1, p_.k, 1,
+                               0, 0, Tile::kLongest},
                               m_.moved(line * S * m_.plane), height, width, t == 0);
           }
         }
@@ -188,8 +190,9 @@ class ImagesPart {
       transform_images(begin, count, v_);
       for (int64_t panel = 0; panel < columns.parts(); ++panel) {
         const int64_t width = columns.width(panel);
-        const PointFactors<T> all{v_,   kept(panel, 0, 0), v_.row,   1,
-                                  p_.k, p_.terms,          v_term(), Tile::kPoints * u_.plane};
+        const PointFactors<T> all{
+            v_,       kept(panel, 0, 0),        v_.row,        1, p_.k, p_.terms,
+            v_term(), Tile::kPoints * u_.plane, Tile::kLongest};
         point_products(Tile::kPoints, all, m_, count, width, true);
         output_tiles<Tile>(p_, w_, begin, begin + count, columns.begin(panel), width, m_);
       }

@@ -148,7 +148,7 @@ class TilePixels {
   const ImagesAt& images_;
   int64_t sheet_ = -1, y_ = -1;
   // Of a row of pixels: images of the sheet that it crosses and that there are, where they begin.
-  int64_t row_images_[S], row_offset_[S];
+  int64_t row_images_[S]{}, row_offset_[S]{};
   int64_t column_image_[S], column_offset_[S];
 };
 

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cpu/simd.hpp"
+#include "ops/contract/contract_problem_cpu.hpp"
 #include "ops/winograd/winograd.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
@@ -48,7 +49,8 @@ struct Places {
 template <int M>
 struct Tile {
   static constexpr int kTile = M, kSide = M + 2, kPoints = kSide * kSide, kLast = kSide - 1;
-  static constexpr int kZero = M == 6;  // where the pairs begin
+  static constexpr int64_t kLongest = kChain;  // of sums over channels
+  static constexpr int kZero = M == 6;         // where the pairs begin
   template <class V>
   using At = Places<std::remove_cvref_t<decltype(V{}[0])>, M>;
 
@@ -132,61 +134,38 @@ struct Tile {
   };
 };
 
-template <class T>
-struct Places4 {
-  static constexpr T a = T(2) / T(3), b = T(3) / T(2), aa = a * a, bb = b * b, s = aa + bb;
-  static constexpr T p = 1 / (2 * aa * (aa - bb)), q = 1 / (2 * bb * (bb - aa));
-};
-
-// F(4 x 4, 3 x 3) at 0, +-a, +-b, infinity with a b = 1; the forward pass alone takes it. With
-// s = a^2 + b^2 and p = 1 / (2 a^2 (a^2 - b^2)), q alike with a and b exchanged,
+// F(2 x 2, 3 x 3) at 0, +-1, infinity; the forward pass alone takes it.
 //
-//   B^T = 1   0   -s   0   1   0     G =  1   0     0     A^T = 1   1    1    1    1   0
-//         0  -b  -b^2  a   1   0          p  a p  a^2 p         0   a   -a    b   -b   0
-//         0   b  -b^2 -a   1   0          p -a p  a^2 p         0  a^2  a^2  b^2  b^2  0
-//         0  -a  -a^2  b   1   0          q  b q  b^2 q         0  a^3 -a^3  b^3 -b^3  1
-//         0   a  -a^2 -b   1   0          q -b q  b^2 q
-//         0   1    0  -s   0   1          0   0     1
+//   B^T = 1  0 -1  0     G =  1    0    0     A^T = 1  1  1  0
+//         0  1  1  0         1/2  1/2  1/2          0  1 -1 -1
+//         0 -1  1  0         1/2 -1/2  1/2
+//         0  1  0 -1          0    0    1
 template <>
-struct Tile<4> {
-  static constexpr int kTile = 4, kSide = 6, kPoints = kSide * kSide;
-  template <class V>
-  using At = Places4<std::remove_cvref_t<decltype(V{}[0])>>;
+struct Tile<2> {
+  static constexpr int kTile = 2, kSide = 4, kPoints = kSide * kSide;
+  static constexpr int64_t kLongest = kForwardChain;
 
   struct Input {  // B^T d
-    static constexpr int kIn = 6, kOut = 6;
+    static constexpr int kIn = 4, kOut = 4;
     template <class V>
     static FASTMAML_INLINE void run(const V* d, V* v) {
-      using P = At<V>;
-      const V even_a = d[4] - P::bb * d[2], odd_a = d[3] - P::bb * d[1];
-      const V even_b = d[4] - P::aa * d[2], odd_b = d[3] - P::aa * d[1];
-      v[0] = (d[0] + d[4]) - P::s * d[2];
-      v[1] = even_a + P::a * odd_a, v[2] = even_a - P::a * odd_a;
-      v[3] = even_b + P::b * odd_b, v[4] = even_b - P::b * odd_b;
-      v[5] = (d[1] + d[5]) - P::s * d[3];
+      v[0] = d[0] - d[2], v[1] = d[1] + d[2], v[2] = d[2] - d[1], v[3] = d[1] - d[3];
     }
   };
   struct Weight {  // G w
-    static constexpr int kIn = 3, kOut = 6;
+    static constexpr int kIn = 3, kOut = 4;
     template <class V>
     static FASTMAML_INLINE void run(const V* w, V* u) {
-      using P = At<V>;
-      const V even_a = P::p * (w[0] + P::aa * w[2]), odd_a = (P::p * P::a) * w[1];
-      const V even_b = P::q * (w[0] + P::bb * w[2]), odd_b = (P::q * P::b) * w[1];
-      u[0] = w[0], u[5] = w[2];
-      u[1] = even_a + odd_a, u[2] = even_a - odd_a;
-      u[3] = even_b + odd_b, u[4] = even_b - odd_b;
+      using T = std::remove_cvref_t<decltype(V{}[0])>;
+      const V even = (w[0] + w[2]) * T(0.5), odd = w[1] * T(0.5);
+      u[0] = w[0], u[1] = even + odd, u[2] = even - odd, u[3] = w[2];
     }
   };
   struct Output {  // A^T m
-    static constexpr int kIn = 6, kOut = 4;
+    static constexpr int kIn = 4, kOut = 2;
     template <class V>
     static FASTMAML_INLINE void run(const V* m, V* y) {
-      using P = At<V>;
-      const V even_a = m[1] + m[2], odd_a = P::a * (m[1] - m[2]);
-      const V even_b = m[3] + m[4], odd_b = P::b * (m[3] - m[4]);
-      y[0] = m[0] + (even_a + even_b), y[1] = odd_a + odd_b;
-      y[2] = P::aa * even_a + P::bb * even_b, y[3] = P::aa * odd_a + (P::bb * odd_b + m[5]);
+      y[0] = m[0] + (m[1] + m[2]), y[1] = (m[1] - m[2]) - m[3];
     }
   };
 };
