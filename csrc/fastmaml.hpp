@@ -112,6 +112,9 @@ class Plan {
   Plan& operator=(const Plan&) = delete;
 
   size_t workspace_bytes(int64_t tasks, int threads, int lanes = 0) const;
+  // What the program itself holds, in all calls and between them; of a device's, there.
+  size_t program_bytes() const;
+  size_t device_program_bytes() const { return device_tables().size(); }
   Executor run(const Call& call) const;
   // The same for a CUDA device, and the bytes that a call there needs a copy of. Both throw
   // BackendError where the build has no CUDA.

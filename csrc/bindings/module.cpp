@@ -177,6 +177,8 @@ void register_plan(py::module_& module) {
            py::arg("device") = false, py::arg("run_pixels") = 512, py::arg("tf32") = false)
       .def("workspace_bytes", &Plan::workspace_bytes, py::arg("tasks"), py::arg("threads"),
            py::arg("lanes") = 0)
+      .def("program_bytes", &Plan::program_bytes)
+      .def("device_program_bytes", &Plan::device_program_bytes)
       .def("device_workspace_bytes", &Plan::device_workspace_bytes, py::arg("tasks"),
            py::arg("lanes") = 0)
       .def("device_tables",

@@ -49,15 +49,12 @@ double fma(int64_t rounds) {
 
 template <size_t... I>
 constexpr KernelTable make_table(std::index_sequence<I...>) {
-  return {{entry<float, std::variant_alternative_t<I, Args>>...},
-          {entry<double, std::variant_alternative_t<I, Args>>...},
-          fma<float>,
-          fma<double>};
+  return {{entry<float, ArgsAt<I>>...}, {entry<double, ArgsAt<I>>...}, fma<float>, fma<double>};
 }
 
 }  // namespace
 
 extern const KernelTable kTable;
-const KernelTable kTable = make_table(std::make_index_sequence<std::variant_size_v<Args>>{});
+const KernelTable kTable = make_table(std::make_index_sequence<kArgsCount>{});
 
 }  // namespace fastmaml::FASTMAML_ISA

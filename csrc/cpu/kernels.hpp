@@ -1,8 +1,6 @@
 // The kernels of one instruction set, by the index of their alternative in Args.
 #pragma once
 
-#include <variant>
-
 #include "cpu/context.hpp"
 #include "fastmaml.hpp"
 #include "ops/args.hpp"
@@ -10,8 +8,8 @@
 namespace fastmaml {
 
 struct KernelTable {
-  Kernel f32[std::variant_size_v<Args>];
-  Kernel f64[std::variant_size_v<Args>];
+  Kernel f32[kArgsCount];
+  Kernel f64[kArgsCount];
   double (*fma_f32)(int64_t rounds);  // runs multiply-adds and returns how many FLOPs they were
   double (*fma_f64)(int64_t rounds);
 };

@@ -4,6 +4,7 @@
 
 #include "core/error.hpp"
 #include "cpu/executor.hpp"
+#include "plan/footprint.hpp"
 #include "plan/scalars.hpp"
 #include "plan/traffic.hpp"
 
@@ -41,8 +42,8 @@ double nanoseconds_of(const Instruction& instruction, Dtype dtype) {
 }
 
 int phases_of(const Args& args) {
-  if (const auto* conv = std::get_if<ConvArgs>(&args)) return conv->phases();
-  if (const auto* norm = std::get_if<BatchNormArgs>(&args)) return norm->phases();
+  if (const auto* conv = args_if<ConvArgs>(args)) return conv->phases();
+  if (const auto* norm = args_if<BatchNormArgs>(args)) return norm->phases();
   return 1;
 }
 
@@ -72,10 +73,10 @@ Schedule::Schedule(const Program& program) {
     steps.reserve(section.size());
     for (const Instruction& instruction : section) {
       const void* args =
-          std::visit([](const auto& alternative) { return static_cast<const void*>(&alternative); },
+          visit_args([](const auto& alternative) { return static_cast<const void*>(&alternative); },
                      instruction.args);
-      steps.push_back({static_cast<int>(instruction.args.index()), args,
-                       phases_of(instruction.args), nanoseconds_of(instruction, dtype)});
+      steps.push_back({static_cast<int>(instruction.args.index()), phases_of(instruction.args),
+                       args, nanoseconds_of(instruction, dtype)});
     }
   };
   list(program.prologue, prologue);
@@ -89,6 +90,13 @@ Schedule::Schedule(const Program& program) {
     any_phases = any_phases || step.phases > 1;
     body_nanoseconds += step.nanoseconds;
   }
+}
+
+size_t Schedule::bytes() const {
+  size_t total = 0;
+  for (const auto* section : {&prologue, &body, &commit, &epilogue})
+    total += block_bytes(section->capacity() * sizeof(Step));
+  return total;
 }
 
 int64_t Layout::piece(int64_t left, int threads) const {

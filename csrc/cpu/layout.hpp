@@ -11,8 +11,8 @@ namespace fastmaml {
 
 struct Step {
   int kind;                // index of the alternative in Args, and of its kernel
-  const void* args;        // into the program's instruction
   int phases = 1;          // parts of a team do them one after another, task by task
+  const void* args;        // the program's
   double nanoseconds = 0;  // of one task on one thread, estimated
 };
 
@@ -22,6 +22,7 @@ struct Schedule {
   bool any_phases = false;      // whether a step has more than one
   double body_nanoseconds = 0;  // of one task
   explicit Schedule(const Program& program);
+  size_t bytes() const;  // that the lists hold
 };
 
 // Sizes in bytes; `round` depends on the plan and on T alone.

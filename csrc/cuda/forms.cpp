@@ -1,7 +1,5 @@
 #include "cuda/forms.hpp"
 
-#include <variant>
-
 #include "cuda/tile_shape.hpp"
 #include "ops/conv2d/conv2d_device.hpp"
 
@@ -57,11 +55,11 @@ ContractForm contract_form(const ContractArgs& args) {
 DepthSplit depth_split(const Settings& settings, const Instruction& instruction) {
   if (settings.dtype != Dtype::f32 || settings.tf32) return DepthSplit::none;
   const TileProblem problem =
-      std::visit([](const auto& args) { return in_tiles(args); }, instruction.args);
+      visit_args([](const auto& args) { return in_tiles(args); }, instruction.args);
   if (problem.depth < kDepthToSplit) return DepthSplit::none;
   const TileShape shape = tile_shape(problem.rows, problem.columns);
   if (!is_large(shape)) return DepthSplit::others;
-  const auto* conv = std::get_if<ConvArgs>(&instruction.args);
+  const auto* conv = args_if<ConvArgs>(instruction.args);
   if (conv && conv->weights) return DepthSplit::weights;
   return shape == TileShape::high ? DepthSplit::high : DepthSplit::narrow;
 }

@@ -37,11 +37,11 @@ DeviceKernel entry() {
 
 template <class T, size_t... I>
 DeviceKernelTable make_table(std::index_sequence<I...>) {
-  return {{entry<T, DeviceArgs<std::variant_alternative_t<I, Args>>>()...}};
+  return {{entry<T, DeviceArgs<ArgsAt<I>>>()...}};
 }
 template <class T>
 DeviceKernelTable make_table() {
-  return make_table<T>(std::make_index_sequence<std::variant_size_v<Args>>{});
+  return make_table<T>(std::make_index_sequence<kArgsCount>{});
 }
 
 }  // namespace

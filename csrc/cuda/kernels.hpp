@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <variant>
 
 #include "cuda/call.hpp"
 #include "cuda/forms.hpp"
@@ -19,7 +18,7 @@ struct DeviceKernel {
 };
 
 struct DeviceKernelTable {
-  DeviceKernel of[std::variant_size_v<Args>];  // by the index of the alternative in Args
+  DeviceKernel of[kArgsCount];  // by the index of the alternative in Args
 };
 const DeviceKernelTable& device_kernels(Dtype dtype);
 // By the type of the numbers, each in a translation unit of its own.

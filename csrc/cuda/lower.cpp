@@ -50,7 +50,7 @@ namespace {
 // Whether what an instruction writes lies in the arena that all tasks share.
 bool writes_shared(const Instruction& instruction) {
   bool shared = false;
-  std::visit(
+  visit_args(
       [&](const auto& args) {
         auto copy = args;  // visits are for whoever may change the operands
         copy.visit([&](Operand& o, bool written) {
@@ -82,7 +82,7 @@ DeviceProgram::DeviceProgram(const Program& program) {
   const auto section = [&](const std::vector<Instruction>& from, bool shared,
                            std::vector<DeviceInstruction>& to) {
     for (const Instruction& instruction : from)
-      std::visit(
+      visit_args(
           [&](const auto& args) {
             const auto& lowered = lower(args, tables);
             to.push_back({static_cast<int32_t>(instruction.args.index()), shared,

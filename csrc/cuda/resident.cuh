@@ -34,7 +34,7 @@ FASTMAML_DEVICE void interpret(const DeviceInstruction& instruction, const Block
                                int64_t task) {
   if constexpr (Kind < kResidentKinds) {
     if (instruction.kind == Kind)
-      interpret_as<T, DeviceArgs<std::variant_alternative_t<Kind, Args>>>(instruction, block, task);
+      interpret_as<T, DeviceArgs<ArgsAt<Kind>>>(instruction, block, task);
     else
       interpret<T, Kind + 1>(instruction, block, task);
   }

@@ -9,20 +9,22 @@ namespace {
 constexpr const char* kKindNames[] = {
     "contract", "transpose", "pointwise", "batch_norm", "mse",  "cross_entropy", "bce_with_logits",
     "conv2d",   "permute",   "pool2d",    "group_norm", "taps", "patches",       "stem"};
-static_assert(std::size(kKindNames) == std::variant_size_v<Args>);
+static_assert(std::size(kKindNames) == kArgsCount);
 
-void write_section(std::ostream& out, const char* title, const std::vector<Instruction>& section) {
+void write_section(std::ostream& out, const Program& program, const char* title,
+                   const std::vector<Instruction>& section) {
   out << title << ": " << section.size() << " instructions\n";
   for (const Instruction& instruction : section) {
-    out << "  " << std::left << std::setw(14) << kind_name(instruction) << " " << instruction.label;
-    if (auto* args = std::get_if<ContractArgs>(&instruction.args)) {
+    out << "  " << std::left << std::setw(14) << kind_name(instruction) << " "
+        << label_text(program, instruction.label);
+    if (auto* args = args_if<ContractArgs>(instruction.args)) {
       int64_t k = 0;
       for (const ContractTerm& term : args->terms) k += term.k;
       out << "  [" << args->m << " x " << k << " x " << args->n << "]"
           << (args->stack ? " stacked" : "") << (args->dot ? " inner" : "")
           << (args->gate == Gate::open ? "" : " + relu");
     }
-    if (auto* args = std::get_if<ConvArgs>(&instruction.args)) {
+    if (auto* args = args_if<ConvArgs>(instruction.args)) {
       out << "  " << args->images << " images, " << args->stencil->taps << " taps, " << args->k
           << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "");
       if (args->splits > 1) out << ", in " << args->splits << " runs";
@@ -30,7 +32,7 @@ void write_section(std::ostream& out, const char* title, const std::vector<Instr
       if (const int64_t tile = args->winograd.tile)
         out << ", Winograd F(" << tile << "x" << tile << ")";
     }
-    if (auto* args = std::get_if<BatchNormArgs>(&instruction.args)) {
+    if (auto* args = args_if<BatchNormArgs>(instruction.args)) {
       if (args->runs > 1)
         out << "  " << args->runs << " runs" << (args->partial ? ", their sums" : "");
       if (args->by_rows) out << "  rows shared in " << norm_blocks(*args) << " blocks";
@@ -44,10 +46,10 @@ void write_rest(std::ostream& out, const Program& program, int64_t tasks) {
       << " GFLOP a call\n";
   if (program.settings.tf32) out << "precision tf32 in linear layers and convolutions\n";
   for (const std::string& line : program.decisions) out << line << "\n";
-  write_section(out, "prologue", program.prologue);
-  write_section(out, "body", program.body);
-  write_section(out, "commit", program.commit);
-  write_section(out, "epilogue", program.epilogue);
+  write_section(out, program, "prologue", program.prologue);
+  write_section(out, program, "body", program.body);
+  write_section(out, program, "commit", program.commit);
+  write_section(out, program, "epilogue", program.epilogue);
 }
 
 }  // namespace

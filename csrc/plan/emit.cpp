@@ -9,6 +9,16 @@ namespace {
 
 constexpr int64_t kBlockGrain = 16;  // each tensor of a dense block starts on a cache line
 
+// Programs are kept, and many steps' terms are most of them: none has room for more.
+void tidy(Args& args) {
+  if (auto* contract = args_if<ContractArgs>(args)) {
+    normalize(*contract);
+    contract->terms.shrink_to_fit();
+  } else if (auto* conv = args_if<ConvArgs>(args)) {
+    conv->terms.shrink_to_fit();
+  }
+}
+
 }  // namespace
 
 Emit::Emit(Program& program, const std::vector<bool>& factored)
@@ -100,18 +110,24 @@ Operand Emit::dense(const Operand& block, int tensor) const {
   return block.at(dense_offset_[tensor]);
 }
 
+void Emit::label(const std::string& name, int step) {
+  const auto [found, added] = names_.try_emplace(name, static_cast<int32_t>(program_.names.size()));
+  if (added) program_.names.push_back(name);
+  label_ = {found->second, step};
+}
+
 void Emit::add(Args args) {
-  if (auto* contract = std::get_if<ContractArgs>(&args)) normalize(*contract);
+  tidy(args);
   program_.body.push_back({std::move(args), label_});
 }
 
 void Emit::prologue(Args args) {
-  if (auto* contract = std::get_if<ContractArgs>(&args)) normalize(*contract);
+  tidy(args);
   program_.prologue.push_back({std::move(args), label_});
 }
 
 void Emit::commit(Args args) {
-  if (auto* contract = std::get_if<ContractArgs>(&args)) normalize(*contract);
+  tidy(args);
   program_.commit.push_back({std::move(args), label_});
 }
 
@@ -173,6 +189,18 @@ Operand Emit::saved(const Node& node, int slot, int64_t numel) {
 
 Operand Emit::scratch(int64_t numel) { return buffer(numel); }
 
+std::shared_ptr<const Stencil> Emit::gathered(const Window& window) {
+  auto& made = gathered_[window];
+  if (!made) made = std::make_shared<const Stencil>(gather(window));
+  return made;
+}
+
+std::shared_ptr<const Stencil> Emit::scattered(const Window& window) {
+  auto& made = scattered_[window];
+  if (!made) made = std::make_shared<const Stencil>(scatter(window));
+  return made;
+}
+
 Moments Emit::moments(const Node& node, int i) const {
   const auto found = pass_->moments.find(node.inputs[i]);
   return found == pass_->moments.end() ? Moments{} : found->second;
@@ -191,95 +219,6 @@ Operand Emit::loss() const {
 
 Operand Emit::loss_dot() const {
   return Operand{kLossDots, -1, 0, program_.settings.inner_steps, pass_->step};
-}
-
-// --- parameters ----------------------------------------------------------------------------------
-
-bool Emit::trainable(const Node& node, size_t i) const {
-  return !replays_ && node.has_param(i) && network_.tensors[tensor(node, i)].trainable;
-}
-
-bool Emit::factored(const Node& node, size_t i) const {
-  return node.has_param(i) && factored_[tensor(node, i)];
-}
-
-Operand Emit::param(const Node& node, size_t i) { return phi_[version_][tensor(node, i)].w; }
-
-Operand Emit::param_t(const Node& node, size_t i) {
-  // A tensor that no step changed (frozen or factored) is theta in every version.
-  const int t = tensor(node, i);
-  const bool theta = phi_[version_][t].w == phi_[0][t].w;
-  return transposed(phi_[theta ? 0 : version_][t], t);
-}
-
-Operand Emit::param_dot(const Node& node, size_t i) { return direction_[tensor(node, i)].w; }
-
-Operand Emit::param_dot_t(const Node& node, size_t i) {
-  return transposed(direction_[tensor(node, i)], tensor(node, i));
-}
-
-Operand Emit::transposed(Version& version, int tensor) {
-  if (version.w_t) return version.w_t;
-  const Shape& shape = network_.tensors[tensor].shape;
-  if (packing_[tensor]) return transposed_packed(version, tensor);
-  if (shape[0] == 1 || shape[1] == 1) return version.w_t = version.w;  // the same numbers in a row
-  const bool theta = version.w == phi_[0][tensor].w;
-  TransposeArgs args;
-  args.in = version.w, args.rows = shape[0], args.cols = shape[1];
-  args.out = version.w_t = buffer(shape[0] * shape[1], theta);
-  theta ? prologue(args) : add(args);
-  return version.w_t;
-}
-
-Operand Emit::transposed_packed(Version& version, int tensor) {
-  const Packing& p = packing_[tensor];
-  const bool theta = version.w == phi_[0][tensor].w;
-  version.w_t = buffer(numel(network_.tensors[tensor].shape), theta);
-  if (theta) {
-    PermuteArgs args = pack(tensor, true);
-    args.out = version.w_t;
-    prologue(args);
-  } else {
-    TransposeArgs args;
-    args.in = version.w, args.out = version.w_t;
-    args.count = p.groups * p.taps, args.rows = p.in, args.cols = p.out;
-    add(args);
-  }
-  return version.w_t;
-}
-
-Sink Emit::param_bar(const Node& node, size_t i) {
-  const int t = tensor(node, i);
-  if (phase_ == Phase::backward && !pass_->query) {
-    const Operand out = dense(next_block_, t);
-    const bool first = !next_written_[t];
-    next_written_[t] = true;
-    return {out, first ? phi_[version_][t].w : out, Scalars::neg_rate(pass_->step)};
-  }
-  const Operand out = dense(v_block_, t);
-  const bool first = !v_written_[t];
-  v_written_[t] = true;
-  const int scale = pass_->query ? Scalars::kOne : Scalars::sweep(pass_->step);
-  return {out, first ? Operand{} : out, scale};
-}
-
-const std::vector<Factor>& Emit::update_factors(const Node& node, size_t i) {
-  return update_factors_[tensor(node, i)];
-}
-
-const std::vector<Factor>& Emit::sweep_factors(const Node& node, size_t i) {
-  return sweep_factors_[tensor(node, i)];
-}
-
-void Emit::add_factor(const Node& node, size_t i, const Operand& a, const Operand& b,
-                      int64_t rows) {
-  if (replays_) return;
-  Factor factor{a, b, rows};
-  if (phase_ == Phase::backward && !pass_->query)
-    factor.scale = Scalars::neg_rate(pass_->step);
-  else if (!pass_->query)
-    factor.gate = Scalars::sweep(pass_->step);
-  waiting_[tensor(node, i)].push_back(factor);
 }
 
 // --- the program's own steps ---------------------------------------------------------------------

@@ -15,6 +15,7 @@
 #include "fastmaml.hpp"
 #include "ops/args.hpp"
 #include "ops/op.hpp"
+#include "ops/window/stencil.hpp"
 #include "plan/network.hpp"
 #include "plan/program.hpp"
 
@@ -69,7 +70,7 @@ class Emit {
   // A buffer of `numel` numbers that belongs to (pass, node, slot): made on first use.
   Operand saved(const Node& node, int slot, int64_t numel);
   Operand scratch(int64_t numel);
-  // What a node's instructions share in all passes, such as a map of pixels: made on first use.
+  // What a node's instructions share in all passes, such as a pool's maps: made on first use.
   template <class Make>
   auto once(const Node& node, int slot, Make&& make) {
     using Made = decltype(make());
@@ -77,6 +78,9 @@ class Emit {
     if (!made) made = std::make_shared<const Made>(make());
     return std::static_pointer_cast<const Made>(made);
   }
+  // The map of a window's pixels, to its output or back: one for all layers of this window.
+  std::shared_ptr<const Stencil> gathered(const Window& window);
+  std::shared_ptr<const Stencil> scattered(const Window& window);
   // How many runs a device cuts a sum over so many pixels into, none of them empty, where each is
   // work for so many blocks. On the CPU: 1.
   int64_t runs(int64_t pixels, int64_t blocks = 1) const {
@@ -117,7 +121,8 @@ class Emit {
   // The program writer's view ------------------------------------------------------------------
   enum class Phase { forward, backward, forward_jvp, backward_jvp };
   void enter(Pass& pass, Phase phase) { pass_ = &pass, phase_ = phase; }
-  void label(std::string text) { label_ = std::move(text); }
+  // Of the instructions that follow.
+  void label(const std::string& name, int step = Label::kNone);
   void prologue(Args args);
   void commit(Args args);
   void epilogue(Args args);
@@ -172,10 +177,12 @@ class Emit {
   // By tensor. A pass must not see its own factors (a weight may be used twice): they wait.
   std::vector<std::vector<Factor>> update_factors_, sweep_factors_, waiting_;
   std::map<std::pair<const Node*, int>, std::shared_ptr<const void>> made_;
+  std::map<Window, std::shared_ptr<const Stencil>> gathered_, scattered_;
   bool replays_ = false;
   Pass* pass_ = nullptr;
   Phase phase_ = Phase::forward;
-  std::string label_;
+  Label label_;
+  std::map<std::string, int32_t> names_;  // of labels, by what Program::names says
 };
 
 }  // namespace fastmaml

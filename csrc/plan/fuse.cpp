@@ -14,7 +14,7 @@ struct Mentions {
 std::vector<Mentions> find_mentions(Program& program, size_t buffers) {
   std::vector<Mentions> mentions(buffers);
   for (size_t i = 0; i < program.body.size(); ++i)
-    std::visit(
+    visit_args(
         [&](auto& args) {
           args.visit([&](Operand& o, bool written) {
             if (o.buffer >= 0)
@@ -23,7 +23,7 @@ std::vector<Mentions> find_mentions(Program& program, size_t buffers) {
         },
         program.body[i].args);
   for (Instruction& instruction : program.commit)
-    std::visit(
+    visit_args(
         [&](auto& args) {
           args.visit([&](Operand& o, bool) {
             if (o.buffer >= 0) mentions[o.buffer].committed = true;
@@ -54,15 +54,15 @@ ContractArgs* find_writer(Program& program, const Mentions& input, size_t at) {
   if (input.committed || input.writes.empty() || input.writes.back() >= at) return nullptr;
   for (size_t read : input.reads) {
     if (read == at) continue;
-    auto* contract = std::get_if<ContractArgs>(&program.body[read].args);
+    auto* contract = args_if<ContractArgs>(program.body[read].args);
     if (!contract || !(contract->cin == contract->c)) return nullptr;
     for (const ContractTerm& term : contract->terms)
       if (term.a == contract->c || term.b == contract->c) return nullptr;
     if (!std::ranges::binary_search(input.writes, read)) return nullptr;
   }
   for (size_t write : input.writes)
-    if (!std::holds_alternative<ContractArgs>(program.body[write].args)) return nullptr;
-  auto* writer = std::get_if<ContractArgs>(&program.body[input.writes.back()].args);
+    if (!args_if<ContractArgs>(program.body[write].args)) return nullptr;
+  auto* writer = args_if<ContractArgs>(program.body[input.writes.back()].args);
   return writer->gate == Gate::open ? writer : nullptr;
 }
 
@@ -72,7 +72,7 @@ void fuse_relu(Program& program, size_t buffers) {
   const std::vector<Mentions> mentions = find_mentions(program, buffers);
   std::vector<bool> gone(program.body.size(), false);
   for (size_t i = 0; i < program.body.size(); ++i) {
-    auto* relu = std::get_if<PointwiseArgs>(&program.body[i].args);
+    auto* relu = args_if<PointwiseArgs>(program.body[i].args);
     if (!relu || relu->kind != PointwiseKind::relu || relu->cin) continue;
     const Operand input = gated_input(*relu);
     if (input.buffer < 0 || relu->out.stride != input.stride) continue;

@@ -23,7 +23,7 @@ struct Range {
 
 template <class Visit>
 void visit_operands(Instruction& instruction, Visit&& visit) {
-  std::visit([&](auto& args) { args.visit([&](Operand& o, bool) { visit(o); }); },
+  visit_args([&](auto& args) { args.visit([&](Operand& o, bool) { visit(o); }); },
              instruction.args);
 }
 
@@ -51,9 +51,9 @@ struct Elementwise {
 };
 
 Elementwise elementwise(Instruction& instruction) {
-  if (auto* a = std::get_if<PointwiseArgs>(&instruction.args))
+  if (auto* a = args_if<PointwiseArgs>(instruction.args))
     return {&a->out, {&a->y_bar_dot, &a->y_bar, &a->x_dot, &a->z}};
-  auto* a = std::get_if<BatchNormArgs>(&instruction.args);
+  auto* a = args_if<BatchNormArgs>(instruction.args);
   if (!a) return {};
   const bool forwards = a->pass == PassKind::forward || a->pass == PassKind::forward_jvp;
   if (forwards && a->pool) return {};

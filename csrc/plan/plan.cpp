@@ -10,18 +10,23 @@
 #include "fastmaml.hpp"
 #include "plan/describe.hpp"
 #include "plan/device_cost.hpp"
+#include "plan/footprint.hpp"
 #include "plan/program.hpp"
 
 namespace fastmaml {
 
 struct Compiled : Program {
-  explicit Compiled(Program&& program) : Program(std::move(program)), schedule(*this) {}
+  explicit Compiled(Program&& program)
+      : Program(std::move(program)),
+        schedule(*this),
+        bytes(block_bytes(sizeof(Compiled)) + footprint(*this) + schedule.bytes()) {}
   // Made on first use: most plans never see a device.
   const DevicePlan& for_device() const {
     std::call_once(device_once, [this] { device = std::make_unique<const DevicePlan>(*this); });
     return *device;
   }
   Schedule schedule;
+  const size_t bytes;  // that it holds, but for what calls add
   mutable Habits habits;
   std::shared_ptr<Habits::Habit> habit(int64_t tasks, int threads, int lanes) const {
     return habits.of(*this, schedule, tasks, threads, lanes);
@@ -92,6 +97,8 @@ Plan::~Plan() = default;
 size_t Plan::workspace_bytes(int64_t tasks, int threads, int lanes) const {
   return compiled_->habit(tasks, threads, lanes)->layout.total;
 }
+
+size_t Plan::program_bytes() const { return compiled_->bytes; }
 
 size_t Plan::device_workspace_bytes(int64_t tasks, int lanes) const {
   return compiled_->for_device().workspace_bytes(tasks, lanes);

@@ -163,16 +163,15 @@ class Writer {
     pass = std::move(again);
   }
 
-  static std::string where(const std::string& name, const Pass& pass, const char* phase) {
-    std::string text = pass.query ? "query " : "step " + std::to_string(pass.step) + " ";
-    return text.append(name).append(".").append(phase);
+  void label(const Node& node, const Pass& pass, const char* phase) {
+    emit_.label(node.name + "." + phase, pass.query ? Label::kQuery : pass.step);
   }
 
   void forward(Pass& pass) {
     emit_.enter(pass, Phase::forward);
     for (const Node& node : network_.nodes) {
       if (pass.again && !network_.active[node.output]) continue;
-      emit_.label(where(node.name, pass, "forward"));
+      label(node, pass, "forward");
       node.op->forward(emit_, node);
     }
   }
@@ -184,7 +183,7 @@ class Writer {
 
   void loss_backward(Pass& pass) {
     emit_.enter(pass, Phase::backward);
-    emit_.label(where(network_.loss.name, pass, "backward"));
+    label(network_.loss, pass, "backward");
     network_.loss_op->backward(emit_, network_.loss);
   }
 
@@ -192,7 +191,7 @@ class Writer {
     for (size_t i = network_.nodes.size(); i-- > 0;) {
       const Node& node = network_.nodes[i];
       if (!network_.active[node.output]) continue;
-      emit_.label(where(node.name, pass, "backward"));
+      label(node, pass, "backward");
       node.op->backward(emit_, node);
     }
   }
@@ -202,7 +201,7 @@ class Writer {
     // Logits that depend on no trainable tensor have a place of their own after every step.
     if (queries_.size() > 1 && network_.active[network_.output]) take_from(queries_.front(), query);
     forward(query);
-    emit_.label(where(network_.loss.name, query, "forward"));
+    label(network_.loss, query, "forward");
     network_.loss_op->forward(emit_, network_.loss);
     if (program_.settings.mode != Mode::meta_step) return;
     emit_.begin_query();
@@ -213,21 +212,21 @@ class Writer {
     emit_.enter(pass, Phase::forward_jvp);
     for (const Node& node : network_.nodes) {
       if (!network_.active[node.output]) continue;
-      emit_.label(where(node.name, pass, "forward_jvp"));
+      label(node, pass, "forward_jvp");
       node.op->forward_jvp(emit_, node);
     }
     if (program_.settings.rate_grad) {
-      emit_.label(where(network_.loss.name, pass, "forward_jvp"));
+      label(network_.loss, pass, "forward_jvp");
       network_.loss_op->forward_jvp(emit_, network_.loss);
     }
     if (program_.settings.first_order) return;  // the tangents were for the rates alone
     emit_.enter(pass, Phase::backward_jvp);
-    emit_.label(where(network_.loss.name, pass, "backward_jvp"));
+    label(network_.loss, pass, "backward_jvp");
     network_.loss_op->backward_jvp(emit_, network_.loss);
     for (size_t i = network_.nodes.size(); i-- > 0;) {
       const Node& node = network_.nodes[i];
       if (!network_.active[node.output]) continue;
-      emit_.label(where(node.name, pass, "backward_jvp"));
+      label(node, pass, "backward_jvp");
       node.op->backward_jvp(emit_, node);
     }
   }
@@ -255,9 +254,9 @@ size_t scratch_bytes(const Program& program) {
   const int64_t bytes = element_bytes(program.settings);
   size_t most = 0;
   for (const Instruction& instruction : program.body) {
-    if (const auto* conv = std::get_if<ConvArgs>(&instruction.args); conv && conv->winograd)
+    if (const auto* conv = args_if<ConvArgs>(instruction.args); conv && conv->winograd)
       most = std::max(most, winograd_scratch_bytes(*conv, bytes));
-    if (const auto* norm = std::get_if<BatchNormArgs>(&instruction.args))
+    if (const auto* norm = args_if<BatchNormArgs>(instruction.args))
       most = std::max(most, batch_norm_scratch_bytes(*norm, bytes));
   }
   return most;
@@ -277,9 +276,16 @@ void check_settings(const Settings& s) {
 
 }  // namespace
 
+std::string label_text(const Program& program, const Label& label) {
+  const std::string& name = program.names[static_cast<size_t>(label.name)];
+  if (label.step == Label::kNone) return name;
+  if (label.step == Label::kQuery) return "query " + name;
+  return message("step ", label.step, " ", name);
+}
+
 double flops(const Instruction& instruction) {
-  if (const auto* conv = std::get_if<ConvArgs>(&instruction.args)) return conv->flops();
-  const auto* args = std::get_if<ContractArgs>(&instruction.args);
+  if (const auto* conv = args_if<ConvArgs>(instruction.args)) return conv->flops();
+  const auto* args = args_if<ContractArgs>(instruction.args);
   if (!args) return 0;
   double total = 0;
   for (const ContractTerm& term : args->terms)

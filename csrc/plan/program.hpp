@@ -7,7 +7,6 @@
 #pragma once
 
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "fastmaml.hpp"
@@ -26,9 +25,17 @@ inline int64_t query_passes(const Settings& settings) {
   return settings.mode == Mode::adapt ? 0 : 1;
 }
 
+// What an instruction is for: "fc1.backward_jvp", and of which inner step or set. The names repeat
+// from step to step, and the program has each once.
+struct Label {
+  static constexpr int32_t kQuery = -1, kNone = -2;  // instead of a step
+  int32_t name = 0;                                  // index into Program::names
+  int32_t step = kNone;
+};
+
 struct Instruction {
   Args args;
-  std::string label;  // "step 0 fc1.backward_jvp", for describe and profile
+  Label label;
 };
 
 struct Arena {
@@ -47,7 +54,11 @@ struct Program {
   double body_flops = 0;               // contractions of one task, commit included
   size_t scratch_bytes = 0;            // of a thread, for the instruction that asks for most
   std::vector<std::string> decisions;  // one line for each choice, for describe
+  std::vector<std::string> names;      // of labels
 };
+
+// "step 0 fc1.backward_jvp", for describe and profile.
+std::string label_text(const Program& program, const Label& label);
 
 // Multiply-adds of one task, counted as two: contractions only.
 double flops(const Instruction& instruction);

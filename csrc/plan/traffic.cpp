@@ -158,7 +158,7 @@ void list(const StemArgs& a, Listing& to) {
 
 std::vector<Array> arrays_of(const Instruction& instruction, Dtype dtype) {
   Listing listing(dtype);
-  std::visit([&](const auto& args) { list(args, listing); }, instruction.args);
+  visit_args([&](const auto& args) { list(args, listing); }, instruction.args);
   return std::move(listing.arrays);
 }
 

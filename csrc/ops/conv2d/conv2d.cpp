@@ -20,13 +20,11 @@ ConvSizes conv_sizes(const Emit& emit, const Node& node) {
           emit.rows() * node.shape[1] * node.shape[2]};
 }
 
-enum Map : int { kGather, kScatter };  // slots of the stencils
-
 // From images of I channels to images of O channels.
 ConvArgs towards_out(Emit& emit, const Node& node) {
   const ConvSizes s = conv_sizes(emit, node);
   ConvArgs args;
-  args.stencil = emit.once(node, kGather, [&] { return gather(window_of(node)); });
+  args.stencil = emit.gathered(window_of(node));
   args.images = emit.rows(), args.groups = s.groups;
   args.k = s.in, args.n = s.out;
   return args;
@@ -47,7 +45,7 @@ void choose(const Emit& emit, const Node& node, ConvArgs& args, Way way = Way::t
 void add_towards_in(Emit& emit, const Node& node, const Sink& sink, std::vector<ConvTerm> terms) {
   const ConvSizes s = conv_sizes(emit, node);
   ConvArgs args;
-  args.stencil = emit.once(node, kScatter, [&] { return scatter(window_of(node)); });
+  args.stencil = emit.scattered(window_of(node));
   args.images = emit.rows(), args.groups = s.groups;
   args.k = s.out, args.n = s.in;
   args.c = sink.out, args.cin = sink.cin;

@@ -15,7 +15,7 @@ Window patch_window(const Node& node) {
 void Patches::forward(Emit& emit, const Node& node) const {
   PatchArgs args;
   args.window = patch_window(node);
-  args.stencil = std::make_shared<const Stencil>(gather(args.window));
+  args.stencil = emit.gathered(args.window);
   args.images = emit.rows(), args.channels = node.in_shapes[0][0];
   args.x = emit.x(node, 0);
   args.out = emit.y_of_set(node, moments_numel(args.stencil->taps * args.channels));

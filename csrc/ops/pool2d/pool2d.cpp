@@ -26,6 +26,7 @@ PoolMap sliding_map(const Node& node, bool average) {
   if (!average) return map;
   const bool with_pad = node.attr("count_include_pad", 1) != 0;
   const double divisor = node.attr("divisor", 0);
+  map.weights.reserve(static_cast<size_t>(w.out_pixels()));
   for (int64_t y = 0; y < w.y.out; ++y)
     for (int64_t x = 0; x < w.x.out; ++x) {
       const int64_t count = extent(w.y, y, with_pad) * extent(w.x, x, with_pad);
@@ -39,6 +40,7 @@ PoolMap adaptive_map(const Node& node) {
   const Ranges y = adaptive_ranges(in[1], node.shape[1]), x = adaptive_ranges(in[2], node.shape[2]);
   PoolMap map;
   map.gather = gather(y, x, in[1], in[2]), map.scatter = scatter(y, x, in[1], in[2]);
+  map.weights.reserve(y.size() * x.size());
   for (const auto& [y_begin, y_end] : y)
     for (const auto& [x_begin, x_end] : x)
       map.weights.push_back(1 / static_cast<double>((y_end - y_begin) * (x_end - x_begin)));

@@ -33,6 +33,7 @@ Stencil cut_strip(const Stencil& image, int64_t begin, int64_t end) {
     for (const PixelPair& pair : pixels.pixels)
       if (pair.to >= begin && pair.to < end)
         kept.push_back({pair.to - static_cast<int32_t>(begin), pair.from});
+    kept.shrink_to_fit();
     pixels.pixels = std::move(kept);
   }
   auto empty = [](const PixelClass& pixels) { return pixels.pixels.empty(); };

@@ -83,11 +83,14 @@ std::vector<Tap> stretched(const std::vector<Tap>& taps) {
     else
       stretches.push_back(tap);
   }
+  stretches.shrink_to_fit();
   return stretches;
 }
 
 PixelClass cross(const Line& y, const Line& x, int64_t kernel_w, int64_t to_w, int64_t from_w) {
   PixelClass both;
+  both.taps.reserve(y.taps.size() * x.taps.size());
+  both.pixels.reserve(y.positions.size() * x.positions.size());
   for (const auto& [ky, dy] : y.taps)
     for (const auto& [kx, dx] : x.taps)
       both.taps.push_back(
@@ -108,6 +111,7 @@ Stencil cross_all(const std::vector<Line>& ys, const std::vector<Line>& xs, cons
                   const Extent& from) {
   Stencil result;
   result.to_pixels = to.h * to.w, result.from_pixels = from.h * from.w;
+  result.classes.reserve(ys.size() * xs.size());
   for (const Line& y : ys)
     for (const Line& x : xs) result.classes.push_back(cross(y, x, to.kernel_w, to.w, from.w));
   return result;

@@ -7,6 +7,7 @@
 // the input to the output (forward), `scatter` from the output to the input (its transpose).
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@ namespace fastmaml {
 // One dimension of a window.
 struct Span {
   int64_t in = 1, out = 1, kernel = 1, stride = 1, pad = 0, dilation = 1;
+  auto operator<=>(const Span&) const = default;
 };
 
 struct Window {
@@ -25,6 +27,7 @@ struct Window {
   int64_t taps() const { return y.kernel * x.kernel; }
   int64_t in_pixels() const { return y.in * x.in; }
   int64_t out_pixels() const { return y.out * x.out; }
+  auto operator<=>(const Window&) const = default;
 };
 
 // The window of a node whose rows are images [C, H, W], from its attributes kernel_h, stride_h,

@@ -1,0 +1,90 @@
+#include "plan/footprint.hpp"
+
+#include <set>
+#include <type_traits>
+
+namespace fastmaml {
+namespace {
+
+template <class Item>
+size_t room(const std::vector<Item>& items) {
+  return block_bytes(items.capacity() * sizeof(Item));
+}
+size_t room(const std::string& text) {
+  const bool inside = text.capacity() < sizeof(std::string) / 2;  // as short texts are
+  return inside ? 0 : block_bytes(text.capacity() + 1);
+}
+size_t room(const TensorSpec& tensor) { return room(tensor.name) + room(tensor.shape); }
+size_t room(const Node& node);
+
+// A vector and what its items hold.
+template <class Item>
+size_t all(const std::vector<Item>& items) {
+  size_t total = room(items);
+  for (const Item& item : items) total += room(item);
+  return total;
+}
+
+size_t room(const Stencil& stencil) {
+  size_t total = room(stencil.classes);
+  for (const PixelClass& pixels : stencil.classes)
+    total += room(pixels.taps) + room(pixels.stretches) + room(pixels.pixels);
+  return total;
+}
+size_t room(const PoolMap& map) { return room(map.gather) + room(map.scatter) + room(map.weights); }
+
+size_t room(const Node& node) {
+  constexpr size_t kLinks = 4 * sizeof(void*);  // of a tree's node, beside what it holds
+  size_t total = room(node.op_name) + room(node.name) + room(node.inputs) + all(node.in_shapes) +
+                 room(node.shape) + room(node.params);
+  for (const auto& attr : node.attrs)
+    total += block_bytes(sizeof(attr) + kLinks) + room(attr.first);
+  return total;
+}
+size_t room(const Network& network) {
+  return all(network.tensors) + room(network.trainable) + all(network.nodes) +
+         all(network.value_shapes) + network.active.capacity() / 8 + room(network.loss);
+}
+
+class Counter {
+ public:
+  size_t room_of(const std::vector<Instruction>& section) {
+    size_t total = room(section);
+    for (const Instruction& instruction : section)
+      total += visit_args([&](const auto& args) { return block_bytes(sizeof(args)) + owned(args); },
+                          instruction.args);
+    return total;
+  }
+
+ private:
+  // What arguments hold beside themselves.
+  template <class A>
+  size_t owned(const A&) {
+    static_assert(std::is_trivially_copyable_v<A>, "what these arguments hold must be counted");
+    return 0;
+  }
+  size_t owned(const ContractArgs& args) { return room(args.terms); }
+  size_t owned(const ConvArgs& args) { return room(args.terms) + once(args.stencil); }
+  size_t owned(const PatchArgs& args) { return once(args.stencil); }
+  size_t owned(const PoolArgs& args) { return once(args.map); }
+
+  template <class Map>
+  size_t once(const std::shared_ptr<const Map>& map) {
+    constexpr size_t kCounts = 16;  // beside what is shared
+    return seen_.insert(map.get()).second ? block_bytes(sizeof(Map) + kCounts) + room(*map) : 0;
+  }
+
+  std::set<const void*> seen_;
+};
+
+}  // namespace
+
+size_t footprint(const Program& program) {
+  Counter counter;
+  size_t total = all(program.decisions) + all(program.names) + room(program.network);
+  for (const auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
+    total += counter.room_of(*section);
+  return total;
+}
+
+}  // namespace fastmaml
