@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from fastmaml._engine import InstructionTime
+    from fastmaml._allocate import InstructionTime
 
 PASSES = ("forward", "backward", "forward_jvp", "backward_jvp")
 _LABEL = re.compile(rf"(?:step \d+|query) (?P<layer>.+)\.(?P<pass>{'|'.join(PASSES)})")

@@ -59,6 +59,7 @@ struct Settings {
   bool device = false;        // for a CUDA device alone: work is cut for many small cores
   int64_t moment_bytes = -1;  // from where on a norm's input counts as large; -1: where that pays
   int64_t run_pixels = 512;   // device: of a run of a long sum over pixels
+  int64_t most_bytes = 0;     // of the program while it is written; 0: any
   bool tf32 = false;          // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
 };
 
@@ -91,8 +92,7 @@ struct Call {
 
 // What one instruction of the program took in a profiled call.
 struct InstructionTime {
-  std::string label;   // the pass that wrote it, as "step 0 fc1.backward" or "query fc1.forward";
-                       // "u = sigma v", "fc1.weight.meta_grad" where the program itself did
+  std::string label;   // of the pass: "step 0 fc1.backward", or "u = sigma v" of none
   double seconds = 0;  // all tasks together; every group of tasks adds one reading of the clock
   double flops = 0;    // multiply-adds counted as two; 0 unless it is a contraction
 };
@@ -112,9 +112,7 @@ class Plan {
   Plan& operator=(const Plan&) = delete;
 
   size_t workspace_bytes(int64_t tasks, int threads, int lanes = 0) const;
-  // What the program itself holds, in all calls and between them; of a device's, there.
-  size_t program_bytes() const;
-  size_t device_program_bytes() const { return device_tables().size(); }
+  size_t program_bytes() const;  // that the plan itself holds on the host, between calls too
   Executor run(const Call& call) const;
   // The same for a CUDA device, and the bytes that a call there needs a copy of. Both throw
   // BackendError where the build has no CUDA.
@@ -124,8 +122,7 @@ class Plan {
   // `shared_limit` the most shared memory of a block (device_shared_limit), in bytes.
   DeviceCost device_cost(int64_t tasks, int lanes, int team, int64_t shared_limit) const;
   std::string describe_device(int64_t tasks, int lanes, int team, int64_t shared_limit) const;
-  // Runs on one thread (and in the workspace of one), whatever `call.threads` says, and times every
-  // instruction, in the program's order: prologue, body, commit. The outputs are those of `run`.
+  // `run` on one thread, in the workspace of one, and the time of every instruction, in order.
   std::vector<InstructionTime> profile(const Call& call) const;
   std::string describe(int64_t tasks, int threads, int lanes = 0) const;
   double flops(int64_t tasks) const;  // multiply-adds counted as two, contractions only

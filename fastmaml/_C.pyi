@@ -91,6 +91,7 @@ class Plan:
         moment_bytes: int = -1,
         device: bool = False,
         run_pixels: int = 512,
+        most_bytes: int = 0,
         tf32: bool = False,
     ) -> None: ...
     def workspace_bytes(self, tasks: int, threads: int, lanes: int = 0) -> int: ...

@@ -1,4 +1,4 @@
-"""What the engine writes: new tensors."""
+"""What the engine writes, new tensors, and what it measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "Outputs", "all_empty", "layout"]
+from .kept import Recent
+
+__all__ = ["InstructionTime", "Layout", "Layouts", "Outputs", "all_empty", "layout"]
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 """Sizes, strides and dtype of a dense tensor."""
@@ -23,6 +25,14 @@ class Outputs(NamedTuple):
     tensors: list[Tensor]  # meta-gradients [shape] or fast weights [T, shape], trainable order
     loss_dots: Tensor | None  # [T, K]
     executor: str  # "cpu", or "cuda graph", "cuda launches", "cuda resident"
+
+
+class InstructionTime(NamedTuple):
+    """What one instruction of the program took in a profiled run."""
+
+    label: str  # the pass that wrote it: "step 0 fc1.backward", "query fc1.forward"
+    seconds: float  # one thread, all tasks
+    flops: float  # multiply-adds counted as two; 0 unless it is a contraction
 
 
 def _empty_strided(size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -60,3 +70,53 @@ def all_empty(layouts: Iterable[Layout], device: torch.device) -> list[Tensor]:
     if device.type != "cpu":
         return [torch.empty(shape, dtype=dtype, device=device) for shape, _, dtype in layouts]
     return list(starmap(_EMPTY, layouts))
+
+
+class Layouts:
+    """Of all that a plan's calls write, by number of tasks.
+
+    Args:
+        purpose: As of `CompiledPlan`.
+        dtype: Of all of it.
+        inner_steps: K.
+        logits: Their shape for one task.
+        trainable: The shapes of the parameters that are trained.
+        rate_grad: Whether the support losses' tangents are written.
+        kept: For how many numbers of tasks they are kept.
+    """
+
+    def __init__(
+        self,
+        purpose: str,
+        dtype: torch.dtype,
+        inner_steps: int,
+        logits: tuple[int, ...],
+        trainable: list[tuple[int, ...]],
+        rate_grad: bool,
+        kept: int,
+    ) -> None:
+        """Nothing is made yet."""
+        self._dtype = dtype
+        points = (inner_steps + 1,) if purpose == "curve" else ()
+        self._of_tasks = [points, (*points, *logits)]
+        self._of_all: list[tuple[int, ...]] = []
+        self._dots = [(inner_steps,)] if rate_grad else []
+        if purpose == "adapt":
+            self._of_tasks += trainable
+        elif purpose == "meta_step":
+            self._of_all = trainable
+        self._made = Recent[int, list[Layout]](kept)
+
+    def of(self, tasks: int) -> list[Layout]:
+        """Losses, logits, outputs, loss tangents."""
+        found = self._made[tasks]
+        if found is None:
+            shapes = [(tasks, *shape) for shape in self._of_tasks] + self._of_all
+            shapes += [(tasks, *shape) for shape in self._dots]
+            found = self._made[tasks] = [layout(shape, self._dtype) for shape in shapes]
+        return found
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of those that are kept, as measured."""
+        return sum(256 * len(made or ()) for _, made in self._made.everything())

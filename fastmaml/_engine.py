@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import _device
-from ._allocate import Layout, Outputs, all_empty, layout
+from ._allocate import InstructionTime, Layouts, Outputs, all_empty
 from .errors import BackendError
 from .graph import Network
 from .kept import Recent
@@ -32,6 +32,7 @@ __all__ = ["CompiledPlan", "Outputs", "Purpose", "available", "info", "peak_flop
 
 _CPU = torch.device("cpu")
 _KEPT = 64  # numbers of tasks whose layouts and workspace's size a plan remembers
+_SIZE_BYTES = 1024  # of what is kept of each, in the core too
 Purpose = Literal["meta_step", "evaluate", "curve", "adapt"]
 _Answer = TypeVar("_Answer")
 _Written = tuple[Tensor, Tensor, list[Tensor], Tensor | None]
@@ -110,14 +111,6 @@ def peak_flops(dtype: torch.dtype, threads: int) -> float:
     return _C.peak_flops(dtype is torch.float64, threads)
 
 
-class InstructionTime(NamedTuple):
-    """What one instruction of the program took in a profiled run."""
-
-    label: str  # the pass that wrote it: "step 0 fc1.backward", "query fc1.forward"
-    seconds: float  # one thread, all tasks
-    flops: float  # multiply-adds counted as two; 0 unless it is a contraction
-
-
 class CompiledPlan:
     """One program of the engine and the workspace it runs in.
 
@@ -137,11 +130,13 @@ class CompiledPlan:
         moment_bytes: From where on the input of a batch norm counts as large; -1: where that pays.
         device: Whether the program is for a CUDA device: cut for it, and run nowhere else.
         run_pixels: On a device, the pixels of a run of a long sum over pixels.
+        most_bytes: Of the program while it is written; 0: any.
         tf32: Whether a device rounds the factors of linear layers and convolutions to tf32.
 
     Raises:
         UnsupportedModelError: The engine lacks an op of the network.
         ShapeError: The network's shapes do not fit together.
+        SettingError: The program is larger than `most_bytes`.
     """
 
     def __init__(
@@ -162,6 +157,7 @@ class CompiledPlan:
         moment_bytes: int = -1,
         device: bool = False,
         run_pixels: int = RUN_PIXELS,
+        most_bytes: int = 0,
         tf32: bool = False,
     ) -> None:
         """Write the program."""
@@ -187,6 +183,7 @@ class CompiledPlan:
             moment_bytes=moment_bytes,
             device=device,
             run_pixels=run_pixels,
+            most_bytes=most_bytes,
             tf32=tf32,
         )
         self._cpu = _C.Place()
@@ -195,13 +192,26 @@ class CompiledPlan:
         self.inner_steps = inner_steps
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
-        self.bytes = self.used = 0  # what it occupies, and when it was last used: see `plan`
-        self._query_rows = 0 if purpose == "adapt" else query_rows
-        self._trainable = [tuple(t.shape) for t in network.tensors if t.trainable]
-        self._layouts_of = Recent[int, list[Layout]](_KEPT)  # by number of tasks
+        self.used = self.counted = 0  # when it was last used, and bytes then: see `plan`
+        logits = 0 if purpose == "adapt" else query_rows, *self.output_shape
+        trained = [tuple(t.shape) for t in network.tensors if t.trainable]
+        self._layouts = Layouts(purpose, dtype, inner_steps, logits, trained, rate_grad, _KEPT)
         self._bytes = Recent[tuple[int, int, int, bool], int](_KEPT)
         self._tables = _device.Tables(self.plan.device_tables)
         weakref.finalize(self, release_workspaces).atexit = False
+
+    def program_bytes(self, device: torch.device = _CPU) -> int:
+        """Bytes of the program itself, as long as the plan is kept; on a device, of its tables."""
+        on_device = _device.on_device(device)
+        return self.plan.device_program_bytes() if on_device else self.plan.program_bytes()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the plan holds on the host: its program, and what is kept of its calls."""
+        sizes = [key for key, _ in self._bytes.everything()]
+        lowered = any(on_device for *_, on_device in sizes)
+        tables = self.plan.device_program_bytes() if lowered else 0
+        return self.plan.program_bytes() + tables + self._layouts.bytes + len(sizes) * _SIZE_BYTES
 
     def workspace_bytes(
         self, tasks: int, threads: int, lanes: int = 0, device: torch.device = _CPU
@@ -303,7 +313,7 @@ class CompiledPlan:
         alone = self.purpose == "adapt"
         query = support if alone else (_dense(tasks.query_x), _dense(tasks.query_y))
         count, device = tasks.tasks, tasks.support_x.device
-        losses, logits, *outputs = all_empty(self._layouts(count), device)
+        losses, logits, *outputs = all_empty(self._layouts.of(count), device)
         dots = outputs.pop() if self.rate_grad else None
         size = self.workspace_bytes(count, threads, lanes, device)
         rates, scalars = self._rates(rate, count, device)
@@ -330,21 +340,6 @@ class CompiledPlan:
         finally:
             keep_workspace(workspace)
         return (losses, logits, outputs, dots), answer
-
-    def _layouts(self, count: int) -> list[Layout]:
-        """Of all that a call over `count` tasks writes: losses, logits, outputs, loss tangents."""
-        found = self._layouts_of[count]
-        if found is None:
-            each = (count, self.inner_steps + 1) if self.purpose == "curve" else (count,)
-            shapes = [each, (*each, self._query_rows, *self.output_shape)]
-            if self.purpose == "adapt":
-                shapes += [(count, *shape) for shape in self._trainable]
-            elif self.purpose == "meta_step":
-                shapes += self._trainable
-            if self.rate_grad:
-                shapes.append((count, self.inner_steps))
-            self._layouts_of[count] = found = [layout(shape, self.dtype) for shape in shapes]
-        return found
 
     def _rates(
         self, rate: float | Tensor, tasks: int, device: torch.device

@@ -33,11 +33,11 @@ def describe(
     Arguments and errors are those of `fastmaml.meta_step`.
 
     Returns:
-        Threads and lanes, rounds and groups of tasks, bytes of workspace, FLOPs, whether
-        activations are kept, how each wide weight is, the precision where it is tf32, and the
-        instructions; or the reason why the call runs in PyTorch. On a CUDA device also the executor
-        (one resident kernel, or a graph of launches and why it is not the former), the launches,
-        and the bytes of the plan's tables.
+        Threads and lanes, rounds and groups of tasks, bytes of workspace and program, FLOPs,
+        whether activations are kept, how each wide weight is, the precision where it is tf32, and
+        the instructions; or the reason why the call runs in PyTorch. On a CUDA device also the
+        executor (one resident kernel, or a graph of launches and why it is not the former), the
+        launches, and the bytes of the plan's tables.
 
     >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
     >>> print(describe(nn.Linear(2, 1), data, data, loss="mse").splitlines()[0])
@@ -73,10 +73,13 @@ def workspace_bytes(
 ) -> int:
     """The memory that a `fastmaml.meta_step` takes beside its inputs and outputs, before the call.
 
+    That is its workspace and its program: the instructions and maps of pixels, which grow with
+    layers, inner steps and the sides of images, not with tasks. Both are kept for later calls.
+
     Arguments and errors are those of `fastmaml.meta_step` with ``backend="fused"``.
 
     Returns:
-        Bytes, with as many threads as torch has now. The workspace is kept for later calls.
+        Bytes, with as many threads as torch has now; of a model on a device, bytes there.
 
     >>> data = torch.ones(3, 4, 2), torch.zeros(3, 4, 1)
     >>> workspace_bytes(nn.Linear(2, 1), data, data, loss="mse") > 0
@@ -89,4 +92,5 @@ def workspace_bytes(
     assert call.fit is not None
     plan, threads, lanes = call.fit
     device = call.tasks.support_x.device
-    return plan.workspace_bytes(call.tasks.tasks, threads, lanes, device)
+    workspace = plan.workspace_bytes(call.tasks.tasks, threads, lanes, device)
+    return workspace + plan.program_bytes(device)

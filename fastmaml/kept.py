@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
-from math import prod
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from .copies import is_record
-from .graph_base import Network
 
-__all__ = ["Recent", "WeakCopy", "contents", "holds_itself", "program_bytes"]
+__all__ = ["Recent", "WeakCopy", "contents", "held_bytes", "holds_itself"]
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -23,9 +22,6 @@ _LEADS_NOWHERE = (Tensor, type, ModuleType)
 _OWN = frozenset(("_parameters", "_buffers", "_modules"))  # of a module, and no way back
 _CONTAINERS = (dict, list, set, tuple)
 _MOST_SEEN = 10_000
-# Bytes of a program, as measured: for each layer and pass over it, for each pixel of the map that a
-# convolution or pool runs on, and for what holds it.
-_PASS_BYTES, _PIXEL_BYTES, _PLAN_BYTES = 2048, 16, 8192
 
 
 class Recent(dict[_Key, _Value | None], Generic[_Key, _Value]):
@@ -70,6 +66,28 @@ class Recent(dict[_Key, _Value | None], Generic[_Key, _Value]):
         """Remove an entry that may be there."""
         self.pop(key, None)
         self._older.pop(key, None)
+
+
+def held_bytes(value: Any) -> int:
+    """Bytes of tuples, dicts, texts and numbers, each object once.
+
+    >>> text = "a" * 1000
+    >>> held_bytes((text, {1: text})) < 1500
+    True
+    """
+    seen: set[int] = set()
+    waiting, total = [value], 0
+    while waiting:
+        held = waiting.pop()
+        if id(held) in seen:
+            continue
+        seen.add(id(held))
+        total += sys.getsizeof(held)
+        if isinstance(held, dict):
+            waiting += [*held, *held.values()]
+        elif isinstance(held, tuple):
+            waiting += held
+    return total
 
 
 def holds_itself(model: nn.Module) -> bool:
@@ -192,27 +210,3 @@ def _same(value: Any) -> Any:
         return _Same(value)
     except TypeError:  # without hash or weak references
         return value
-
-
-def program_bytes(
-    network: Network, *, purpose: str, inner_steps: int, first_order: bool, recompute: bool
-) -> int:
-    """An estimate of what a program occupies, instructions and maps of pixels.
-
-    Args:
-        network: The traced model.
-        purpose: As of `CompiledPlan`.
-        inner_steps: K.
-        first_order: Whether the sweep has no tangents.
-        recompute: Whether the sweep makes the activations again.
-
-    Returns:
-        Bytes.
-    """
-    passes = 2 * inner_steps
-    if purpose == "meta_step":
-        passes += 2 + (0 if first_order else 2 + recompute) * inner_steps
-    elif purpose != "adapt":
-        passes += inner_steps + 1 if purpose == "curve" else 1
-    pixels = sum(prod(node.shape[1:]) for node in network.nodes if "2d" in node.op)
-    return _PLAN_BYTES + _PASS_BYTES * len(network.nodes) * passes + _PIXEL_BYTES * pixels

@@ -13,7 +13,7 @@ from ._engine import CompiledPlan
 from .errors import SettingError
 from .settings import whole_number
 
-__all__ = ["AUTO", "Fit", "Memory", "Recompute", "check_memory", "fit"]
+__all__ = ["AUTO", "Fit", "Memory", "Recompute", "check_memory", "fit", "most_program_bytes"]
 
 Recompute = bool | Literal["auto"]
 
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
     Attributes:
         recompute: Whether the sweep makes the activations of inner steps again instead of keeping
             them; None decides by bytes.
-        limit: Most bytes of workspace, or None.
+        limit: Most bytes of workspace and program, or None.
     """
 
     recompute: bool | None
@@ -32,6 +32,8 @@ class Memory(NamedTuple):
 
 
 AUTO = Memory(None, None)
+_HOST = torch.device("cpu")
+_FINISHED = 16 << 20  # bytes of programs that are finished whatever the limit, to say what it needs
 
 
 class Fit(NamedTuple):
@@ -102,24 +104,32 @@ def fit(
     limit = memory.limit if memory.limit is not None else _half_of_memory(device)
     most = tasks if _device.on_device(device) else threads
     ways = (False, True) if memory.recompute is None else (memory.recompute,)
-    smallest: tuple[int, Fit] | None = None
+    smallest: tuple[int, int, Fit] | None = None
     for lanes in _fewer(most):
         for recompute in ways if sweeps else (False,):
             candidate = Fit(compiled(recompute), threads, lanes)
-            size = candidate.plan.workspace_bytes(tasks, threads, lanes, device)
+            program = candidate.plan.program_bytes(device)
+            size = candidate.plan.workspace_bytes(tasks, threads, lanes, device) + program
             if limit is None or size <= limit:
                 return candidate
             if smallest is None or size < smallest[0]:
-                smallest = size, candidate
+                smallest = size, program, candidate
     assert smallest is not None
     if memory.limit is None:
-        return smallest[1]
+        return smallest[2]
     more = "" if len(ways) > 1 or ways[0] or not sweeps else ', pass recompute="auto"'
     raise SettingError(
-        f"{where}: max_workspace_bytes must be at least {smallest[0]} for this call, got "
-        f"{memory.limit}; raise it{more} or give fewer tasks, "
-        "rows a task or threads."
+        f"{where}: max_workspace_bytes must be at least {smallest[0]} for this call, "
+        f"{smallest[1]} of them for its program, got {memory.limit}; raise it{more} or give fewer "
+        "inner steps, tasks, rows a task or threads."
     )
+
+
+def most_program_bytes(memory: Memory, device: torch.device) -> int:
+    """Bytes beyond which a program need not be finished; it is written on the host. 0: any."""
+    limited = memory.limit is not None and not _device.on_device(device)
+    limit = memory.limit if limited else _half_of_memory(_HOST)
+    return 0 if limit is None else max(limit, _FINISHED)
 
 
 def _fewer(most: int) -> Iterator[int]:

@@ -85,8 +85,8 @@ def meta_step(
             support sets for a K-th of the memory. ``"auto"`` keeps them while they fit the limit.
             The result is bitwise the same.
         max_workspace_bytes: The most memory that the fused engine may take beside its inputs and
-            outputs. It then works on fewer tasks at a time, or recomputes. None is half of the
-            machine's memory. See `fastmaml.workspace_bytes`.
+            outputs, for workspace and program. It then works on fewer tasks at a time, or
+            recomputes. None is half of the machine's memory. See `fastmaml.workspace_bytes`.
         precision: ``"tf32"`` lets a CUDA device multiply on tensor cores in linear layers and
             convolutions of a float32 model: factors are rounded to 10 bits of mantissa, which
             leaves about three good digits; sums and all else stay float32, and bits repeat. A model
@@ -245,7 +245,7 @@ def adapt(
     count = call.tasks.tasks
     parameters = {
         # What no layer uses stays as it is in every task.
-        name: fast.get(name, p.detach().expand(count, *p.shape).clone())
+        name: fast[name] if name in fast else p.detach().expand(count, *p.shape).clone()
         for name, p in trainable(where, model).items()
     }
     return AdaptedTasks(parameters, "fused", predict)

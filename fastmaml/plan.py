@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from . import _device, _engine
 from ._engine import CompiledPlan, Purpose, first_bad_class
-from .errors import DeviceError, DtypeError, ShapeError, UnsupportedModelError
+from .errors import DeviceError, DtypeError, SettingError, ShapeError, UnsupportedModelError
 from .functional import model_kind
 from .graph import Network, trace
-from .kept import Recent, WeakCopy, holds_itself, program_bytes
+from .kept import Recent, WeakCopy, held_bytes, holds_itself
 from .losses import Loss
-from .memory import Fit, Memory, fit
+from .memory import Fit, Memory, fit, most_program_bytes
 from .settings import Settings
 from .tasks import Tasks, check_classes, check_targets
 from .threads import get_num_threads
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelPlans", "lookup"]
 
 _KEPT = 64  # traces of a model, calls' fits of a trace
-_MOST_BYTES = 256 << 20  # of all programs, as estimated
+_MOST_BYTES = 256 << 20  # of all plans and traces together
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = (
     nn.modules.module._global_forward_hooks,
@@ -145,6 +145,7 @@ class _Traced:
 
     def __init__(self, model: nn.Module, network: Network) -> None:
         self.network = network
+        self.bytes, self.counted = held_bytes(network), 0  # of them, in `_make_room`
         self._first = next((n, p) for n, p in model.named_parameters() if p.requires_grad)
         self._live: list[Tensor] = []  # the snapshot holds as long as these are the model's
         for spec in network.tensors:
@@ -217,7 +218,7 @@ class _Traced:
 
         Raises:
             ShapeError: Targets that do not fit the model's output, or too few rows for a layer.
-            SettingError: A class index out of range, or a workspace beyond the limit.
+            SettingError: A class index out of range, or memory beyond the limit.
             UnsupportedModelError: The engine cannot take the network.
         """
         loss, steps = settings.loss, settings.inner_steps
@@ -240,31 +241,33 @@ class _Traced:
         wanted = (key, tasks.tasks, threads, memory, device, _device.DEVICE_CODE)
         found = self._fits[wanted]
         if found is None:
+            before = set(self.plans.values())
+            most = most_program_bytes(memory, device)
 
             def compiled(recompute: bool) -> CompiledPlan:
-                return self._compiled((key, recompute), tasks, loss, where)
+                return self._compiled((key, recompute), tasks, loss, most, where)
 
             sweeps = rate_grad or not first_order
-            found = fit(where, compiled, tasks.tasks, threads, memory, device, sweeps=sweeps)
-            self._fits[wanted] = found
+            try:
+                found = fit(where, compiled, tasks.tasks, threads, memory, device, sweeps=sweeps)
+                self._fits[wanted] = found
+            finally:  # what was written in vain goes
+                for made in set(self.plans.values()) - before:
+                    if found is None or made is not found.plan:
+                        self.drop(made)
+            _make_room(found.plan, self)
         found.plan.used = _misses
         self._check_targets(tasks, settings, found.plan.output_shape, where)
         return found
 
-    def _compiled(self, key: Any, tasks: Tasks, loss: Loss, where: str) -> CompiledPlan:
+    def _compiled(
+        self, key: Any, tasks: Tasks, loss: Loss, most_bytes: int, where: str
+    ) -> CompiledPlan:
         """The program of a key of `plan`, made once."""
         plan = self.plans.get(key)
         if plan is None:
             (_, _, *sweep, precision), (*_, dtype, purpose, forced) = key[0]
             steps, first_order, rate_grad = sweep
-            size = program_bytes(
-                self.network,
-                purpose=purpose,
-                inner_steps=steps,
-                first_order=first_order,
-                recompute=key[1],
-            )
-            _make_room(size, self)
             try:
                 plan = CompiledPlan(
                     self.network,
@@ -282,17 +285,25 @@ class _Traced:
                     device=forced[2],
                     run_pixels=forced[3],
                     moment_bytes=forced[4],
+                    most_bytes=most_bytes,
                     tf32=precision == "tf32",
                 )
-            except (ShapeError, UnsupportedModelError) as error:
+            except (SettingError, ShapeError, UnsupportedModelError) as error:
                 raise type(error)(f"{where}: {error}") from error
-            plan.bytes, plan.used = size, _misses
+            plan.used = _misses
             self.plans[key] = plan
         return plan
 
-    def drop(self, key: Hashable) -> None:
+    def held(self) -> set[CompiledPlan]:
+        """The plans that are kept."""
+        fits = (found.plan for _, found in self._fits.everything() if found is not None)
+        return {*list(self.plans.values()), *fits}
+
+    def drop(self, plan: CompiledPlan) -> None:
         """Forget a plan, and what was to run with it."""
-        plan = self.plans.pop(key, None)
+        for key, held in list(self.plans.items()):
+            if held is plan:
+                self.plans.pop(key, None)
         for wanted, found in self._fits.everything():
             if found is not None and found.plan is plan:
                 self._fits.drop(wanted)
@@ -316,42 +327,45 @@ class _Traced:
 
 _CACHE: WeakKeyDictionary[nn.Module, ModelPlans] = WeakKeyDictionary()
 _LOCK = threading.RLock()  # of what threads add to the cache, and of the next two
-_misses = 0  # programs made so far: the clock that says when a plan was used
-_unseen = 0  # bytes of those made since all were last looked at
+_misses = 0  # kinds of calls so far: the clock that says when a plan was used
+_unseen = 0  # bytes added since all were last looked at
 
 
-def _make_room(size: int, wanted_by: _Traced) -> None:
-    """Drop the plans used longest ago, of all models, where one of so many bytes has no room.
+def _make_room(wanted: CompiledPlan, by: _Traced) -> None:
+    """Drop the plans used longest ago, of all models, where one leaves no room for them.
 
     They are looked at when an eighth of the bound has been added, and dropped to an eighth below.
     """
     global _misses, _unseen
     with _LOCK:
         _misses += 1
-        _unseen += size
+        wanted.used = _misses
+        for grown in (wanted, by):
+            _unseen += grown.bytes - grown.counted
+            grown.counted = grown.bytes
         if _unseen <= _MOST_BYTES // 8:
             return
-        _unseen = size
+        _unseen = 0
         networks = {
             id(traced): (traced, plans.networks)
             for plans in _CACHE.values()
             for _, traced in plans.networks.everything()
             if isinstance(traced, _Traced)
         }
-        held = [
-            (plan, key, *where)
-            for where in networks.values()
-            for key, plan in list(where[0].plans.items())
-        ]
-        total = size + sum(item[0].bytes for item in held)
-        for plan, key, traced, kept in sorted(held, key=lambda item: item[0].used):
+        held = [(plan, *where) for where in networks.values() for plan in where[0].held()]
+        total = sum(traced.bytes for traced, _ in networks.values())
+        total += sum(item[0].bytes for item in held)
+        for plan, traced, kept in sorted(held, key=lambda item: item[0].used):
             if total <= _MOST_BYTES - _MOST_BYTES // 8:
                 break
-            traced.drop(key)
-            if not traced.plans and traced is not wanted_by:
+            if plan is wanted:
+                continue
+            traced.drop(plan)
+            total -= plan.bytes
+            if not traced.held() and traced is not by:
+                total -= traced.bytes
                 for shapes in [k for k, other in kept.everything() if other is traced]:
                     kept.drop(shapes)
-            total -= plan.bytes
 
 
 def lookup(model: nn.Module) -> ModelPlans:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 import fastmaml
 from fastmaml import plan, workspaces
 from fastmaml._engine import CompiledPlan
-from fastmaml.graph import trace
-from fastmaml.kept import Recent, holds_itself, program_bytes
+from fastmaml.kept import Recent, holds_itself
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +48,18 @@ def plans_of(*models: nn.Module) -> list[CompiledPlan]:
         for held in traced.plans.values()
     ]
     return sorted(found, key=lambda held: held.used)
+
+
+def held_by(*models: nn.Module) -> int:
+    """Bytes of their plans and of the traces that these were made from."""
+    traces = {
+        id(traced): traced
+        for model in models
+        for _, traced in plan._CACHE[model].networks.everything()
+        if isinstance(traced, plan._Traced)
+    }
+    plans = sum(held.bytes for held in plans_of(*models))
+    return plans + sum(traced.bytes for traced in traces.values())
 
 
 class Odd(nn.Module):
@@ -183,23 +194,38 @@ def test_many_shapes_of_one_model() -> None:
 
 
 def test_programs_of_all_models_share_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = program_bytes(
-        trace(deep(), (2,)),
-        purpose="meta_step", inner_steps=1, first_order=False, recompute=False,
-    )  # fmt: skip
+    first = deep()
+    step(first)
+    size = held_by(first)
     monkeypatch.setattr(plan, "_MOST_BYTES", 16 * size)
     models = [deep() for _ in range(40)]
     favourite = models[0]
     for model in models:
         step(model)
         step(favourite)
-        held = plans_of(*(m for m in models if m in plan._CACHE))
-        assert sum(h.bytes for h in held) <= 16 * size
-    assert [h.bytes for h in plans_of(favourite)] == [size]
+        assert held_by(first, *(m for m in models if m in plan._CACHE)) <= 16 * size
+    assert held_by(favourite) == size
     assert len(plans_of(*models[-4:])) == 4, "the last ones stay"
     assert not plans_of(models[1])
     step(models[1])
     assert len(plans_of(models[1])) == 1
+
+
+def test_a_thousand_shapes_stay_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)
+    )
+    bound = 1 << 20
+    monkeypatch.setattr(plan, "_MOST_BYTES", bound)
+    made = 0
+    for i in range(1000):
+        height, width, rows = 8 + i % 20, 8 + i // 20 % 10, 2 + i // 200
+        x = torch.zeros(1, 1, 1, 1, 1).expand(1, rows, 1, height, width)
+        data = x, torch.zeros(1, 1, dtype=torch.int64).expand(1, rows)
+        fastmaml.workspace_bytes(model, data, data, inner_steps=2)
+        assert held_by(model) <= bound
+        made = max(made, len(plans_of(model)))
+    assert made > 4, "what fits is kept"
 
 
 def test_one_program_may_be_larger_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,9 @@ def test_fewer_lanes_and_recomputation_take_less() -> None:
     assert needed(max_workspace_bytes=kept - 1) == again
     text = fastmaml.describe(model, *data, **settings, max_workspace_bytes=kept - 1)
     assert "activations: recomputed for each inner step of the sweep\n" in text
-    assert f"workspace {again} bytes" in text
+    found = re.search(r"^workspace (\d+) bytes.*\nprogram (\d+) bytes$", text, re.MULTILINE)
+    assert found is not None
+    assert sum(map(int, found.groups())) == again
     alone = needed(recompute=True, max_workspace_bytes=again - 1)
     assert alone < again
     text = fastmaml.describe(model, *data, **settings, max_workspace_bytes=alone)
@@ -135,8 +137,9 @@ def test_a_limit_that_nothing_keeps_to_is_an_error() -> None:
         with pytest.raises(fastmaml.SettingError) as caught:
             call(model, *pairs, max_workspace_bytes=1000)
         found = re.fullmatch(
-            rf"{call.__name__}: max_workspace_bytes must be at least (\d+) for this call, got "
-            r"1000; raise it or give fewer tasks, rows a task or threads\.",
+            rf"{call.__name__}: max_workspace_bytes must be at least (\d+) for this call, \d+ of "
+            r"them for its program, got 1000; raise it or give fewer inner steps, tasks, rows a "
+            r"task or threads\.",
             str(caught.value),
         )
         assert found is not None

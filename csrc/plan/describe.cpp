@@ -58,7 +58,8 @@ const char* kind_name(const Instruction& instruction) {
   return kKindNames[instruction.args.index()];
 }
 
-std::string describe_program(const Program& program, const Layout& layout, int64_t tasks) {
+std::string describe_program(const Program& program, size_t program_bytes, const Layout& layout,
+                             int64_t tasks) {
   const int64_t bytes = element_bytes(program.settings);
   std::ostringstream out;
   out << "instruction set " << instruction_set() << ", at most " << layout.threads << " threads, "
@@ -67,7 +68,8 @@ std::string describe_program(const Program& program, const Layout& layout, int64
       << "\n"
       << "workspace " << layout.total << " bytes: " << program.keep.elements * bytes << " kept and "
       << program.transient.elements * bytes << " transient for each task, "
-      << program.shared.elements * bytes << " shared\n";
+      << program.shared.elements * bytes << " shared\n"
+      << "program " << program_bytes << " bytes\n";
   write_rest(out, program, tasks);
   return out.str();
 }

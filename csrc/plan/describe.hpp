@@ -9,7 +9,8 @@
 
 namespace fastmaml {
 
-std::string describe_program(const Program& program, const Layout& layout, int64_t tasks);
+std::string describe_program(const Program& program, size_t program_bytes, const Layout& layout,
+                             int64_t tasks);
 
 // The same on a device, whose blocks have at most `shared_limit` bytes of shared memory.
 std::string describe_device_program(const Program& program, const DeviceCost& cost, int64_t tasks,

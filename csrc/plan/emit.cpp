@@ -1,6 +1,7 @@
 #include "plan/emit.hpp"
 
 #include "core/error.hpp"
+#include "plan/footprint.hpp"
 #include "plan/fuse.hpp"
 #include "plan/lifetime.hpp"
 
@@ -116,22 +117,21 @@ void Emit::label(const std::string& name, int step) {
   label_ = {found->second, step};
 }
 
-void Emit::add(Args args) {
+void Emit::append(std::vector<Instruction>& section, Args args) {
   tidy(args);
-  program_.body.push_back({std::move(args), label_});
+  bytes_ += static_cast<int64_t>(sizeof(Instruction) + args_bytes(args));
+  const Settings& s = program_.settings;
+  if (s.most_bytes > 0 && bytes_ > s.most_bytes)
+    throw SettingError(message("the program of inner_steps=", s.inner_steps, " must have at most ",
+                               s.most_bytes, " bytes, and has more; raise max_workspace_bytes or ",
+                               "give fewer inner steps."));
+  section.push_back({std::move(args), label_});
 }
 
-void Emit::prologue(Args args) {
-  tidy(args);
-  program_.prologue.push_back({std::move(args), label_});
-}
-
-void Emit::commit(Args args) {
-  tidy(args);
-  program_.commit.push_back({std::move(args), label_});
-}
-
-void Emit::epilogue(Args args) { program_.epilogue.push_back({std::move(args), label_}); }
+void Emit::add(Args args) { append(program_.body, std::move(args)); }
+void Emit::prologue(Args args) { append(program_.prologue, std::move(args)); }
+void Emit::commit(Args args) { append(program_.commit, std::move(args)); }
+void Emit::epilogue(Args args) { append(program_.epilogue, std::move(args)); }
 
 // --- values --------------------------------------------------------------------------------------
 

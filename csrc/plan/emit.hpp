@@ -150,6 +150,7 @@ class Emit {
     int64_t groups = 0, taps = 0, in = 0, out = 0;
     explicit operator bool() const { return groups > 0; }
   };
+  void append(std::vector<Instruction>& section, Args args);
   void find_packings();
   PermuteArgs pack(int tensor, bool transposed) const;
   PermuteArgs unpack(int tensor) const;
@@ -179,6 +180,7 @@ class Emit {
   std::map<std::pair<const Node*, int>, std::shared_ptr<const void>> made_;
   std::map<Window, std::shared_ptr<const Stencil>> gathered_, scattered_;
   bool replays_ = false;
+  int64_t bytes_ = 0;  // of the instructions so far
   Pass* pass_ = nullptr;
   Phase phase_ = Phase::forward;
   Label label_;

@@ -46,31 +46,31 @@ size_t room(const Network& network) {
          all(network.value_shapes) + network.active.capacity() / 8 + room(network.loss);
 }
 
-class Counter {
- public:
-  size_t room_of(const std::vector<Instruction>& section) {
-    size_t total = room(section);
-    for (const Instruction& instruction : section)
-      total += visit_args([&](const auto& args) { return block_bytes(sizeof(args)) + owned(args); },
-                          instruction.args);
-    return total;
-  }
+// What arguments hold beside themselves: alone, and with other instructions.
+template <class A>
+size_t own(const A&) {
+  static_assert(std::is_trivially_copyable_v<A>, "what these arguments hold must be counted");
+  return 0;
+}
+size_t own(const ContractArgs& args) { return room(args.terms); }
+size_t own(const ConvArgs& args) { return room(args.terms); }
+size_t own(const PatchArgs&) { return 0; }
+size_t own(const PoolArgs&) { return 0; }
 
- private:
-  // What arguments hold beside themselves.
+class Maps {
+ public:
   template <class A>
-  size_t owned(const A&) {
-    static_assert(std::is_trivially_copyable_v<A>, "what these arguments hold must be counted");
+  size_t first_seen(const A&) {
     return 0;
   }
-  size_t owned(const ContractArgs& args) { return room(args.terms); }
-  size_t owned(const ConvArgs& args) { return room(args.terms) + once(args.stencil); }
-  size_t owned(const PatchArgs& args) { return once(args.stencil); }
-  size_t owned(const PoolArgs& args) { return once(args.map); }
+  size_t first_seen(const ConvArgs& args) { return once(args.stencil); }
+  size_t first_seen(const PatchArgs& args) { return once(args.stencil); }
+  size_t first_seen(const PoolArgs& args) { return once(args.map); }
 
+ private:
   template <class Map>
   size_t once(const std::shared_ptr<const Map>& map) {
-    constexpr size_t kCounts = 16;  // beside what is shared
+    constexpr size_t kCounts = 16;  // of those who share it
     return seen_.insert(map.get()).second ? block_bytes(sizeof(Map) + kCounts) + room(*map) : 0;
   }
 
@@ -79,11 +79,21 @@ class Counter {
 
 }  // namespace
 
+size_t args_bytes(const Args& args) {
+  return visit_args([](const auto& any) { return block_bytes(sizeof(any)) + own(any); }, args);
+}
+
 size_t footprint(const Program& program) {
-  Counter counter;
+  Maps maps;
   size_t total = all(program.decisions) + all(program.names) + room(program.network);
-  for (const auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
-    total += counter.room_of(*section);
+  for (const auto* section :
+       {&program.prologue, &program.body, &program.commit, &program.epilogue}) {
+    total += room(*section);
+    for (const Instruction& instruction : *section)
+      total +=
+          args_bytes(instruction.args) +
+          visit_args([&](const auto& args) { return maps.first_seen(args); }, instruction.args);
+  }
   return total;
 }
 

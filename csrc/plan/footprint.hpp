@@ -15,6 +15,9 @@ constexpr size_t block_bytes(size_t bytes) {
   return whole < kLeast ? kLeast : whole;
 }
 
+// The arguments of an instruction, without the maps that others share.
+size_t args_bytes(const Args& args);
+
 // Instructions and their arguments, maps of pixels (each once, however many instructions read it),
 // labels, decisions and the network.
 size_t footprint(const Program& program);

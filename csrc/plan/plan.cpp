@@ -136,7 +136,8 @@ std::vector<InstructionTime> Plan::profile(const Call& call) const {
 }
 
 std::string Plan::describe(int64_t tasks, int threads, int lanes) const {
-  return describe_program(*compiled_, compiled_->habit(tasks, threads, lanes)->layout, tasks);
+  return describe_program(*compiled_, compiled_->bytes,
+                          compiled_->habit(tasks, threads, lanes)->layout, tasks);
 }
 
 double Plan::flops(int64_t tasks) const {
