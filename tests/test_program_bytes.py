@@ -123,6 +123,12 @@ def test_layers_of_one_window_share_its_map() -> None:
     assert other > 3 * one, "and it is what large images' programs are made of"
 
 
+def test_an_average_over_an_image_sets_no_pixel_apart() -> None:
+    side = 200
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert compiled(model, (1, side, side), 1).program_bytes() < 64 * side**2
+
+
 def test_the_memory_of_a_call_is_its_workspace_and_its_program() -> None:
     model, x = pooled(), torch.rand(1, 2, 1, 100, 100)
     data = x, torch.zeros(1, 2, dtype=torch.int64)

@@ -66,7 +66,8 @@ std::vector<Line> lines(const Ranges& ranges, int64_t in, bool forward) {
     } else {
       for (int64_t o = 0; o < out; ++o) {
         const auto [begin, end] = ranges[static_cast<size_t>(o)];
-        if (begin <= to && to < end) sources.emplace_back(to - begin, o);
+        // Which pixel of the window it is would set every pixel apart, and no average asks.
+        if (begin <= to && to < end) sources.emplace_back(sources.size(), o);
       }
     }
     lines.add(to, sources);

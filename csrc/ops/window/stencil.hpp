@@ -59,7 +59,7 @@ Stencil gather(const Window& window);
 Stencil scatter(const Window& window);
 
 // Windows of any size: for each output position of a dimension the inputs [begin, end). Taps are
-// counted from a window's begin.
+// counted from a window's begin; back from the output to the input, from a pixel's first window.
 using Ranges = std::vector<std::pair<int64_t, int64_t>>;
 Ranges adaptive_ranges(int64_t in, int64_t out);
 Stencil gather(const Ranges& y, const Ranges& x, int64_t in_h, int64_t in_w);
