@@ -74,7 +74,8 @@ def workspace_bytes(
     """The memory that a `fastmaml.meta_step` takes beside its inputs and outputs, before the call.
 
     That is its workspace and its program: the instructions and maps of pixels, which grow with
-    layers, inner steps and the sides of images, not with tasks. Both are kept for later calls.
+    layers, inner steps and the sides of images, not with tasks. Both are kept for later calls. The
+    first one takes up to as much again as its program for a moment, while it writes it.
 
     Arguments and errors are those of `fastmaml.meta_step` with ``backend="fused"``.
 

@@ -121,7 +121,8 @@ void Emit::append(std::vector<Instruction>& section, Args args) {
   tidy(args);
   bytes_ += static_cast<int64_t>(sizeof(Instruction) + args_bytes(args));
   const Settings& s = program_.settings;
-  if (s.most_bytes > 0 && bytes_ > s.most_bytes)
+  // Less than half is fused away in the end.
+  if (s.most_bytes > 0 && bytes_ / 2 > s.most_bytes)
     throw SettingError(message("the program of inner_steps=", s.inner_steps, " must have at most ",
                                s.most_bytes, " bytes, and has more; raise max_workspace_bytes or ",
                                "give fewer inner steps."));
