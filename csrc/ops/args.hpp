@@ -24,7 +24,7 @@
 
 namespace fastmaml {
 
-// A value in a block of its own. The largest arguments are six times the size of the commonest: an
+// A value in a block of its own. The largest arguments are five times the size of the commonest: an
 // instruction takes what its own have, not what any might.
 template <class T>
 class Boxed {
