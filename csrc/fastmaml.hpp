@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "core/poll.hpp"
+
 namespace fastmaml {
 
 using Shape = std::vector<int64_t>;
@@ -82,6 +84,7 @@ struct Call {
   void* loss_dots = nullptr;         // out [T, K] tangents of the support losses (rate_grad)
   void* workspace = nullptr;         // 64-byte aligned
   size_t workspace_bytes = 0;
+  Poll poll;  // of runs on the CPU
   // On a CUDA device, where every pointer above is one of that device:
   int device = -1;                // its ordinal; -1: the CPU
   void* stream = nullptr;         // cudaStream_t
@@ -97,8 +100,7 @@ struct InstructionTime {
   double flops = 0;    // multiply-adds counted as two; 0 unless it is a contraction
 };
 
-// What ran a call: threads of the CPU; on a device one launch for each instruction, the same
-// replayed as one graph, or one kernel that runs the whole program.
+// What ran a call: threads of the CPU; on a device a launch an instruction, one graph, one kernel.
 enum class Executor { cpu, launches, graph, resident };
 
 struct Compiled;
@@ -106,7 +108,7 @@ struct DeviceCost;  // plan/device_cost.hpp
 
 class Plan {
  public:
-  Plan(const NetworkSpec& network, const Settings& settings);
+  Plan(const NetworkSpec& network, const Settings& settings, const Poll& poll = {});
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -114,8 +116,7 @@ class Plan {
   size_t workspace_bytes(int64_t tasks, int threads, int lanes = 0) const;
   size_t program_bytes() const;  // that the plan itself holds on the host, between calls too
   Executor run(const Call& call) const;
-  // The same for a CUDA device, and the bytes that a call there needs a copy of. Both throw
-  // BackendError where the build has no CUDA.
+  // For a CUDA device, and the bytes it needs a copy of; BackendError in a build without CUDA.
   size_t device_workspace_bytes(int64_t tasks, int lanes = 0) const;
   const std::vector<char>& device_tables() const;
   // What a call on a device would cost there; any build can say. `lanes` and `team` as in Call,

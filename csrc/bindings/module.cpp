@@ -2,6 +2,8 @@
 // and its run. It knows pointers and sizes, no mathematics; fastmaml/_engine.py is its only user.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "bindings/tensors.hpp"
 #include "core/error.hpp"
@@ -49,6 +51,14 @@ const char* name_of(Executor executor) {
   return "cuda resident";
 }
 
+// Has Python handle the signals that came meanwhile, without the GIL till then: what a handler
+// raises, as Ctrl-C does, is thrown. Only the main thread handles any.
+void handle_signals() {
+  if (syscall(SYS_gettid) != getpid()) return;
+  const py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 // Plan::run or Plan::profile. The caller holds the tensors while it runs.
 template <auto entry>
 auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, py::handle support_x,
@@ -70,6 +80,7 @@ auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, py::handle 
   call.loss_dots = address_of(loss_dots);
   call.workspace = address_of(workspace);
   call.workspace_bytes = workspace_bytes;
+  call.poll.ask = handle_signals;
   call.scalars = address_of(scalars);
   call.device = place.device, call.team = place.team, call.all_threads = place.all_threads;
   call.stream = reinterpret_cast<void*>(place.stream);
@@ -169,7 +180,7 @@ void register_plan(py::module_& module) {
                                     most_bytes,
                                     tf32};
             const py::gil_scoped_release release;
-            return std::make_unique<Plan>(network, settings);
+            return std::make_unique<Plan>(network, settings, Poll{handle_signals});
           }),
           py::arg("row_shape"), py::arg("tensors"), py::arg("nodes"), py::arg("output"),
           py::arg("loss"), py::kw_only(), py::arg("float64"), py::arg("mode"),

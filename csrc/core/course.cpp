@@ -31,8 +31,10 @@ class Course::Member {
   }
 
   void work() {
-    while (under_way())
+    while (under_way()) {
+      if (rank_ == 0) course_.work_->between();
       if (!take_common() && !take_lane(lane_) && !move_on()) wait();
+    }
   }
 
  private:

@@ -22,6 +22,8 @@ class Work {
   virtual void after_common() = 0;
   virtual void run_lane(int lane, int part, int parts, int rank) = 0;
   virtual void after_lane(int lane) = 0;
+  // By the caller's thread alone, when it has no part, before each that it takes or waits for.
+  virtual void between() = 0;
 
  protected:
   ~Work() = default;

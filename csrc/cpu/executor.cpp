@@ -1,9 +1,11 @@
 #include "cpu/executor.hpp"
 
 #include <algorithm>
+#include <exception>
 #include <new>
 
 #include "core/crew.hpp"
+#include "core/poll.hpp"
 #include "cpu/kernels.hpp"
 #include "plan/scalars.hpp"
 
@@ -50,7 +52,8 @@ class Run final : public Work {
         call_(call),
         course_(course),
         threads_(threads),
-        lanes_(std::min(layout.lanes, threads)) {
+        lanes_(std::min(layout.lanes, threads)),
+        poll_(call.poll) {
     for (int rank = 0; rank < threads; ++rank) new (&member(rank)) Member;
     for (int lane = 0; lane < lanes_; ++lane) new (&lane_state(lane)) Lane;
   }
@@ -67,7 +70,11 @@ class Run final : public Work {
         const int64_t count = layout_.piece(tasks_ - at, 1);
         enter(me, 0, at, count);
         me.context.team_scratch = me.context.scratch;
-        run_steps(me, 0, schedule_.body.size());
+        for (size_t step = 0; step < schedule_.body.size() && goes_on(me);) {
+          const size_t stop = piece_end(step, count, 1);
+          run_steps(me, step, stop);
+          step = stop;
+        }
         at += count;
       }
       enter(me, 0, 0, tasks_);
@@ -91,8 +98,8 @@ class Run final : public Work {
   }
 
   void after_common() override {
+    if (stage_ == Shared::epilogue || stopped()) return course_->close();
     if (stage_ == Shared::prologue) return open_round();
-    if (stage_ == Shared::epilogue) return course_->close();
     start_ += layout_.round;
     if (start_ < call_.tasks) return open_round();
     stage_ = Shared::epilogue;
@@ -102,7 +109,7 @@ class Run final : public Work {
 
   void run_lane(int index, int part, int parts, int rank) override {
     const Lane& lane = lane_state(index);
-    if (lane.fresh) return;
+    if (lane.fresh || stopped()) return;
     Member& me = ready(rank);
     enter(me, index, lane.first, lane.tasks);
     me.context.rank = part, me.context.size = parts, me.context.phase = lane.phase;
@@ -114,19 +121,42 @@ class Run final : public Work {
 
   void after_lane(int index) override {
     Lane& lane = lane_state(index);
-    if (lane.phase >= 0 && ++lane.phase < lane.phases) return course_->open_lane(index, lane.parts);
-    lane.step = lane.stop;
-    if (!lane.fresh && lane.step < schedule_.body.size()) return open_steps(index, lane);
-    if (next_group(lane)) return open_steps(index, lane);
+    if (!stopped() && open_next(index, lane)) return;
     course_->retire(index, true);
     if (lanes_left_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     stage_ = Shared::commit;
-    if (schedule_.commit.empty()) return after_common();
+    if (schedule_.commit.empty() || stopped()) return after_common();
     course_->open_common(common_parts(stage_));
+  }
+
+  void between() override { ask(); }
+
+  // What ended the call before its end, if anything did.
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
   }
 
  private:
   enum class Shared { prologue, commit, epilogue };
+
+  // Once it is so nothing is worth doing: every part is over at once, every lane retires, and the
+  // call ends as ever, with all threads out of its memory.
+  bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
+
+  // By the caller's thread: what its poll throws stops the call.
+  void ask() {
+    if (stopped()) return;
+    try {
+      poll_();
+    } catch (...) {
+      error_ = std::current_exception();
+      stopped_.store(true, std::memory_order_relaxed);
+    }
+  }
+  bool goes_on(const Member& me) {
+    if (&me == &member(0)) ask();
+    return !stopped();
+  }
 
   char* workspace(size_t offset, size_t each = 0, int index = 0) const {
     return static_cast<char*>(call_.workspace) + offset + each * static_cast<size_t>(index);
@@ -183,11 +213,13 @@ class Run final : public Work {
   }
 
   // One part of a section whose instructions are independent.
-  void section(Member& me, const std::vector<Step>& steps, int64_t tasks, int part,
-               int parts) const {
+  void section(Member& me, const std::vector<Step>& steps, int64_t tasks, int part, int parts) {
     me.context.tasks = tasks, me.context.rank = part, me.context.size = parts;
     me.context.phase = -1;
-    for (const Step& step : steps) kernels_[step.kind](step.args, me.context);
+    for (const Step& step : steps) {
+      if (!goes_on(me)) return;
+      kernels_[step.kind](step.args, me.context);
+    }
   }
 
   // Parts for the threads that may come while the section runs, as its size allows.
@@ -226,26 +258,47 @@ class Run final : public Work {
     return true;
   }
 
+  // What comes next in a lane: a phase, the rest of its group, another group. False: nothing.
+  bool open_next(int index, Lane& lane) {
+    if (lane.phase >= 0 && ++lane.phase < lane.phases) {
+      course_->open_lane(index, lane.parts);
+      return true;
+    }
+    lane.step = lane.stop;
+    if ((lane.fresh || lane.step >= schedule_.body.size()) && !next_group(lane)) return false;
+    open_steps(index, lane);
+    return true;
+  }
+
+  // Whether so many threads share an instruction.
+  bool is_shared(const Step& step, int64_t tasks, int members) const {
+    const double nanoseconds = step.nanoseconds * static_cast<double>(tasks);
+    return members > 1 && (call_.all_threads || nanoseconds >= kSplitNanoseconds);
+  }
+
+  // One past the last of the small instructions, from `step` on, that are a piece for one thread.
+  size_t piece_end(size_t step, int64_t tasks, int members) const {
+    const std::vector<Step>& body = schedule_.body;
+    size_t end = std::min(step + 1, body.size());
+    double sum = step < body.size() ? body[step].nanoseconds : 0;
+    for (; end < body.size() && !is_shared(body[end], tasks, members); ++end)
+      if ((sum += body[end].nanoseconds) * static_cast<double>(tasks) > kPieceNanoseconds) break;
+    return end;
+  }
+
   // From lane.step on: one large instruction in parts for the lane's threads, or as many small ones
   // as make a piece for one of them.
   void open_steps(int index, Lane& lane) {
     const std::vector<Step>& body = schedule_.body;
     const int members = course_->members(index);
-    const auto tasks = static_cast<double>(lane.tasks);
-    const auto shared = [&](const Step& step) {
-      return members > 1 && (call_.all_threads || step.nanoseconds * tasks >= kSplitNanoseconds);
-    };
-    lane.stop = lane.step + 1, lane.phase = -1, lane.parts = 1;
-    if (lane.step < body.size() && shared(body[lane.step])) {
-      lane.parts = members;
+    lane.phase = -1, lane.parts = 1;
+    if (lane.step < body.size() && is_shared(body[lane.step], lane.tasks, members)) {
+      lane.stop = lane.step + 1, lane.parts = members;
       lane.phases = body[lane.step].phases * static_cast<int>(lane.tasks);
       if (body[lane.step].phases > 1) lane.phase = 0;
     } else {
-      double sum = lane.step < body.size() ? body[lane.step].nanoseconds * tasks : 0;
-      for (; lane.stop < body.size() && !shared(body[lane.stop]); ++lane.stop)
-        if ((sum += body[lane.stop].nanoseconds * tasks) > kPieceNanoseconds) break;
+      lane.stop = piece_end(lane.step, lane.tasks, members);
     }
-    lane.stop = std::min(lane.stop, body.size());
     course_->open_lane(index, lane.parts);
   }
 
@@ -261,6 +314,10 @@ class Run final : public Work {
   int64_t start_ = 0, tasks_ = 0;  // first task of the round, and how many
   std::atomic<int64_t> left_{0};   // of them, for lanes to take
   std::atomic<int> lanes_left_{0};
+  std::atomic<bool> stopped_{false};
+  // Of the caller's thread.
+  Poller poll_;
+  std::exception_ptr error_;
 };
 
 }  // namespace
@@ -285,8 +342,11 @@ void execute(const Program& program, const Schedule& schedule, const Layout& lay
     write_scalars<double>(program, call, scalars);
   Posting posting(threads, call.all_threads);
   Run run(program, schedule, layout, kernels, call, posting.course(), posting.threads());
-  if (posting.threads() == 1) return run.alone();
-  posting.run(run, run.lanes(), [&run] { run.begin(); });
+  if (posting.threads() == 1)
+    run.alone();
+  else
+    posting.run(run, run.lanes(), [&run] { run.begin(); });
+  run.rethrow();
 }
 
 std::shared_ptr<Habits::Habit> Habits::of(const Program& program, const Schedule& schedule,

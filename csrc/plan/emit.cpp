@@ -324,7 +324,7 @@ void Emit::write_fast_weights() {
   }
 }
 
-void Emit::place() {
+void Emit::place(Poller& poll) {
   fuse_relu(program_, buffers_.size());
   std::vector<int64_t> numels;
   std::vector<bool> shared;
@@ -332,7 +332,7 @@ void Emit::place() {
     numels.push_back(buffer.numel);
     shared.push_back(buffer.shared);
   }
-  place_buffers(program_, numels, shared);
+  place_buffers(program_, numels, shared, poll);
 }
 
 }  // namespace fastmaml

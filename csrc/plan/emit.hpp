@@ -135,7 +135,7 @@ class Emit {
   void end_sweep();
   void write_commit();        // sums over tasks into the gradients
   void write_fast_weights();  // phi[K] to the outputs of Mode::adapt
-  void place();               // virtual buffers -> arenas
+  void place(Poller& poll);   // virtual buffers -> arenas
 
  private:
   struct Version {

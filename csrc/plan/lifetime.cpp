@@ -87,19 +87,21 @@ std::vector<int> merge_in_place(Program& program, std::vector<Range>& ranges,
 
 // First fit, largest buffers first.
 int64_t place_transient(std::vector<Range>& ranges, const std::vector<int64_t>& numels,
-                        std::vector<int> order, size_t instructions) {
+                        std::vector<int> order, size_t instructions, Poller& poll) {
   std::sort(order.begin(), order.end(),
             [&](int a, int b) { return numels[a] != numels[b] ? numels[a] > numels[b] : a < b; });
   FirstFit arena(static_cast<int>(instructions));
-  for (int id : order)
+  for (int id : order) {
+    poll();
     ranges[id].offset = arena.place(ranges[id].first, ranges[id].last, padded(numels[id]));
+  }
   return arena.top();
 }
 
 }  // namespace
 
 void place_buffers(Program& program, const std::vector<int64_t>& numels,
-                   const std::vector<bool>& shared) {
+                   const std::vector<bool>& shared, Poller& poll) {
   std::vector<Range> ranges = live_ranges(program, numels.size());
   const std::vector<int> merged = merge_in_place(program, ranges, numels, shared);
   std::vector<int> transient;
@@ -115,7 +117,7 @@ void place_buffers(Program& program, const std::vector<int64_t>& numels,
     }
   }
   program.transient.elements =
-      place_transient(ranges, numels, std::move(transient), program.body.size());
+      place_transient(ranges, numels, std::move(transient), program.body.size(), poll);
   auto resolve = [&](Operand& o) {
     if (o.buffer < 0) return;
     const Range& range = ranges[merged[o.buffer]];

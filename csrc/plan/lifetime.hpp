@@ -15,6 +15,6 @@ namespace fastmaml {
 
 // Replaces every virtual buffer of the program by (space, offset) and sets the arena sizes.
 void place_buffers(Program& program, const std::vector<int64_t>& numels,
-                   const std::vector<bool>& shared);
+                   const std::vector<bool>& shared, Poller& poll);
 
 }  // namespace fastmaml

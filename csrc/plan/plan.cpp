@@ -89,8 +89,8 @@ void run_at_pace(const Compiled& compiled, const Call& call, Habits::Habit& habi
 
 }  // namespace
 
-Plan::Plan(const NetworkSpec& network, const Settings& settings)
-    : compiled_(std::make_unique<const Compiled>(write_program(network, settings))) {}
+Plan::Plan(const NetworkSpec& network, const Settings& settings, const Poll& poll)
+    : compiled_(std::make_unique<const Compiled>(write_program(network, settings, poll))) {}
 
 Plan::~Plan() = default;
 

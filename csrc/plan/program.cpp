@@ -10,6 +10,7 @@
 #include <iterator>
 
 #include "core/error.hpp"
+#include "core/poll.hpp"
 #include "ops/winograd/winograd.hpp"
 #include "plan/convolutions.hpp"
 #include "plan/emit.hpp"
@@ -103,14 +104,15 @@ std::vector<bool> choose_factored(Program& program) {
 
 class Writer {
  public:
-  Writer(Program& program, const std::vector<bool>& factored)
-      : program_(program), network_(program.network), emit_(program, factored) {}
+  Writer(Program& program, const std::vector<bool>& factored, const Poll& poll)
+      : program_(program), network_(program.network), emit_(program, factored), poll_(poll) {}
 
   void write() {
     const Settings& s = program_.settings;
     std::vector<Pass> support;
     support.reserve(s.inner_steps);
     for (int k = 0; k < s.inner_steps; ++k) {
+      poll_();
       if (s.mode == Mode::curve) write_query(k);
       support.push_back(support_pass(k, support));
       emit_.begin_update();
@@ -125,6 +127,7 @@ class Writer {
       if (s.mode == Mode::meta_step) {
         if (!s.first_order || s.rate_grad)
           for (int k = s.inner_steps - 1; k >= 0; --k) {
+            poll_();
             emit_.begin_sweep(k);
             if (s.recompute) make_again(support[k], support);
             sweep(support[k]);
@@ -133,7 +136,7 @@ class Writer {
         emit_.write_commit();
       }
     }
-    emit_.place();
+    emit_.place(poll_);
   }
 
  private:
@@ -234,6 +237,7 @@ class Writer {
   Program& program_;
   const Network& network_;
   Emit emit_;
+  Poller poll_;
   std::deque<Pass> queries_;
 };
 
@@ -293,7 +297,7 @@ double flops(const Instruction& instruction) {
   return total;
 }
 
-Program write_program(const NetworkSpec& spec, const Settings& settings) {
+Program write_program(const NetworkSpec& spec, const Settings& settings, const Poll& poll) {
   check_settings(settings);
   Program program;
   program.settings = settings;
@@ -305,7 +309,7 @@ Program write_program(const NetworkSpec& spec, const Settings& settings) {
   const std::vector<bool> factored = choose_factored(program);
   choose_winograd(program);
   choose_moments(program);
-  Writer(program, factored).write();
+  Writer(program, factored, poll).write();
   program.scratch_bytes = scratch_bytes(program);
   program.body_flops = total_flops(program.body) + total_flops(program.commit);
   return program;

@@ -63,6 +63,6 @@ std::string label_text(const Program& program, const Label& label);
 // Multiply-adds of one task, counted as two: contractions only.
 double flops(const Instruction& instruction);
 
-Program write_program(const NetworkSpec& spec, const Settings& settings);
+Program write_program(const NetworkSpec& spec, const Settings& settings, const Poll& poll);
 
 }  // namespace fastmaml

@@ -255,7 +255,7 @@ typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int f
       result.outputs.emplace_back(numel(tensor.shape) * (adapt ? tasks : 1));
   Call call;
   call.tasks = tasks, call.threads = threads, call.lanes = lanes;
-  call.all_threads = all_threads;
+  call.all_threads = all_threads, call.poll = poll;
   call.support_x = support_x.data(), call.query_x = query_x.data();
   call.support_y = classes ? static_cast<const void*>(support_classes.data()) : support_y.data();
   call.query_y = classes ? static_cast<const void*>(query_classes.data()) : query_y.data();

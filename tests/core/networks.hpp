@@ -75,6 +75,7 @@ struct Problem {
   int64_t tasks;
   int lanes = 0;            // of `run`
   bool all_threads = true;  // of `run`: small calls would otherwise be over before others join
+  Poll poll;                // of `run`
   std::vector<T> support_x, query_x, support_y, query_y;
   std::vector<int64_t> support_classes, query_classes;
   std::vector<std::vector<T>> theta;

@@ -66,6 +66,7 @@ class Relay final : public Work {
     course_.retire(lane, true);
     if (lanes_left_.fetch_sub(1) == 1) course_.open_common(1 + round_ % 5);
   }
+  void between() override {}
   int64_t total() const { return total_; }
   int64_t lane_total() const { return sums_[0] + sums_[1]; }
   int64_t rounds() const { return round_; }
@@ -110,6 +111,7 @@ class Stuck final : public Work {
   void after_common() override { course_.close(); }
   void run_lane(int, int, int, int) override {}
   void after_lane(int) override {}
+  void between() override {}
   bool entered() const { return entered_.load(); }
   int done() const { return done_.load(); }
   void let_go() { let_go_.store(true); }

@@ -1,0 +1,176 @@
+"""Ctrl-C ends a call at once, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastmaml
+from fastmaml._engine import CompiledPlan
+
+RUN, PLANNING = CompiledPlan._call.__code__, CompiledPlan.__init__.__code__
+TIMES = 3
+_Call = Callable[[nn.Module, Any], Any]
+
+
+class Alarm:
+    """A clock that raises once it has rung some times within one piece of the engine's work.
+
+    Python would ring it once when that is over. So this tells that signals are handled in between,
+    and what is raised did not wait for the end.
+    """
+
+    def __init__(self, where: CodeType, error: type[BaseException] | None = None) -> None:
+        self.where, self.error, self.rang = where, error, 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code is self.where:
+            self.rang += 1
+            if self.rang == TIMES and self.error is not None:
+                raise self.error
+
+
+@pytest.fixture
+def rings() -> Iterator[Callable[[Alarm], None]]:
+    """Sets an alarm, which goes off every 10 ms."""
+    before = signal.getsignal(signal.SIGALRM)
+
+    def start(alarm: Alarm) -> None:
+        signal.signal(signal.SIGALRM, alarm)
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+
+    yield start
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def net() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(24, 96), nn.BatchNorm1d(96), nn.ReLU(), nn.Linear(96, 3))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return model
+
+
+def data(tasks: int) -> Any:
+    return torch.randn(tasks, 20, 24), torch.randint(3, (tasks, 20))
+
+
+LONG, SHORT = data(1500), data(5)
+HOW: dict[str, Any] = {"inner_lr": 0.01, "inner_steps": 40}
+
+
+def meta_step(model: nn.Module, pair: Any) -> list[Tensor]:
+    fastmaml.meta_step(model, pair, pair, backend="fused", **HOW)
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def meta_loss(model: nn.Module, pair: Any) -> list[Tensor]:
+    return [fastmaml.meta_loss(model, pair, pair, backend="fused", **HOW)]
+
+
+def adapt(model: nn.Module, pair: Any) -> list[Tensor]:
+    return list(fastmaml.adapt(model, pair, backend="fused", **HOW).parameters.values())
+
+
+def evaluate(model: nn.Module, pair: Any) -> Any:
+    return [fastmaml.evaluate(model, [(pair, pair)], backend="fused", **HOW).loss]
+
+
+def verify(model: nn.Module, pair: Any) -> Any:
+    return [fastmaml.verify(model, pair, pair, backend="fused", **HOW).ok]
+
+
+CALLS: list[_Call] = [meta_step, meta_loss, adapt, evaluate, verify]
+
+
+def state(model: nn.Module) -> list[Any]:
+    """All that a call could have changed: objects, and the bits of tensors."""
+    tensors = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]
+    held = [dict(vars(module)) for module in model.modules()]
+    bits = [t.detach().clone() for t in tensors if t is not None]
+    modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    return [*tensors, *held, *bits, *modes, torch.get_rng_state()]
+
+
+def same(now: list[Any], then: list[Any]) -> bool:
+    return len(now) == len(then) and all(
+        a is b or (torch.equal(a, b) if isinstance(a, Tensor) else a == b)
+        for a, b in zip(now, then, strict=True)
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_ends_at_once(
+    call: _Call, threads: int, rings: Callable[[Alarm], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fastmaml.set_num_threads(threads)
+    model, other = net(), net()
+    other.load_state_dict(model.state_dict())
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert b.grad is not None
+        a.grad = b.grad.clone()
+    expected = [t for t in call(other, SHORT) if call is not verify]
+    call(model, SHORT) if call is not meta_step else adapt(model, SHORT)
+    before = state(model)
+    rings(Alarm(RUN, KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        call(model, LONG)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert same(state(model), before)
+    if call is not verify:
+        assert same(call(model, SHORT), expected)
+
+
+def test_planning_ends_at_once(rings: Callable[[Alarm], None]) -> None:
+    model = net()
+    before = state(model)
+    rings(Alarm(PLANNING, KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fastmaml.workspace_bytes(model, SHORT, SHORT, inner_steps=10_000)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert same(state(model), before)
+    assert fastmaml.workspace_bytes(model, SHORT, SHORT) > 0
+
+
+def test_handlers_that_raise_nothing_run_and_change_nothing(
+    rings: Callable[[Alarm], None],
+) -> None:
+    model = net()
+    pair = LONG[0][:400], LONG[1][:400]
+    expected = adapt(model, pair)
+    alarm = Alarm(RUN)
+    rings(alarm)
+    while alarm.rang < TIMES:
+        assert same(adapt(model, pair), expected)
+
+
+def test_errors_of_handlers_come_out_of_the_call(rings: Callable[[Alarm], None]) -> None:
+    rings(Alarm(RUN, ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):
+        adapt(net(), LONG)
+
+
+def test_ctrl_c_ends_the_main_threads_call_and_no_other() -> None:
+    """A call of another thread, under way at the same time, gives its bits."""
+    model, other = net(), net()
+    pair = LONG[0][:200], LONG[1][:200]
+    expected = adapt(other, pair)
+    got: list[list[Tensor]] = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        worker = threading.Thread(target=lambda: got.extend(adapt(other, pair) for _ in range(3)))
+        worker.start()
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        while True:
+            adapt(model, pair)
+    worker.join()
+    assert len(got) == 3
+    assert all(same(one, expected) for one in got)
