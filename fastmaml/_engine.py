@@ -19,6 +19,7 @@ from .errors import BackendError
 from .graph import Network
 from .kept import Recent
 from .losses import Loss
+from .modes import grad_mode
 from .tasks import Tasks
 from .workspaces import keep_workspace, release_workspaces, take_workspace
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 TEAM = 0
 """Most blocks that share a task on a device; 0: as many as pay. Tests force it."""
-
 ALL_THREADS = False
 """Whether calls begin when all their threads are there. Tests force it."""
 FACTORED = -1
@@ -307,7 +307,7 @@ class CompiledPlan:
         rate: float | Tensor,
     ) -> tuple[_Written, _Answer]:
         if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):  # .grad must be an ordinary tensor
+            with grad_mode():  # .grad must be an ordinary tensor
                 return self._call(entry, threads, lanes, tasks, theta, rate)
         support = _dense(tasks.support_x), _dense(tasks.support_y)
         alone = self.purpose == "adapt"

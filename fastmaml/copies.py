@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .modes import grad_mode
+
 __all__ = ["ModelCopy", "is_record"]
 
 _ATOMS = frozenset((bool, int, float, complex, str, bytes, type(None), type, torch.Size))
@@ -50,7 +52,7 @@ class _Held:
 
     def renew(self) -> None:
         """Make it what the original is."""
-        with torch.inference_mode(False), torch.no_grad():
+        with grad_mode():  # and no inference mode
             current = self.original.detach().clone()
         if isinstance(self.original, nn.Parameter):
             current = nn.Parameter(current, requires_grad=False)

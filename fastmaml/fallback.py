@@ -20,9 +20,9 @@ from torch.func import grad, vmap
 
 from . import reference
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
-from .functional import Function, grad_mode, leaf, trainable
+from .functional import Function, leaf, trainable
 from .kept import Recent
-from .modes import Mode, within
+from .modes import Mode, grad_mode, within
 from .reference import Outcome
 from .tasks import Settings, Tasks
 
@@ -82,7 +82,8 @@ def _try_batched(
 ) -> Outcome | None:
     """The batched run, or None where the model does not allow it."""
     try:
-        return _batched(model, tasks, settings, want_grad, where)
+        with grad_mode():
+            return within(_FormulaNorms(), _batched, model, tasks, settings, want_grad, where)
     except (ShapeError, DtypeError, DeviceError, SettingError):
         raise
     except Exception:
@@ -94,36 +95,35 @@ def _batched(
     model: nn.Module, tasks: Tasks, settings: Settings, want_grad: bool, where: str
 ) -> Outcome:
     """As `reference.compute`, a chunk of tasks at a time."""
-    with grad_mode(), within(_FormulaNorms()):
-        theta = {name: leaf(p, want_grad) for name, p in trainable(where, model).items()}
-        wanted = list(theta.values())
-        alpha = settings.inner_lr
-        if isinstance(alpha, Tensor):
-            learned = want_grad and alpha.requires_grad
-            alpha = leaf(alpha, learned)
-            wanted += [alpha] if learned else []
-            settings = settings._replace(inner_lr=alpha)
-        function = Function(model, tasks, settings.loss, where)
+    theta = {name: leaf(p, want_grad) for name, p in trainable(where, model).items()}
+    wanted = list(theta.values())
+    alpha = settings.inner_lr
+    if isinstance(alpha, Tensor):
+        learned = want_grad and alpha.requires_grad
+        alpha = leaf(alpha, learned)
+        wanted += [alpha] if learned else []
+        settings = settings._replace(inner_lr=alpha)
+    function = Function(model, tasks, settings.loss, where)
 
-        def one(*data: Tensor) -> tuple[Tensor, Tensor]:
-            phi = _inner_loop(function, theta, settings, *data[:2])
-            return function.loss(phi, *data[2:])
+    def one(*data: Tensor) -> tuple[Tensor, Tensor]:
+        phi = _inner_loop(function, theta, settings, *data[:2])
+        return function.loss(phi, *data[2:])
 
-        data = (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)
-        parameters = len(wanted)
-        sums: list[Tensor | None] = [None] * parameters
-        losses: list[Tensor] = []
-        outputs: list[Tensor] = []
-        for chunk in zip(*(torch.split(tensor, _CHUNK) for tensor in data), strict=True):
-            task_losses, logits = vmap(one)(*chunk)
-            if want_grad and not losses and function.has_others:
-                wanted += reference.other_leaves(task_losses.sum(), wanted)
-                sums += [None] * (len(wanted) - len(sums))
-            if want_grad and task_losses.requires_grad:
-                new = torch.autograd.grad(task_losses.sum(), wanted, allow_unused=True)
-                sums = [_sum(a, b) for a, b in zip(sums, new, strict=True)]
-            losses.append(task_losses.detach())
-            outputs.append(logits.detach())
+    data = (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)
+    parameters = len(wanted)
+    sums: list[Tensor | None] = [None] * parameters
+    losses: list[Tensor] = []
+    outputs: list[Tensor] = []
+    for chunk in zip(*(torch.split(tensor, _CHUNK) for tensor in data), strict=True):
+        task_losses, logits = vmap(one)(*chunk)
+        if want_grad and not losses and function.has_others:
+            wanted += reference.other_leaves(task_losses.sum(), wanted)
+            sums += [None] * (len(wanted) - len(sums))
+        if want_grad and task_losses.requires_grad:
+            new = torch.autograd.grad(task_losses.sum(), wanted, allow_unused=True)
+            sums = [_sum(a, b) for a, b in zip(sums, new, strict=True)]
+        losses.append(task_losses.detach())
+        outputs.append(logits.detach())
     means = [None if total is None else total / tasks.tasks for total in sums]
     grads = {name: g for name, g in zip(theta, means, strict=False) if g is not None}
     rate_grad = None

@@ -8,8 +8,8 @@ own rows and updates nothing, and in-place layers leave the caller's data alone.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from .copies import ModelCopy
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
-from .modes import Mode, within
+from .modes import Mode, all_at_once, autograd_mode, grad_mode, within
 from .tasks import Tasks, check_output, validate_inputs
 
 __all__ = [
     "Function",
     "accumulate",
     "attach",
-    "grad_mode",
     "is_autocast",
     "is_index",
     "leaf",
@@ -93,16 +92,13 @@ class Function:
             return self._check(phi, x)
         # What runs again in backward must find the tensors of its own pass.
         model_copy = ModelCopy(self._model) if self._runs_again else self._copy
-        logits: Tensor
-        with within(_Forward() if self._mends else None):
-            logits = model_copy.put(phi)(x.clone())
+        logits: Tensor = within(_Forward() if self._mends else None, model_copy.put(phi), x.clone())
         return logits
 
     def _check(self, phi: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The first run, after which is known what the others need."""
         seen = _Forward()
-        with within(seen):
-            logits: Tensor = self._copy.put(phi)(x.clone())
+        logits: Tensor = within(seen, self._copy.put(phi), x.clone())
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
         check_output(self._where, self._tasks, self._loss, x.shape[0], shape)
         own = trainable(self._where, self._model)
@@ -151,7 +147,8 @@ def predictor(
     def predict(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         validate_inputs(where, x, like=tasks)
         try:
-            with torch.no_grad():
+            with autograd_mode(torch.is_inference_mode_enabled()):
+                torch._C._set_grad_enabled(False)
                 return _outputs(model, parameters, x)
         except RuntimeError as error:
             if "does not require grad" not in str(error):
@@ -273,12 +270,11 @@ def accumulate(
         with grad_mode():
             attach(torch.zeros((), device="cpu"), leaves).backward()  # type: ignore[no-untyped-call]
         return
-    if held:
-        torch._foreach_add_(held, added)
-    if len(held) < len(grads):
-        for name, grad in grads.items():
-            if parameters[name].grad is None:
-                parameters[name].grad = grad
+    actions = [partial(torch._foreach_add_, held, added)] if held else []
+    for name, grad in grads.items():
+        if parameters[name].grad is None:
+            actions.append(partial(setattr, parameters[name], "grad", grad))
+    all_at_once(actions)
 
 
 def _has_hooks(parameter: Tensor) -> bool:
@@ -363,10 +359,3 @@ class _Attach(torch.autograd.Function):
 def leaf(tensor: Tensor, requires_grad: bool) -> Tensor:
     """A copy at which a graph begins."""
     return tensor.detach().clone().requires_grad_(requires_grad)
-
-
-@contextmanager
-def grad_mode() -> Iterator[None]:
-    """Let autograd record, whatever the caller's mode."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from .copies import ModelCopy
 from .errors import UnsupportedModelError
-from .functional import grad_mode
 from .graph_base import Network, Node, TensorSpec, layer_name
 from .graph_recorder import Recorder
+from .modes import grad_mode
 from .untouched import untouched
 from .watch import Watch
 

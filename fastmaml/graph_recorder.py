@@ -62,8 +62,7 @@ class Recorder(Mode):
     def run(self) -> Value:
         """Run the model, and give the value that it returns."""
         try:
-            with within(self):
-                result = self.model(self.input)
+            result = within(self, self.model, self.input)
         except _Stop:
             pass
         except Exception as error:

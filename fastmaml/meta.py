@@ -122,14 +122,17 @@ def meta_step(
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
     call = _prepare(where, model, support, query, settings, backend, "meta_step", memory)
-    ran = None if call.fit is None else _run(call, call.fit)
-    if ran is not None and call.model is model and _gave(call, ran):
-        return _finish(call, ran)
-    outcome = _compute(call, want_grad=True) if ran is None else _outcome(call, ran)
-    average(model, outcome.all_grads())
-    parameters, grads = outcome.with_others(call.parameters)
-    accumulate(where, parameters, settings.inner_lr, grads, outcome.rate_grad)
-    return _finish(call, outcome)
+    ran = _compute(call, want_grad=True) if call.fit is None else _run(call, call.fit)
+    result = _finish(call, ran)
+    # `.grad` is written last and at once: an interrupt finds all of it as it was, or done.
+    if isinstance(ran, _engine.Outputs):
+        if call.model is model and _gave(call, ran):
+            return result
+        ran = _outcome(call, ran)
+    average(model, ran.all_grads())
+    parameters, grads = ran.with_others(call.parameters)
+    accumulate(where, parameters, settings.inner_lr, grads, ran.rate_grad)
+    return result
 
 
 def query_losses(
@@ -235,10 +238,9 @@ def adapt(
     settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
     memory = check_memory(where, "auto", max_workspace_bytes)
     call = _prepare(where, model, support, None, settings, backend, "adapt", memory)
-    model = call.model
-    predict = predictor(model, call.tasks)
+    predict = predictor(call.model, call.tasks)
     if call.fit is None:
-        parameters = fast_weights(model, call.tasks, settings)
+        parameters = fast_weights(call.model, call.tasks, settings)
         return AdaptedTasks(parameters, "reference", predict)
     ran = _run(call, call.fit)
     fast = dict(zip(call.parameters, ran.tensors, strict=True))
@@ -246,7 +248,7 @@ def adapt(
     parameters = {
         # What no layer uses stays as it is in every task.
         name: fast[name] if name in fast else p.detach().expand(count, *p.shape).clone()
-        for name, p in trainable(where, model).items()
+        for name, p in trainable(where, call.model).items()
     }
     return AdaptedTasks(parameters, "fused", predict)
 
@@ -335,8 +337,7 @@ _WARNED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 def _warn(where: str, model: nn.Module, error: Exception) -> None:
     """Say once per model class and reason why PyTorch runs."""
     reason = str(error).removeprefix(f"{where}: ").removesuffix('; use backend="reference".')
-    warned = _WARNED.setdefault(type(model), set())
-    if reason in warned:
+    if reason in (warned := _WARNED.setdefault(type(model), set())):
         return
     warned.add(reason)
     warnings.warn(
@@ -394,7 +395,6 @@ def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
 
 def _finish(call: _Call, outcome: Outcome | _engine.Outputs) -> MetaStepResult:
     """Reduce the task losses and logits to the result."""
-    losses, logits = outcome.task_losses, outcome.logits
-    share = accuracy(logits, call.tasks.query_y) if call.settings.loss.classifies else None
+    share = accuracy(outcome.logits, call.tasks.query_y) if call.settings.loss.classifies else None
     backend: Backend = "reference" if call.fit is None else "fused"
-    return MetaStepResult(losses, logits, share, backend, outcome.executor)
+    return MetaStepResult(outcome.task_losses, outcome.logits, share, backend, outcome.executor)

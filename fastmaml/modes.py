@@ -1,20 +1,32 @@
-"""Modes of torch's that see its calls, and that an interrupt cannot leave at work."""
+"""Settings of torch's that a call needs for a while, and that an interrupt cannot leave behind.
+
+Python raises KeyboardInterrupt where a function of its own begins, where a loop goes on, and after
+calls. A context manager in Python can thus be left before its ``__exit__`` has done anything; what
+stands first in a ``finally`` is done, and so is what one call of a C function does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, TypeVar
 
+import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Mode", "within"]
+__all__ = ["Mode", "all_at_once", "autograd_mode", "grad_mode", "within"]
+
+_Result = TypeVar("_Result")
 
 
 class Mode(TorchFunctionMode):
     """A `TorchFunctionMode` that does nothing unless it is within `within`.
 
-    Ctrl-C may come while torch enters or leaves a mode, which then stays on the thread's stack.
+    One that the model's forward enters and leaves behind may be in the place of this on the stack,
+    and this then stays there.
     """
 
     live = False
@@ -36,15 +48,38 @@ class Mode(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@contextmanager
-def within(mode: Mode | None) -> Iterator[None]:
-    """Run code under a mode."""
+def within(mode: Mode | None, run: Callable[..., _Result], *args: Any) -> _Result:
+    """Call a function under a mode."""
     if mode is None:
-        yield
-        return
+        return run(*args)
     try:
+        torch._C._push_on_torch_function_stack(mode)
         mode.live = True
-        with mode:
-            yield
+        return run(*args)
+    except KeyboardInterrupt as error:
+        # Generators that are context managers of torch's, such as the one that takes this mode away
+        # while it looks at a call, may wait within the traceback for their end: now, not some day.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         mode.live = False
+        torch._C._pop_torch_function_stack()
+
+
+def grad_mode() -> AbstractContextManager[Any]:
+    """Let autograd record, whatever the caller's mode.
+
+    Whatever is left of other settings of autograd's within goes with it.
+    """
+    return autograd_mode(inference=False)
+
+
+def autograd_mode(inference: bool) -> AbstractContextManager[Any]:
+    """Inference mode, or an ordinary one in which autograd records, until the block ends."""
+    guard: AbstractContextManager[Any] = torch._C._InferenceMode(inference)
+    return guard
+
+
+def all_at_once(actions: Iterable[partial[Any]]) -> None:
+    """Call one after another, none of which is Python's code, with no interrupt in between."""
+    deque(map(partial.__call__, actions), maxlen=0)

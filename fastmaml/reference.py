@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from .derivatives import derived_twice
-from .functional import Function, accumulate, grad_mode, leaf, model_kind, predictor, trainable
+from .functional import Function, accumulate, leaf, model_kind, predictor, trainable
 from .losses import LossArgument
+from .modes import grad_mode
 from .results import AdaptedTasks, MetaStepResult, accuracy
 from .tasks import Pair, Settings, Tasks, check_settings, validate
 from .wrappers import average, unwrap
@@ -113,8 +114,9 @@ def meta_step(
     outcome = compute(model, tasks, settings, want_grad=True, where=where)
     average(replicas, outcome.all_grads())
     parameters, grads = outcome.with_others(trainable(where, model))
+    result = finish(tasks, settings, outcome)
     accumulate(where, parameters, settings.inner_lr, grads, outcome.rate_grad)
-    return finish(tasks, settings, outcome)
+    return result
 
 
 def meta_loss(

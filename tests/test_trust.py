@@ -289,13 +289,22 @@ def test_a_default_device_changes_nothing() -> None:
 
 
 def test_a_mode_that_an_interrupt_left_behind_does_nothing() -> None:
+    """Torch takes a mode away while it looks at a call, by a generator, and puts it back."""
+
     class Left(Mode):
         def call(self, func: Any, args: Any, kwargs: Any) -> Any:
             raise AssertionError("at work")
 
-    mode = Left()
-    with contextlib.suppress(KeyboardInterrupt), within(mode):
+    mode, depth = Left(), torch._C._len_torch_function_stack()
+
+    def interrupted() -> None:
+        taken = torch.overrides._pop_mode_temporarily()
+        taken.__enter__()
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        within(mode, interrupted)
+    assert torch._C._len_torch_function_stack() == depth
     with mode:  # as if torch had not taken it away
         assert fastmaml.meta_step(net(), DATA, DATA).backend == "fused"
 
