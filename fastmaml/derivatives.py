@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
-from torch.nn.attention import SDPBackend, sdpa_kernel
+import torch
 
 from .errors import UnsupportedModelError
+from .modes import all_at_once
 
 __all__ = ["derived_twice"]
 
 _Result = TypeVar("_Result")
 
+# By kernel: what asks whether it may run, what lets it, and whether it may where the formula must.
+_KERNELS: list[tuple[Callable[[], bool], Callable[[bool], None], bool]] = [
+    (
+        getattr(torch._C, f"_get_{kernel}_sdp_enabled"),
+        getattr(torch._C, f"_set_sdp_use_{kernel}"),
+        kernel == "math",
+    )
+    for kernel in ("math", "flash", "mem_efficient", "cudnn")
+]
 _LOCK = threading.Lock()  # of the next two, never held while anything runs
-_users = 0
-_setting = ExitStack()
+_users: set[object] = set()
+_before: list[bool] = []  # what was set before the first of them came
 
 
 def derived_twice(where: str, run: Callable[[], _Result]) -> _Result:
@@ -36,25 +46,34 @@ def derived_twice(where: str, run: Callable[[], _Result]) -> _Result:
     except (RuntimeError, NotImplementedError) as error:
         if "scaled_dot_product" not in str(error):
             raise _advice(where, error) from error
-    with _math_attention():
-        return run()
+    user = object()
+    try:
+        try:
+            _want_formula(user)
+            return run()
+        finally:
+            _leave(user)
+    except KeyboardInterrupt:
+        _leave(user)  # which may be what was interrupted
+        raise
 
 
-@contextmanager
-def _math_attention() -> Iterator[None]:
-    """Attention by its formula, for as long as any thread needs it."""
-    global _users
+def _want_formula(user: object) -> None:
+    """Attention by its formula, until the last user leaves."""
     with _LOCK:
         if not _users:
-            _setting.enter_context(sdpa_kernel(SDPBackend.MATH))
-        _users += 1
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _users -= 1
-            if not _users:
-                _setting.close()
+            _before[:] = [enabled() for enabled, _, _ in _KERNELS]
+        _users.add(user)
+        all_at_once([partial(enable, formula) for _, enable, formula in _KERNELS])
+
+
+def _leave(user: object) -> None:
+    """Need it no more; to be called again where an interrupt may have ended it early."""
+    with _LOCK:
+        if _users == {user}:
+            kernels = zip(_KERNELS, _before, strict=True)
+            all_at_once([partial(enable, then) for (_, enable, _), then in kernels])
+        _users.discard(user)
 
 
 def _advice(where: str, error: Exception) -> Exception:

@@ -2,14 +2,14 @@
 
 Python raises KeyboardInterrupt where a function of its own begins, where a loop goes on, and after
 calls. A context manager in Python can thus be left before its ``__exit__`` has done anything; what
-stands first in a ``finally`` is done, and so is what one call of a C function does.
+comes first after a ``try`` is done, and so is what one call of a C function does.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeVar
@@ -52,18 +52,31 @@ def within(mode: Mode | None, run: Callable[..., _Result], *args: Any) -> _Resul
     """Call a function under a mode."""
     if mode is None:
         return run(*args)
+    depth = torch._C._len_torch_function_stack()
     try:
         torch._C._push_on_torch_function_stack(mode)
         mode.live = True
-        return run(*args)
-    except KeyboardInterrupt as error:
-        # Generators that are context managers of torch's, such as the one that takes this mode away
-        # while it looks at a call, may wait within the traceback for their end: now, not some day.
-        traceback.clear_frames(error.__traceback__)
-        raise
-    finally:
+        result = run(*args)
+    except BaseException as error:
         mode.live = False
-        torch._C._pop_torch_function_stack()
+        if isinstance(error, KeyboardInterrupt):
+            _end_suspended(error)
+        # It is not there if torch was interrupted between taking it away and putting it back.
+        if torch._C._len_torch_function_stack() > depth:
+            torch._C._pop_torch_function_stack()
+        raise
+    mode.live = False
+    torch._C._pop_torch_function_stack()
+    return result
+
+
+def _end_suspended(error: BaseException) -> None:
+    """End context managers that an interrupt left before they were told to, now and not some day.
+
+    Generators wait for their end within the traceback. One of torch's takes a mode away while it
+    looks at a call, another counts levels of vmap.
+    """
+    traceback.clear_frames(error.__traceback__)
 
 
 def grad_mode() -> AbstractContextManager[Any]:
@@ -80,6 +93,6 @@ def autograd_mode(inference: bool) -> AbstractContextManager[Any]:
     return guard
 
 
-def all_at_once(actions: Iterable[partial[Any]]) -> None:
+def all_at_once(actions: list[partial[Any]]) -> None:
     """Call one after another, none of which is Python's code, with no interrupt in between."""
     deque(map(partial.__call__, actions), maxlen=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastmaml
@@ -174,3 +176,102 @@ def test_ctrl_c_ends_the_main_threads_call_and_no_other() -> None:
     worker.join()
     assert len(got) == 3
     assert all(same(one, expected) for one in got)
+
+
+# --- every place where Python can be interrupted --------------------------------------------------
+
+
+class Trip:
+    """Raises KeyboardInterrupt as the n-th function of Python's begins, in files of some names."""
+
+    def __init__(self, n: int, *files: str) -> None:
+        self.left, self.files, self.where = n, files, ""
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_filename.endswith(self.files):
+            self.left -= 1
+            if self.left < 0:
+                sys.setprofile(None)
+                self.where = f"{frame.f_code.co_filename}: {frame.f_code.co_name}"
+                raise KeyboardInterrupt
+
+    def trips(self, run: Callable[[], object]) -> bool:
+        """Whether there were so many, in what `run` calls."""
+        try:
+            sys.setprofile(self)
+            run()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.setprofile(None)
+        return False
+
+
+def around() -> list[Any]:
+    """What is set for the thread and the process."""
+    cuda = torch.backends.cuda
+    return [
+        *(torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        torch._C._len_torch_function_stack(),
+        torch._C._are_functorch_transforms_active(),
+        *(cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()),
+    ]
+
+
+def check_everywhere(run: Callable[[], object], *files: str) -> None:
+    before, n = around(), 0
+    while True:
+        trip = Trip(n, *files)
+        tripped = trip.trips(run)
+        assert around() == before, trip.where
+        if not tripped:
+            break
+        n += 1 + n // 30
+    assert n > 10
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.linear(x).unflatten(1, (2, 3)).unsqueeze(1)
+        return F.scaled_dot_product_attention(h, h, h).sum((1, 2))
+
+
+class Norms(nn.Module):
+    """What sees torch's calls has something to do in its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.bias = nn.Linear(4, 3), nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.layer_norm(self.linear(x), (3,), None, self.bias)
+        return h * torch.erf(h.sum())
+
+
+SETTERS = ("contextlib.py", "modes.py", "overrides.py", "vmap.py")
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_modes_are_given_back_wherever_a_call_is_left(mode: Any) -> None:
+    model, x = Norms(), torch.randn(2, 4, 4)
+    pair = x, torch.randint(3, (2, 4))
+    calls = (
+        lambda: fastmaml.meta_step(model, pair, pair, backend="reference"),
+        lambda: fastmaml.adapt(model, pair, backend="reference").predict(x),
+        lambda: fastmaml.describe(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), pair, pair),
+    )
+    for call in calls:
+        with mode():
+            call()
+            check_everywhere(call, *SETTERS)
+
+
+def test_kernels_of_attention_are_given_back_wherever_a_call_is_left() -> None:
+    model = Attends()
+    pair = torch.randn(2, 4, 4), torch.randint(3, (2, 4))
+    files = ("modes.py", "derivatives.py")
+    check_everywhere(lambda: fastmaml.reference.meta_step(model, pair, pair), *files)
