@@ -2,7 +2,7 @@
 
 Python raises KeyboardInterrupt where a function of its own begins, where a loop goes on, and after
 calls. A context manager in Python can thus be left before its ``__exit__`` has done anything; what
-comes first after a ``try`` is done, and so is what one call of a C function does.
+stands first in a ``finally`` is done, and so is what one call of a C function does.
 """
 
 from __future__ import annotations
@@ -52,22 +52,20 @@ def within(mode: Mode | None, run: Callable[..., _Result], *args: Any) -> _Resul
     """Call a function under a mode."""
     if mode is None:
         return run(*args)
-    depth = torch._C._len_torch_function_stack()
+    depth, there = torch._C._len_torch_function_stack(), True
     try:
         torch._C._push_on_torch_function_stack(mode)
         mode.live = True
-        result = run(*args)
-    except BaseException as error:
-        mode.live = False
-        if isinstance(error, KeyboardInterrupt):
-            _end_suspended(error)
-        # It is not there if torch was interrupted between taking it away and putting it back.
-        if torch._C._len_torch_function_stack() > depth:
-            torch._C._pop_torch_function_stack()
+        return run(*args)
+    except KeyboardInterrupt as error:
+        _end_suspended(error)
+        # Torch may have been interrupted between taking it away and putting it back.
+        there = torch._C._len_torch_function_stack() > depth
         raise
-    mode.live = False
-    torch._C._pop_torch_function_stack()
-    return result
+    finally:
+        mode.live = False
+        if there:
+            torch._C._pop_torch_function_stack()
 
 
 def _end_suspended(error: BaseException) -> None:

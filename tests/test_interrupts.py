@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml._engine import CompiledPlan
+from fastmaml.graph import trace
 
 RUN, PLANNING = CompiledPlan._call.__code__, CompiledPlan.__init__.__code__
 TIMES = 3
@@ -182,17 +183,21 @@ def test_ctrl_c_ends_the_main_threads_call_and_no_other() -> None:
 
 
 class Trip:
-    """Raises KeyboardInterrupt as the n-th function of Python's begins, in files of some names."""
+    """Raises KeyboardInterrupt where Python may, for the n-th time, in files of some names.
+
+    That is as a function begins, and after a call of a C function.
+    """
 
     def __init__(self, n: int, *files: str) -> None:
         self.left, self.files, self.where = n, files, ""
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:
-        if event == "call" and frame.f_code.co_filename.endswith(self.files):
+        looks = event in ("call", "c_return")
+        if looks and frame.f_code.co_filename.endswith(self.files):
             self.left -= 1
             if self.left < 0:
                 sys.setprofile(None)
-                self.where = f"{frame.f_code.co_filename}: {frame.f_code.co_name}"
+                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}, {event}"
                 raise KeyboardInterrupt
 
     def trips(self, run: Callable[[], object]) -> bool:
@@ -226,7 +231,7 @@ def check_everywhere(run: Callable[[], object], *files: str) -> None:
         assert around() == before, trip.where
         if not tripped:
             break
-        n += 1 + n // 30
+        n += 1 + n // 15
     assert n > 10
 
 
@@ -252,6 +257,11 @@ class Norms(nn.Module):
         return h * torch.erf(h.sum())
 
 
+def refused(model: nn.Module) -> None:
+    with pytest.raises(fastmaml.UnsupportedModelError):
+        trace(model, (4,))
+
+
 SETTERS = ("contextlib.py", "modes.py", "overrides.py", "vmap.py")
 
 
@@ -261,6 +271,7 @@ def test_modes_are_given_back_wherever_a_call_is_left(mode: Any) -> None:
     pair = x, torch.randint(3, (2, 4))
     calls = (
         lambda: fastmaml.meta_step(model, pair, pair, backend="reference"),
+        lambda: refused(model),
         lambda: fastmaml.adapt(model, pair, backend="reference").predict(x),
         lambda: fastmaml.describe(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), pair, pair),
     )
