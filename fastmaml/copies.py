@@ -29,8 +29,11 @@ from .modes import grad_mode
 __all__ = ["ModelCopy", "is_record"]
 
 _ATOMS = frozenset((bool, int, float, complex, str, bytes, type(None), type, torch.Size))
-_DICTS = (dict, OrderedDict, defaultdict)
+_PLAIN_DICTS = (dict, OrderedDict)
+_DICTS = (*_PLAIN_DICTS, defaultdict)
 _LISTS = (list, deque)
+_QUICK = _ATOMS.union(_PLAIN_DICTS)  # what is no place for a tensor itself
+_CONTAINERS = (*_DICTS, *_LISTS, set, tuple)
 _RECORDS = (Namespace, SimpleNamespace)
 _FOREIGN = frozenset(("torch", "numpy")) | sys.stdlib_module_names
 _MAKERS = ("__new__", "__reduce_ex__", "__reduce__")
@@ -44,21 +47,27 @@ class _Held:
 
     def __init__(self, original: Tensor, puts: list[_Put]) -> None:
         self.original, self.puts = original, puts
-        self.renew()
 
     def written(self) -> bool:
         """Whether a forward has written it."""
         return self.current._version != self.version
 
     def renew(self) -> None:
-        """Make it what the original is."""
-        with grad_mode():  # and no inference mode
-            current = self.original.detach().clone()
+        """Make it what the original is; `_renew` calls it."""
+        current = self.original.detach().clone()
         if isinstance(self.original, nn.Parameter):
             current = nn.Parameter(current, requires_grad=False)
         self.current, self.version = current, current._version
         for put in self.puts:
             put(current)
+
+
+def _renew(stale: list[_Held]) -> None:
+    """Make each what its original is, in a mode whose tensors autograd may track."""
+    if stale:
+        with grad_mode():
+            for held in stale:
+                held.renew()
 
 
 class ModelCopy:
@@ -94,25 +103,31 @@ class ModelCopy:
         self._held = [
             _Held(tensor, puts) for tensor, puts in self._puts.values() if not tensor.requires_grad
         ]
+        _renew(self._held)
         self._names = {
             name: self._puts[id(tensor)][1]
             for name, tensor in model.named_parameters()
             if id(tensor) in self._trained and id(tensor) in self._puts
         }
+        self._own = {name: p for name, p in model.named_parameters() if name in self._names}
         self._memo, self._alive, self._puts = {}, [], {}
 
     def put(self, parameters: Mapping[str, Tensor]) -> nn.Module:
         """The copy with these in the places of the parameters of their names."""
         # What torch.func transforms may be written only where it was made.
         transformed = torch._C._are_functorch_transforms_active()
-        for held in self._held:
-            if transformed or held.written():
-                held.renew()
+        _renew([held for held in self._held if transformed or held.written()])
         for name, tensor in parameters.items():
             tensor._is_param = True  # for isinstance, as torch has it
             for put in self._names.get(name, ()):
                 put(tensor)
         return self.module
+
+    def release(self) -> None:
+        """Keep the parameters of the last `put` no longer; the next one comes before a forward."""
+        for name, tensor in self._own.items():
+            for put in self._names[name]:
+                put(tensor)
 
     # --- modules ----------------------------------------------------------------------------------
 
@@ -134,7 +149,10 @@ class ModelCopy:
         new = self._memo[id(module)]
         state = vars(new)
         for name, value in dict(vars(module)).items():
-            self._set(state, name, value)
+            if type(value) in _QUICK:
+                state[name] = self._copy(value)
+            else:
+                self._set(state, name, value)
 
     def _fill_scripted(self, module: nn.Module) -> None:
         """Those hold their tensors in C++; an attribute set there is set for their forward."""
@@ -153,13 +171,12 @@ class ModelCopy:
     def _set(self, container: Any, key: Any, value: Any) -> None:
         """Put the copy of a value into a dict or list, at its key."""
         container[key] = value
-        put = partial(container.__setitem__, key)
         if isinstance(value, Tensor):
-            self._place(value, put)
+            self._place(value, partial(container.__setitem__, key))
         elif isinstance(value, tuple) and any(isinstance(item, Tensor) for item in value):
-            self._place_tuple(value, put)
+            self._place_tuple(value, partial(container.__setitem__, key))
         else:
-            put(self._copy(value))
+            container[key] = self._copy(value)
 
     def _place(self, tensor: Tensor, put: _Put) -> None:
         """Note where a tensor stands."""
@@ -193,11 +210,13 @@ class ModelCopy:
             return value
         if id(value) in self._memo:
             return self._memo[id(value)]
-        if isinstance(value, (*_DICTS, *_LISTS, set, tuple)) and len(value) > _MOST_ITEMS:
+        if kind in _PLAIN_DICTS and not value:  # as nearly all that a module holds for its hooks
+            return self._keep(value, kind())
+        if isinstance(value, _CONTAINERS) and len(value) > _MOST_ITEMS:
             return value
         if kind in _DICTS:
             new = self._keep(value, kind())
-            if isinstance(value, defaultdict):
+            if kind is defaultdict:
                 new.default_factory = value.default_factory
             for key, item in list(value.items()):
                 self._set(new, self._memo.get(id(key), key), item)
