@@ -1,14 +1,15 @@
-"""Command line: `python -m benchmarks [run|loops|table|model|first-call|overhead|list] ...`."""
+"""Command line: `python -m benchmarks [COMMAND] ...`; `--help` names the commands."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks import device_run, devices, first_call, gpu_model, records, table
+from benchmarks import device_run, devices, fallback, first_call, gpu_model, records, table
 from benchmarks.contestants import CONTESTANTS, select
 from benchmarks.loops import runner as loop_runner
 from benchmarks.loops import table as loop_table
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if args.command == "overhead":
         return _overhead(args)
+    if args.command == "fallback":
+        return _fallback(args)
     return _run(args)
 
 
@@ -104,13 +107,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     firsts.add_argument("--threads", type=int, default=1)
     firsts.add_argument("--quick", action="store_true", help="small models, to see that it runs")
+    _add_calls(commands)
+    commands.add_parser("list", help="workloads and contestants")
+    return parser
+
+
+def _add_calls(commands: Any) -> None:
     calls = commands.add_parser(
         "overhead", help="what a call takes beside the engine, by the number of parameters"
     )
     calls.add_argument("--tensors", nargs="+", type=int, default=[1, 10, 50, 200])
     calls.add_argument("--rounds", type=int, default=50)
-    commands.add_parser("list", help="workloads and contestants")
-    return parser
+    falls = commands.add_parser(
+        "fallback", help="time and memory of what runs in PyTorch, beside a plain loop"
+    )
+    falls.add_argument("--networks", nargs="+", choices=fallback.NETWORKS)
+    falls.add_argument("--tasks", nargs="+", type=int, default=[4, 16])
+    falls.add_argument("--rounds", type=int, default=5)
+    falls.add_argument("--threads", type=int, default=1)
 
 
 def _add_loops(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +192,14 @@ def _overhead(args: argparse.Namespace) -> int:
     from benchmarks import overhead  # fastmaml alone is timed, which the others do without
 
     print(overhead.render(overhead.run(args.tensors, args.rounds)))
+    return 0
+
+
+def _fallback(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    print(fallback.HEAD)
+    for case in fallback.cases(args.networks or list(fallback.NETWORKS), args.tasks):
+        print(fallback.render(case, fallback.run(case, args.rounds)), flush=True)
     return 0
 
 
