@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
+from weakref import WeakSet
 
 import torch
+from torch import nn
 
 from .errors import UnsupportedModelError
 from .modes import all_at_once
@@ -34,23 +36,37 @@ _LOCK = threading.Lock()  # of the next two, never held while anything runs
 _users: set[object] = set()
 _before: list[bool] = []  # what was set before the first of them came
 
+_need_formula: WeakSet[nn.Module] = WeakSet()  # models whose attention torch's kernels failed
 
-def derived_twice(where: str, run: Callable[[], _Result]) -> _Result:
+
+def derived_twice(
+    where: str, model: nn.Module, run: Callable[[], _Result], *, twice: bool = True
+) -> _Result:
     """Run what derives twice; with attention by its formula where torch's kernel cannot.
+
+    Args:
+        where: The call that error texts begin with.
+        model: Whose attention it is; it is remembered.
+        run: What to run; it is run again where a kernel fails.
+        twice: Whether it is sure to derive twice.
 
     Raises:
         UnsupportedModelError: An operation has no second derivative; the text names it.
     """
-    try:
-        return run()
-    except (RuntimeError, NotImplementedError) as error:
-        if "scaled_dot_product" not in str(error):
-            raise _advice(where, error) from error
+    if not (twice and model in _need_formula):
+        try:
+            return run()
+        except (RuntimeError, NotImplementedError) as error:
+            if "scaled_dot_product" not in str(error):
+                raise _advice(where, error) from error
+        _need_formula.add(model)
     user = object()
     try:
         try:
             _want_formula(user)
             return run()
+        except (RuntimeError, NotImplementedError) as error:
+            raise _advice(where, error) from error
         finally:
             _leave(user)
     except KeyboardInterrupt:

@@ -115,21 +115,19 @@ def _curve(
 ) -> tuple[Tensor, Tensor, str]:
     """Query losses [K + 1, T] and logits [K + 1, T, Q, ...], and what ran.
 
-    The engine adapts once and passes over the query set before every step; the reference, which is
-    the definition, adapts anew for each number of steps.
+    Each task adapts once, and its query set is looked at before every step.
     """
-    from fastmaml.meta import _compute, _prepare, _run
+    from fastmaml import fallback
+    from fastmaml.meta import _prepare, _run
 
     call = _prepare("evaluate", model, support, query, settings, backend, "curve")
     if call.fit is not None:
         ran = _run(call, call.fit)
         return ran.task_losses.T, ran.logits.transpose(0, 1), "fused"
-    points = [
-        _compute(call._replace(settings=settings._replace(inner_steps=steps)), want_grad=False)
-        for steps in range(settings.inner_steps + 1)
-    ]
-    losses = torch.stack([point.task_losses for point in points])
-    return losses, torch.stack([point.logits for point in points]), "reference"
+    points = fallback.compute(
+        call.model, call.tasks, settings, want_grad=False, where=call.where, every_step=True
+    )
+    return points.task_losses.T, points.logits.transpose(0, 1), "reference"
 
 
 def from_tasks(losses: list[Tensor], rates: list[Tensor], backend: str) -> Evaluation:

@@ -1,16 +1,22 @@
-"""The reference's numbers with all tasks at once, for models that the engine cannot take.
+"""The reference's numbers with many tasks at once, for models that the engine cannot take.
 
 `torch.func.vmap` runs a batch of tasks in one go where the model allows it; random layers,
 in-place tricks and data-dependent Python do not. Nor is it always right: in torch 2.13 the second
 derivative of batch, layer and instance norm under vmap is wrong by percents, without a word. So
-these three are computed from their formulas here, and a model's first call of a kind runs both
-ways: it returns the loop's numbers, and only if vmap's agree do later calls of the kind use vmap.
+these three are computed from their formulas here. Nor is it always faster: it spares Python and
+torch's overhead, but its products are slower, and the graphs of all tasks are alive at once.
+
+So a model's first call of a kind, with data that are finite, runs both ways, unless the graphs
+would be large, and keeps to the one that it chooses: later calls of the kind run the same, to the
+same bits. The two differ by rounding, and as they are timed, another process may choose otherwise;
+under ``torch.use_deterministic_algorithms(True)`` the loop runs always.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,23 +25,59 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from . import reference
+from .derivatives import derived_twice
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .functional import Function, leaf, trainable
 from .kept import Recent
 from .modes import Mode, grad_mode, within
-from .reference import Outcome
+from .reference import Outcome, added
 from .tasks import Settings, Tasks
 
 __all__ = ["compute"]
 
-_CHUNK = (
-    32  # tasks per vmap: all their graphs are alive at once, and the overhead is spread by then
-)
+_CHUNK = 32  # tasks per vmap, at most: the overhead is spread by then
+_MOST_BYTES = 8 << 20  # that the graphs of a chunk save: little beside torch's own code
+_GAIN = 1.3  # how many times as fast vmap must be, so that most choices are no matter of chance
+_TRIALS, _TRIAL_SECONDS = 10, 0.1  # more of each at most, and no more are begun after that time
 _KINDS = 64  # kinds of call remembered per model
 # Relative error between loop and vmap that rounding explains; a wrong formula errs by percents.
 _AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-9}
 
-_agrees: WeakKeyDictionary[nn.Module, Recent[Hashable, bool]] = WeakKeyDictionary()
+# Of each kind of call the tasks per vmap, 1 for the loop.
+_chosen: WeakKeyDictionary[nn.Module, Recent[Hashable, int]] = WeakKeyDictionary()
+
+
+class _Call(NamedTuple):
+    """The arguments of `compute`."""
+
+    model: nn.Module
+    tasks: Tasks
+    settings: Settings
+    want_grad: bool
+    where: str
+    every_step: bool
+
+    def loop(self) -> Outcome:
+        """Run it one task after another."""
+        return reference.compute(
+            self.model,
+            self.tasks,
+            self.settings,
+            want_grad=self.want_grad,
+            where=self.where,
+            every_step=self.every_step,
+        )
+
+    def batched(self, chunk: int) -> Outcome | None:
+        """Run it a chunk of tasks at a time; None where the model does not allow it."""
+        twice = self.want_grad and self.settings.inner_steps > 0 and not self.settings.first_order
+        try:
+            return derived_twice(self.where, self.model, lambda: _batched(self, chunk), twice=twice)
+        except (ShapeError, DtypeError, DeviceError, SettingError):
+            raise
+        except Exception:
+            # vmap and model code raise all sorts; if it is the caller's fault, the loop raises too
+            return None
 
 
 def compute(
@@ -45,57 +87,120 @@ def compute(
     *,
     want_grad: bool,
     where: str = "meta_step",
+    every_step: bool = False,
 ) -> Outcome:
-    """Run a meta-step on checked data: `fastmaml.reference.compute`, batched where that is sound.
+    """Run a meta-step on checked data: `fastmaml.reference.compute`, or the same batched.
 
     Arguments, result and errors are those of `fastmaml.reference.compute`.
     """
-    kinds = _agrees.setdefault(model, Recent(_KINDS))
-    kind = _kind(model, tasks, settings, want_grad)
-    agrees = kinds[kind]
-    if agrees:
-        outcome = _try_batched(model, tasks, settings, want_grad, where)
-        if outcome is not None:
-            return outcome
-        agrees = kinds[kind] = False
-    outcome = reference.compute(model, tasks, settings, want_grad=want_grad, where=where)
-    if agrees is None and tasks.tasks > 1 and _finite(outcome):
-        batched = _try_batched(model, tasks, settings, want_grad, where)
-        kinds[kind] = batched is not None and _close(outcome, batched)
-    return outcome
+    call = _Call(model, tasks, settings, want_grad, where, every_step)
+    if tasks.tasks == 1 or torch.are_deterministic_algorithms_enabled():
+        return call.loop()
+    kinds = _chosen.setdefault(model, Recent(_KINDS))
+    kind = _kind(call)
+    chunk = kinds[kind]
+    if chunk is None:
+        chunk, outcome = _choose(call)
+        if chunk is not None:
+            kinds[kind] = chunk
+        return outcome
+    if chunk > 1:
+        batched = call.batched(chunk)
+        if batched is not None:
+            return batched
+        kinds[kind] = 1
+    return call.loop()
 
 
-def _kind(model: nn.Module, tasks: Tasks, settings: Settings, want_grad: bool) -> Hashable:
-    """What decides which Python code and which torch operations a call runs."""
+def _choose(call: _Call) -> tuple[int | None, Outcome]:
+    """Tasks per vmap, or 1 for the loop, and what the chosen form computed.
+
+    None where the data are not finite and prove nothing. Random numbers that the trials take are
+    given back.
+    """
+    loop, seconds = _timed(call.loop)
+    if not _finite(loop):
+        return None, loop
+    device = call.tasks.query_x.device
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        chunk = _affordable(call)
+        batched, other = _timed(lambda: call.batched(chunk)) if chunk > 1 else (None, 0.0)
+        if batched is None or not _close(loop, batched):
+            return 1, loop
+        # Again, as nothing is done for the first time now, and often, as other processes disturb.
+        end = time.perf_counter() + _TRIAL_SECONDS
+        for _ in range(_TRIALS):
+            seconds = min(seconds, _timed(call.loop)[1])
+            other = min(other, _timed(lambda: call.batched(chunk))[1])
+            if time.perf_counter() > end:
+                break
+    return (chunk, batched) if seconds > _GAIN * other else (1, loop)
+
+
+def _timed(run: Callable[[], Outcome | None]) -> tuple[Any, float]:
+    """What a form computes, and the seconds until the numbers are there."""
+    start = time.perf_counter()
+    outcome = run()
+    if outcome is not None:
+        _finite(outcome)  # reads them
+    return outcome, time.perf_counter() - start
+
+
+def _affordable(call: _Call) -> int:
+    """As many tasks, a power of two, as graphs of all of them may be alive at once.
+
+    What the graph of one saves is counted on the first task, a tensor as often as it is saved: a
+    number that depends on shapes alone.
+    """
+    first = call.tasks._replace(
+        support_x=call.tasks.support_x[:1],
+        support_y=call.tasks.support_y[:1],
+        query_x=call.tasks.query_x[:1],
+        query_y=call.tasks.query_y[:1],
+        tasks=1,
+    )
+    saved = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor.detach()  # the tensor itself would keep its own graph alive
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            call._replace(tasks=first).loop()
+    except Exception:  # torch.func in the forward, for one, does not work under hooks
+        return 1
+    chunk = 1
+    while chunk < min(_CHUNK, call.tasks.tasks) and 2 * chunk * saved <= _MOST_BYTES:
+        chunk *= 2
+    return chunk
+
+
+def _kind(call: _Call) -> Hashable:
+    """What decides which Python code and which torch operations a call runs, and how large."""
+    model, tasks, settings = call.model, call.tasks, call.settings
     function = settings.loss.function
     return (
         tuple((type(module), module.training) for module in model.modules()),
         tuple(parameter.requires_grad for parameter in model.parameters()),
-        (tasks.support_rows, tasks.query_rows, tasks.row_shape, tasks.query_y.dtype),
+        (tasks.tasks, tasks.support_rows, tasks.query_rows, tasks.row_shape),
+        (tasks.support_x.dtype, tasks.query_y.dtype, tasks.support_x.device),
         (settings.loss.name, getattr(function, "__code__", type(function))),
-        (settings.inner_steps > 0, settings.first_order, want_grad),
+        (settings.inner_steps, settings.first_order, call.want_grad, call.every_step),
     )
 
 
-def _try_batched(
-    model: nn.Module, tasks: Tasks, settings: Settings, want_grad: bool, where: str
-) -> Outcome | None:
-    """The batched run, or None where the model does not allow it."""
-    try:
-        with grad_mode():
-            return within(_FormulaNorms(), _batched, model, tasks, settings, want_grad, where)
-    except (ShapeError, DtypeError, DeviceError, SettingError):
-        raise
-    except Exception:
-        # vmap and model code raise all sorts; if the cause is the caller's, the loop raises it too
-        return None
-
-
-def _batched(
-    model: nn.Module, tasks: Tasks, settings: Settings, want_grad: bool, where: str
-) -> Outcome:
+def _batched(call: _Call, chunk: int) -> Outcome:
     """As `reference.compute`, a chunk of tasks at a time."""
-    theta = {name: leaf(p, want_grad) for name, p in trainable(where, model).items()}
+    with grad_mode():
+        return within(_FormulaNorms(), _in_chunks, call, chunk)
+
+
+def _in_chunks(call: _Call, chunk: int) -> Outcome:
+    model, tasks, settings, want_grad = call.model, call.tasks, call.settings, call.want_grad
+    theta = {name: leaf(p, want_grad) for name, p in trainable(call.where, model).items()}
     wanted = list(theta.values())
     alpha = settings.inner_lr
     if isinstance(alpha, Tensor):
@@ -103,27 +208,24 @@ def _batched(
         alpha = leaf(alpha, learned)
         wanted += [alpha] if learned else []
         settings = settings._replace(inner_lr=alpha)
-    function = Function(model, tasks, settings.loss, where)
-
-    def one(*data: Tensor) -> tuple[Tensor, Tensor]:
-        phi = _inner_loop(function, theta, settings, *data[:2])
-        return function.loss(phi, *data[2:])
-
+    function = Function(model, tasks, settings.loss, call.where)
+    one = vmap(_task(function, theta, settings, call.every_step))
     data = (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)
     parameters = len(wanted)
     sums: list[Tensor | None] = [None] * parameters
     losses: list[Tensor] = []
     outputs: list[Tensor] = []
-    for chunk in zip(*(torch.split(tensor, _CHUNK) for tensor in data), strict=True):
-        task_losses, logits = vmap(one)(*chunk)
+    for part in zip(*(torch.split(tensor, chunk) for tensor in data), strict=True):
+        task_losses, logits = one(*part)
         if want_grad and not losses and function.has_others:
             wanted += reference.other_leaves(task_losses.sum(), wanted)
             sums += [None] * (len(wanted) - len(sums))
         if want_grad and task_losses.requires_grad:
             new = torch.autograd.grad(task_losses.sum(), wanted, allow_unused=True)
-            sums = [_sum(a, b) for a, b in zip(sums, new, strict=True)]
+            sums = [added(a, b) for a, b in zip(sums, new, strict=True)]
         losses.append(task_losses.detach())
         outputs.append(logits.detach())
+        del task_losses, logits  # and with them the graph, before the next one is made
     means = [None if total is None else total / tasks.tasks for total in sums]
     grads = {name: g for name, g in zip(theta, means, strict=False) if g is not None}
     rate_grad = None
@@ -135,23 +237,29 @@ def _batched(
     return Outcome(torch.cat(losses), torch.cat(outputs), grads, rate_grad, others=others)
 
 
-def _inner_loop(
-    function: Function, theta: dict[str, Tensor], settings: Settings, x: Tensor, y: Tensor
-) -> dict[str, Tensor]:
-    """K gradient steps on one support set, under vmap."""
+def _task(
+    function: Function, theta: dict[str, Tensor], settings: Settings, every_step: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """One task's query loss after adaptation, or those after each step, and logits, under vmap."""
     alpha = settings.inner_lr
-    phi = theta
-    for _ in range(settings.inner_steps):
-        g = grad(lambda at: function.loss(at, x, y)[0])(phi)
-        if settings.first_order:
-            g = {name: value.detach() for name, value in g.items()}
-        phi = {name: p - alpha * g[name] for name, p in phi.items()}
-    return phi
 
+    def run(x: Tensor, y: Tensor, *query: Tensor) -> tuple[Tensor, Tensor]:
+        phi = theta
+        points = []
+        for _ in range(settings.inner_steps):
+            if every_step:
+                points.append(function.loss(phi, *query))
+            g = grad(lambda at: function.loss(at, x, y)[0])(phi)
+            if settings.first_order:
+                g = {name: value.detach() for name, value in g.items()}
+            phi = {name: p - alpha * g[name] for name, p in phi.items()}
+        points.append(function.loss(phi, *query))
+        if not every_step:
+            return points[0]
+        losses, outputs = zip(*points, strict=True)
+        return torch.stack(losses), torch.stack(outputs)
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Sum of two gradients of which either may be absent."""
-    return b if a is None else a if b is None else a + b
+    return run
 
 
 def _tensors(outcome: Outcome) -> Iterable[Tensor]:

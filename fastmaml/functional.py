@@ -138,6 +138,10 @@ class Function:
             )
         return value, logits
 
+    def release(self) -> None:
+        """Keep no parameters: those of the last pass have been derived by."""
+        self._copy.release()
+
 
 def predictor(
     model: nn.Module, tasks: Tasks, where: str = "predict"

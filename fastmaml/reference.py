@@ -7,14 +7,15 @@ For one task, with K inner steps and the step size alpha::
     meta_grad += derivative of the query loss at phi[K] with respect to theta
 
 autograd differentiates through the inner loop: ``create_graph`` keeps the second derivatives that
-`first_order` drops. Tasks run one after another; nothing here is written for speed.
+`first_order` drops. Tasks run one after another, and the graph of one is gone before the next one
+begins.
 
 Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, 2017, algorithm 1 and 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ from .wrappers import average, unwrap
 __all__ = [
     "Outcome",
     "adapt",
+    "added",
     "compute",
     "fast_weights",
     "finish",
@@ -146,7 +148,8 @@ def meta_loss(
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     with grad_mode():
         function = Function(model, tasks, settings.loss, where)
-        ran = _run(function, trainable(where, model), tasks, settings)
+        theta = trainable(where, model)
+        ran = [_run(function, theta, tasks, settings, t) for t in range(tasks.tasks)]
         return torch.stack([task_loss for task_loss, _ in ran]).mean()
 
 
@@ -185,6 +188,7 @@ def compute(
     *,
     want_grad: bool,
     where: str = "meta_step",
+    every_step: bool = False,
 ) -> Outcome:
     """Run a meta-step on checked data, and leave ``.grad`` alone.
 
@@ -194,6 +198,8 @@ def compute(
         settings: What `check_settings` returned.
         want_grad: False computes losses and logits only.
         where: The call that error texts begin with.
+        every_step: Gives losses ``[T, K + 1]`` and logits ``[T, K + 1, Q, ...]``, those after
+            0, 1, ..., K inner steps; without gradients.
 
     Returns:
         The `Outcome`, without a graph; without ``want_grad`` it has no gradients.
@@ -204,42 +210,79 @@ def compute(
     """
     if not want_grad:
         settings = settings._replace(first_order=True)
-    return derived_twice(where, lambda: _compute(model, tasks, settings, want_grad, where))
+    twice = settings.inner_steps > 0 and not settings.first_order
+    run = partial(_compute, model, tasks, settings, want_grad, where, every_step)
+    return derived_twice(where, model, run, twice=twice)
 
 
 def _compute(
-    model: nn.Module, tasks: Tasks, settings: Settings, want_grad: bool, where: str
+    model: nn.Module,
+    tasks: Tasks,
+    settings: Settings,
+    want_grad: bool,
+    where: str,
+    every_step: bool,
 ) -> Outcome:
+    """One task after another, with the graph of one at a time."""
     with grad_mode():
         theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
+        leaves = list(theta.values())
         alpha = settings.inner_lr
+        learned = want_grad and isinstance(alpha, Tensor) and alpha.requires_grad
         if isinstance(alpha, Tensor):
-            alpha = leaf(alpha, want_grad and alpha.requires_grad)
+            alpha = leaf(alpha, learned)
             settings = settings._replace(inner_lr=alpha)
-        wanted = dict(theta)
-        if isinstance(alpha, Tensor) and alpha.requires_grad:
-            wanted[_RATE] = alpha
-        sums: dict[str, Tensor] = {}
+            leaves += [alpha] if learned else []
+        others: list[Tensor] = []
+        sums: list[Tensor | None] = []
         losses: list[Tensor] = []
         outputs: list[Tensor] = []
         function = Function(model, tasks, settings.loss, where)
-        others: list[Tensor] = []
-        for loss, logits in _run(function, theta, tasks, settings):
+        run = _run_every_step if every_step else _run
+        for t in range(tasks.tasks):
+            loss, logits = run(function, theta, tasks, settings, t)
             if want_grad and not losses and function.has_others:
-                others = other_leaves(loss, list(wanted.values()))
-                wanted |= {f"other {i}": leaf for i, leaf in enumerate(others)}
+                others = other_leaves(loss, leaves)
+                sums = [None] * len(others)
             losses.append(loss.detach())
             outputs.append(logits.detach())
-            meta_grad = _gradient(loss, wanted) if want_grad else {}
-            for name, grad in meta_grad.items():
-                sums[name] = sums[name] + grad if name in sums else grad
-        grads = {name: total / tasks.tasks for name, total in sums.items()}
-    also = [(leaf, grads.pop(f"other {i}", None)) for i, leaf in enumerate(others)]
-    rate_grad = grads.pop(_RATE, None)
-    if _RATE in wanted and rate_grad is None:
-        rate_grad = torch.zeros_like(wanted[_RATE], requires_grad=False)
-    outcome = Outcome(torch.stack(losses), torch.stack(outputs), grads, rate_grad)
-    return outcome._replace(others=tuple((leaf, g) for leaf, g in also if g is not None))
+            if want_grad and loss.requires_grad:
+                sums = _add_gradients(loss, 1 / tasks.tasks, leaves, others, sums)
+            del loss, logits  # and with them the graph, before the next one is made
+    grads = {name: p.grad for name, p in theta.items() if p.grad is not None}
+    rate_grad = None
+    if learned and isinstance(alpha, Tensor):
+        rate_grad = torch.zeros_like(alpha.detach()) if alpha.grad is None else alpha.grad
+    also = tuple((leaf, g) for leaf, g in zip(others, sums, strict=True) if g is not None)
+    return Outcome(torch.stack(losses), torch.stack(outputs), grads, rate_grad, others=also)
+
+
+def _add_gradients(
+    loss: Tensor,
+    share: float,
+    leaves: list[Tensor],
+    others: list[Tensor],
+    sums: list[Tensor | None],
+) -> list[Tensor | None]:
+    """Add a task's share of the mean's gradient to ``.grad`` of the leaves, which are ours.
+
+    So no more than one tensor of it waits to be added. What belongs to somebody else keeps its
+    ``.grad``: its gradients are summed apart, and returned.
+    """
+    weight = torch.full_like(loss, share, requires_grad=False)
+    if not others:
+        torch.autograd.backward(loss, weight, inputs=leaves)
+        return sums
+    both = [*leaves, *others]
+    grads = torch.autograd.grad(loss, both, weight, allow_unused=True)
+    for tensor, grad in zip(leaves, grads, strict=False):
+        tensor.grad = added(tensor.grad, grad)
+    return [added(*pair) for pair in zip(sums, grads[len(leaves) :], strict=True)]
+
+
+def added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Sum of two gradients of which either may be absent."""
+    return b if a is None else a if b is None else a + b
 
 
 def other_leaves(loss: Tensor, known: list[Tensor]) -> list[Tensor]:
@@ -267,51 +310,72 @@ def fast_weights(
     with grad_mode():
         function = Function(model, tasks, settings.loss, where)
         theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
-        adapted = [
-            _inner_loop(function, theta, settings, tasks.support_x[t], tasks.support_y[t])
-            for t in range(tasks.tasks)
-        ]
-        return {name: torch.stack([phi[name] for phi in adapted]).detach() for name in theta}
+        adapted = []
+        for t in range(tasks.tasks):
+            phi = _inner_loop(function, theta, settings, tasks.support_x[t], tasks.support_y[t])
+            adapted.append(phi)
+        return {name: torch.stack([phi.pop(name).detach() for phi in adapted]) for name in theta}
 
 
 def _run(
-    function: Function, theta: dict[str, Tensor], tasks: Tasks, settings: Settings
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Query loss after adaptation and logits, task by task, with their graph to ``theta``."""
-    for t in range(tasks.tasks):
-        phi = _inner_loop(function, theta, settings, tasks.support_x[t], tasks.support_y[t])
-        yield function.loss(phi, tasks.query_x[t], tasks.query_y[t])
+    function: Function, theta: dict[str, Tensor], tasks: Tasks, settings: Settings, t: int
+) -> tuple[Tensor, Tensor]:
+    """A task's query loss after adaptation and logits, with their graph to ``theta``."""
+    phi = _inner_loop(function, theta, settings, tasks.support_x[t], tasks.support_y[t])
+    return function.loss(phi, tasks.query_x[t], tasks.query_y[t])
+
+
+def _run_every_step(
+    function: Function, theta: dict[str, Tensor], tasks: Tasks, settings: Settings, t: int
+) -> tuple[Tensor, Tensor]:
+    """The same after 0, 1, ..., K inner steps, without a graph."""
+    data = tasks.support_x[t], tasks.support_y[t]
+    query = tasks.query_x[t], tasks.query_y[t]
+    phi = dict(theta)
+    points = [_detached(function.loss(phi, *query))]
+    for _ in range(settings.inner_steps):
+        _step(function, phi, settings, *data)
+        points.append(_detached(function.loss(phi, *query)))
+    losses, outputs = zip(*points, strict=True)
+    return torch.stack(losses), torch.stack(outputs)
+
+
+def _detached(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return pair[0].detach(), pair[1].detach()
 
 
 def _inner_loop(
     function: Function, theta: dict[str, Tensor], settings: Settings, x: Tensor, y: Tensor
 ) -> dict[str, Tensor]:
     """K gradient steps on one support set."""
-    alpha = settings.inner_lr
-    phi = theta
+    phi = dict(theta)
     for _ in range(settings.inner_steps):
-        loss, _ = function.loss(phi, x, y)
-        g = _gradient(loss, phi, create_graph=not settings.first_order)
-        phi = {name: phi[name] - alpha * g[name] if name in g else phi[name] for name in phi}
+        _step(function, phi, settings, x, y)
     return phi
 
 
-def _gradient(
-    loss: Tensor, parameters: dict[str, Tensor], create_graph: bool = False
-) -> dict[str, Tensor]:
-    """Derivatives of the loss by name; parameters that it does not depend on are absent."""
+def _step(
+    function: Function, phi: dict[str, Tensor], settings: Settings, x: Tensor, y: Tensor
+) -> None:
+    """Move ``phi`` by one of them, but for parameters that the loss does not depend on."""
+    loss, _ = function.loss(phi, x, y)
     if not loss.requires_grad:
-        return {}
-    grads = torch.autograd.grad(
-        loss, list(parameters.values()), create_graph=create_graph, allow_unused=True
+        return
+    grads: tuple[Tensor | None, ...] = torch.autograd.grad(
+        loss, list(phi.values()), create_graph=not settings.first_order, allow_unused=True
     )
-    return {name: g for name, g in zip(parameters, grads, strict=True) if g is not None}
+    function.release()  # each parameter goes as the new one comes, unless a graph holds it
+    alpha = settings.inner_lr
+    for name, g in zip(phi, grads, strict=True):
+        if g is None:
+            continue
+        if isinstance(alpha, Tensor):
+            phi[name] = phi[name] - alpha * g
+        else:  # one operation, and one in backward
+            phi[name] = torch.sub(phi[name], g, alpha=alpha)
 
 
 def finish(tasks: Tasks, settings: Settings, outcome: Outcome) -> MetaStepResult:
     """The result of a meta-step that ran in PyTorch."""
     correct = accuracy(outcome.logits, tasks.query_y) if settings.loss.classifies else None
     return MetaStepResult(outcome.task_losses, outcome.logits, correct, "reference")
-
-
-_RATE = "inner_lr"  # its place among names of parameters

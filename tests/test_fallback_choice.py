@@ -1,0 +1,199 @@
+"""Which form the fallback chooses, that it keeps to it, and what it holds meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_fallback import problem, same, verdicts
+from torch import Tensor, nn
+
+from benchmarks.fallback import Case, Contest, peak_bytes
+from fastmaml import fallback, reference
+from fastmaml.reference import Outcome
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def net(*middle: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 8), nn.Tanh(), *middle, nn.Linear(8, 3))
+
+
+def call(model: nn.Module, given: Any, **how: Any) -> Outcome:
+    return fallback.compute(model, *given, want_grad=True, **how)
+
+
+def equal(one: Outcome, other: Outcome) -> bool:
+    pairs = zip(fallback._tensors(one), fallback._tensors(other), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def seconds(monkeypatch: pytest.MonkeyPatch, loop: float, batched: float) -> None:
+    """Let the clock say that the forms take so long."""
+    timed = fallback._timed
+
+    def told(run: Callable[[], Outcome | None]) -> tuple[Any, float]:
+        is_loop = getattr(run, "__name__", "") == "loop"
+        return timed(run)[0], loop if is_loop else batched
+
+    monkeypatch.setattr(fallback, "_timed", told)
+
+
+@pytest.mark.parametrize(("batched", "chosen"), [(0.5, True), (0.9, False), (2.0, False)])
+def test_the_batched_form_must_be_clearly_faster(
+    batched: float, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds(monkeypatch, 1.0, batched)
+    model, given = net(), problem()
+    expected = reference.compute(model, *given, want_grad=True)
+    first = call(model, given)
+    assert verdicts(model) == [chosen]
+    same(first, expected)
+    assert equal(first, expected) is not chosen  # the rounding of another order
+    for _ in range(2):
+        assert equal(call(model, given), first)
+
+
+def test_each_number_of_tasks_and_steps_is_a_kind_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = net()
+    for tasks, steps, batched in ((4, 2, 0.1), (5, 2, 9.0), (4, 3, 9.0), (5, 3, 0.1)):
+        seconds(monkeypatch, 1.0, batched)
+        call(model, problem(tasks, inner_steps=steps))
+    assert verdicts(model) == [True, False, False, True]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 32])
+def test_graphs_of_a_chunk_stay_below_the_bound(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds(monkeypatch, 1.0, 0.1)
+    saved = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor.detach()
+
+    model, given = net(), problem(40)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        reference.compute(model, *problem(1), want_grad=True)
+    monkeypatch.setattr(fallback, "_MOST_BYTES", saved * chunk)
+    batched, sizes = fallback._batched, []
+
+    def noted(call: Any, size: int) -> Outcome:
+        sizes.append(size)
+        return batched(call, size)
+
+    monkeypatch.setattr(fallback, "_batched", noted)
+    first = call(model, given)
+    assert equal(call(model, given), first)
+    assert set(sizes) == ({chunk} if chunk > 1 else set())
+    same(first, reference.compute(model, *given, want_grad=True))
+
+
+def test_deterministic_algorithms_mean_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds(monkeypatch, 1.0, 0.1)
+    model, given = net(), problem()
+    batched = [call(model, given) for _ in range(2)][-1]
+    expected = reference.compute(model, *given, want_grad=True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert equal(call(model, given), expected)
+        assert not equal(batched, expected)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_trials_give_random_numbers_back() -> None:
+    states = []
+    for run in (fallback.compute, reference.compute):
+        model, given = net(nn.Dropout(0.5)), problem()
+        torch.manual_seed(1)
+        run(model, *given, want_grad=True)
+        states.append(torch.random.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_a_forward_that_derives_by_itself_runs_the_loop() -> None:
+    """Torch's transforms do not work where saved tensors are counted."""
+
+    class Slope(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.func.grad(lambda at: at.square().sum())(x)  # type: ignore[no-any-return]
+
+    model, given = net(Slope()), problem()
+    expected = reference.compute(model, *given, want_grad=True)
+    for _ in range(2):
+        assert equal(call(model, given), expected)
+    assert verdicts(model) == [False]
+
+
+class Counted(nn.Module):
+    """Attention that torch cannot derive twice, and how often it ran."""
+
+    passes = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counted.passes += 1
+        y = self.into(x).reshape(-1, 1, 3, 4)
+        y = nn.functional.scaled_dot_product_attention(y, y, y)
+        return self.out(y.reshape(-1, 12))  # type: ignore[no-any-return]
+
+
+def test_attention_by_its_formula_is_remembered() -> None:
+    model, (tasks, settings) = Counted(), problem()
+    passes = []
+    for _ in range(3):
+        Counted.passes = 0
+        reference.compute(model, tasks, settings, want_grad=True)
+        passes.append(Counted.passes)
+    exact = tasks.tasks * (settings.inner_steps + 1)
+    assert passes[0] > exact
+    assert passes[1:] == [exact, exact]
+
+
+def test_figures_after_every_step_take_one_adaptation() -> None:
+    model, (tasks, settings) = Counted(), problem(inner_steps=3)
+    Counted.passes = 0
+    run = reference.compute(model, tasks, settings, want_grad=False, every_step=True)
+    assert Counted.passes == tasks.tasks * (3 + 4)
+    for steps in range(4):
+        settings = settings._replace(inner_steps=steps)
+        point = reference.compute(model, tasks, settings, want_grad=False)
+        assert torch.equal(run.task_losses[:, steps], point.task_losses)
+        assert torch.equal(run.logits[:, steps], point.logits)
+
+
+def test_figures_after_every_step_may_be_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds(monkeypatch, 1.0, 0.1)
+    model, (tasks, settings) = net(), problem(inner_steps=3)
+    run = reference.compute(model, tasks, settings, want_grad=False, every_step=True)
+    for _ in range(2):
+        same(fallback.compute(model, tasks, settings, want_grad=False, every_step=True), run)
+    assert verdicts(model) == [True]
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("network", ["mlp", "lstm", "attention", "conv4"])
+def test_no_more_memory_than_a_plain_loop(
+    network: str, steps: int, first_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first call, too: one task's graph at a time, and nothing of it kept."""
+    monkeypatch.setattr(fallback, "_MOST_BYTES", 0)
+    torch.set_default_dtype(torch.float32)
+    contest = Contest(Case(network, 3, steps, first_order))
+    contest.plain()
+    plain, first, later = (
+        peak_bytes(contest, step) for step in (contest.plain, contest.ours, contest.ours)
+    )
+    assert max(first, later) <= 1.05 * plain
