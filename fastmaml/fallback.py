@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable
+from statistics import median
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -38,7 +39,7 @@ __all__ = ["compute"]
 _CHUNK = 32  # tasks per vmap, at most: the overhead is spread by then
 _MOST_BYTES = 8 << 20  # that the graphs of a chunk save: little beside torch's own code
 _GAIN = 1.3  # how many times as fast vmap must be, so that most choices are no matter of chance
-_TRIALS, _TRIAL_SECONDS = 10, 0.1  # more of each at most, and no more are begun after that time
+_TRIALS, _TRIAL_SECONDS = 10, 0.2  # turns at most, and none begins after that time
 _KINDS = 64  # kinds of call remembered per model
 # Relative error between loop and vmap that rounding explains; a wrong formula errs by percents.
 _AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -118,33 +119,39 @@ def _choose(call: _Call) -> tuple[int | None, Outcome]:
     None where the data are not finite and prove nothing. Random numbers that the trials take are
     given back.
     """
-    loop, seconds = _timed(call.loop)
+    loop = call.loop()
     if not _finite(loop):
         return None, loop
     device = call.tasks.query_x.device
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         chunk = _affordable(call)
-        batched, other = _timed(lambda: call.batched(chunk)) if chunk > 1 else (None, 0.0)
+        batched = call.batched(chunk) if chunk > 1 else None
         if batched is None or not _close(loop, batched):
             return 1, loop
-        # Again, as nothing is done for the first time now, and often, as other processes disturb.
-        end = time.perf_counter() + _TRIAL_SECONDS
-        for _ in range(_TRIALS):
-            seconds = min(seconds, _timed(call.loop)[1])
-            other = min(other, _timed(lambda: call.batched(chunk))[1])
-            if time.perf_counter() > end:
-                break
-    return (chunk, batched) if seconds > _GAIN * other else (1, loop)
+        return (chunk, batched) if _gain(call, chunk) > _GAIN else (1, loop)
 
 
-def _timed(run: Callable[[], Outcome | None]) -> tuple[Any, float]:
-    """What a form computes, and the seconds until the numbers are there."""
+def _gain(call: _Call, chunk: int) -> float:
+    """How many times as fast vmap is as the loop, both having run before.
+
+    Other processes disturb: of the ratio of the least times and that of turns, the smaller counts.
+    """
+    times: list[tuple[float, float]] = []
+    end = time.perf_counter() + _TRIAL_SECONDS
+    while not times or (len(times) < _TRIALS and time.perf_counter() < end):
+        times.append((_seconds(call.loop), _seconds(lambda: call.batched(chunk))))
+    least = min(a for a, _ in times) / min(b for _, b in times)
+    return min(least, median(a / b for a, b in times))
+
+
+def _seconds(run: Callable[[], Outcome | None]) -> float:
+    """How long a form takes until its numbers are there."""
     start = time.perf_counter()
     outcome = run()
     if outcome is not None:
         _finite(outcome)  # reads them
-    return outcome, time.perf_counter() - start
+    return time.perf_counter() - start
 
 
 def _affordable(call: _Call) -> int:

@@ -33,13 +33,28 @@ def equal(one: Outcome, other: Outcome) -> bool:
 
 def seconds(monkeypatch: pytest.MonkeyPatch, loop: float, batched: float) -> None:
     """Let the clock say that the forms take so long."""
-    timed = fallback._timed
 
-    def told(run: Callable[[], Outcome | None]) -> tuple[Any, float]:
-        is_loop = getattr(run, "__name__", "") == "loop"
-        return timed(run)[0], loop if is_loop else batched
+    def told(run: Callable[[], Outcome | None]) -> float:
+        return loop if getattr(run, "__name__", "") == "loop" else batched
 
-    monkeypatch.setattr(fallback, "_timed", told)
+    monkeypatch.setattr(fallback, "_seconds", told)
+
+
+def test_a_disturbed_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a slow turn of the loop's nor a quick one of vmap's makes the choice."""
+    for loops, others in (
+        ([1.0, 9.0, 1.0], [1.0] * 3),
+        ([9.0, 9.0, 1.0], [1.0] * 3),
+        ([1.0] * 3, [1, 0.1, 1]),
+    ):
+        told = [iter(loops), iter(others)]
+        monkeypatch.setattr(fallback, "_TRIALS", 3)
+        monkeypatch.setattr(
+            fallback, "_seconds", lambda run, told=told: next(told[run.__name__ != "loop"])
+        )
+        model = net()
+        call(model, problem())
+        assert verdicts(model) == [False]
 
 
 @pytest.mark.parametrize(("batched", "chosen"), [(0.5, True), (0.9, False), (2.0, False)])
