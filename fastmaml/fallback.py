@@ -36,8 +36,9 @@ from .tasks import Settings, Tasks
 
 __all__ = ["compute"]
 
+_FEWEST = 4  # tasks per vmap: what fewer spare is soon lost
 _CHUNK = 32  # tasks per vmap, at most: the overhead is spread by then
-_MOST_BYTES = 8 << 20  # that the graphs of a chunk save: little beside torch's own code
+_MOST_BYTES = 8 << 20  # that the tasks of a chunk hold: little beside torch's own code
 _GAIN = 1.3  # how many times as fast vmap must be, so that most choices are no matter of chance
 _TRIALS, _TRIAL_SECONDS = 10, 0.2  # turns at most, and none begins after that time
 _KINDS = 64  # kinds of call remembered per model
@@ -95,7 +96,7 @@ def compute(
     Arguments, result and errors are those of `fastmaml.reference.compute`.
     """
     call = _Call(model, tasks, settings, want_grad, where, every_step)
-    if tasks.tasks == 1 or torch.are_deterministic_algorithms_enabled():
+    if tasks.tasks < _FEWEST or torch.are_deterministic_algorithms_enabled():
         return call.loop()
     kinds = _chosen.setdefault(model, Recent(_KINDS))
     kind = _kind(call)
@@ -155,10 +156,11 @@ def _seconds(run: Callable[[], Outcome | None]) -> float:
 
 
 def _affordable(call: _Call) -> int:
-    """As many tasks, a power of two, as graphs of all of them may be alive at once.
+    """As many tasks, a power of two, as may be alive at once, or 1 where those are few.
 
-    What the graph of one saves is counted on the first task, a tensor as often as it is saved: a
-    number that depends on shapes alone.
+    A task is reckoned to hold what its graph saves and four times its parameters: fast weights,
+    their slopes, and two gradients by them. What the graph saves is counted on the first task, a
+    tensor as often as it is saved: a number that depends on shapes alone.
     """
     first = call.tasks._replace(
         support_x=call.tasks.support_x[:1],
@@ -167,11 +169,12 @@ def _affordable(call: _Call) -> int:
         query_y=call.tasks.query_y[:1],
         tasks=1,
     )
-    saved = 0
+    parameters = trainable(call.where, call.model).values()
+    held = 4 * sum(parameter.nbytes for parameter in parameters)
 
     def count(tensor: Tensor) -> Tensor:
-        nonlocal saved
-        saved += tensor.numel() * tensor.element_size()
+        nonlocal held
+        held += tensor.nbytes
         return tensor.detach()  # the tensor itself would keep its own graph alive
 
     try:
@@ -180,9 +183,9 @@ def _affordable(call: _Call) -> int:
     except Exception:  # torch.func in the forward, for one, does not work under hooks
         return 1
     chunk = 1
-    while chunk < min(_CHUNK, call.tasks.tasks) and 2 * chunk * saved <= _MOST_BYTES:
+    while 2 * chunk <= min(_CHUNK, call.tasks.tasks) and 2 * chunk * held <= _MOST_BYTES:
         chunk *= 2
-    return chunk
+    return chunk if chunk >= _FEWEST else 1
 
 
 def _kind(call: _Call) -> Hashable:

@@ -112,11 +112,7 @@ class Function:
     def _check_graph(self, logits: Tensor, own: dict[str, Tensor]) -> None:
         """Refuse a forward that gets at the model's own parameters: they would not be adapted."""
         reached = torch.autograd.grad(
-            logits,
-            list(own.values()),
-            torch.ones_like(logits),
-            retain_graph=True,
-            allow_unused=True,
+            logits.sum(), list(own.values()), retain_graph=True, allow_unused=True
         )
         for name, grad in zip(own, reached, strict=True):
             if grad is not None:

@@ -269,12 +269,12 @@ def _add_gradients(
     So no more than one tensor of it waits to be added. What belongs to somebody else keeps its
     ``.grad``: its gradients are summed apart, and returned.
     """
-    weight = torch.full_like(loss, share, requires_grad=False)
+    loss = loss * share  # a gradient for backward to begin with makes torch import 34 MiB of sympy
     if not others:
-        torch.autograd.backward(loss, weight, inputs=leaves)
+        torch.autograd.backward(loss, inputs=leaves)
         return sums
     both = [*leaves, *others]
-    grads = torch.autograd.grad(loss, both, weight, allow_unused=True)
+    grads = torch.autograd.grad(loss, both, allow_unused=True)
     for tensor, grad in zip(leaves, grads, strict=False):
         tensor.grad = added(tensor.grad, grad)
     return [added(*pair) for pair in zip(sums, grads[len(leaves) :], strict=True)]

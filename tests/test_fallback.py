@@ -197,9 +197,10 @@ def test_more_tasks_than_a_chunk() -> None:
     compare(mlp(nn.Softmax(-1)), *problem(fallback._CHUNK + 3))
 
 
-def test_one_task_is_never_batched() -> None:
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_few_tasks_are_never_batched(tasks: int) -> None:
     model = mlp(nn.Softmax(-1))
-    compare(model, *problem(1))
+    compare(model, *problem(tasks))
     assert verdicts(model) == []
 
 
