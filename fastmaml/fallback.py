@@ -36,7 +36,7 @@ from .tasks import Settings, Tasks
 
 __all__ = ["compute"]
 
-_FEWEST = 4  # tasks per vmap: what fewer spare is soon lost
+_FEWEST = 8  # tasks per vmap: with fewer it is hardly faster, and the choice left to chance
 _CHUNK = 32  # tasks per vmap, at most: the overhead is spread by then
 _MOST_BYTES = 8 << 20  # that the tasks of a chunk hold: little beside torch's own code
 _GAIN = 1.3  # how many times as fast vmap must be, so that most choices are no matter of chance

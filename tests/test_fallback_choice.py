@@ -19,6 +19,12 @@ from fastmaml.reference import Outcome
 pytestmark = pytest.mark.usefixtures("float64")
 
 
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four tasks are enough here."""
+    monkeypatch.setattr(fallback, "_FEWEST", 4)
+
+
 def net(*middle: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(12, 8), nn.Tanh(), *middle, nn.Linear(8, 3))
