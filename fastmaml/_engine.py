@@ -16,11 +16,8 @@ from torch import Tensor
 from . import _device
 from ._allocate import InstructionTime, Layouts, Outputs, all_empty
 from .errors import BackendError
-from .graph import Network
 from .kept import Recent
-from .losses import Loss
 from .modes import grad_mode
-from .tasks import Tasks
 from .workspaces import keep_workspace, release_workspaces, take_workspace
 
 try:
@@ -38,6 +35,10 @@ Purpose = Literal["meta_step", "evaluate", "curve", "adapt"]
 _Answer = TypeVar("_Answer")
 _Written = tuple[Tensor, Tensor, list[Tensor], Tensor | None]
 if TYPE_CHECKING:
+    from .graph import Network
+    from .losses import Loss
+    from .tasks import Tasks
+
     Snapshot = _C.Snapshot
     Theta = list[Tensor] | _C.Tensors  # a network's tensors, contiguous, in its order
 
@@ -294,7 +295,7 @@ class CompiledPlan:
         if not _device.on_device(device):
             return _C.Place(all_threads=True) if ALL_THREADS else self._cpu
         stream = _device.current_stream(device)
-        tables = self._tables.on(device, stream).data_ptr()
+        tables = self._tables.on(device, stream)
         return _C.Place(device=device.index or 0, stream=stream, tables=tables, team=TEAM)
 
     def _call(
@@ -321,21 +322,8 @@ class CompiledPlan:
         workspace = take_workspace(size, device)
         try:
             answer = entry(
-                count,
-                threads,
-                lanes,
-                *support,
-                *query,
-                rates,
-                theta,
-                outputs,
-                losses,
-                logits,
-                dots,
-                workspace,
-                size,
-                place,
-                scalars,
+                *(count, threads, lanes, *support, *query, rates, theta, outputs),
+                *(losses, logits, dots, workspace, size, place, scalars),
             )
         finally:
             keep_workspace(workspace)
@@ -371,11 +359,16 @@ def snapshot(
 
 
 def fitting(tensors: list[Tensor], shapes: list[torch.Size], like: Tensor) -> _C.Tensors | None:
-    """The tensors if all are C-ordered, of these shapes, and of one tensor's dtype and device.
-
-    None also where that cannot be told fast: of a tensor's subclass, or by a torch before 2.10.
-    """
+    """The tensors if all are `readable`, C-ordered, of these shapes, and like one tensor."""
     return _C.fitting(tensors, shapes, like)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a tensor is plain and has memory for all its numbers.
+
+    False also where that cannot be told fast: of a subclass, or by a torch before 2.10.
+    """
+    return _C is not None and _C.readable(tensor)
 
 
 def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:
@@ -385,7 +378,7 @@ def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:
 
 def first_bad_class(y: Tensor, classes: int) -> int:
     """Index of the first class index outside ``0..classes-1`` in a flat view, or -1."""
-    return _C.first_outside((y := _dense(y)).data_ptr(), y.numel(), classes)
+    return _C.first_outside(_dense(y), classes)
 
 
 def _dense(tensor: Tensor) -> Tensor:

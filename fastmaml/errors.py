@@ -7,6 +7,9 @@ values. Each class also derives from the builtin that Python programmers would c
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
 __all__ = [
     "BackendError",
     "DeviceError",
@@ -15,7 +18,20 @@ __all__ = [
     "SettingError",
     "ShapeError",
     "UnsupportedModelError",
+    "shown",
 ]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxother = _SHORT.maxstring = _SHORT.maxlong = 60
+
+
+def shown(value: Any) -> str:
+    """A value as error texts show it: on one line, and short.
+
+    >>> shown(2.0), shown("a" * 100)[-4:]
+    ('2.0', "aaa'")
+    """
+    return " ".join(_SHORT.repr(value).split())
 
 
 class ShapeError(ValueError):

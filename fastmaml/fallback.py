@@ -294,7 +294,7 @@ def _close(loop: Outcome, batched: Outcome) -> bool:
         return False
     if len(loop.others) != len(batched.others):
         return False
-    tolerance = _AGREEMENT[loop.task_losses.dtype]
+    tolerance = _AGREEMENT.get(loop.task_losses.dtype, 1e-4)
     scale = max((float(g.abs().max()) for g in loop.grads.values() if g.numel()), default=0.0)
     for a, b in zip(_tensors(loop), _tensors(batched), strict=True):
         if a.shape != b.shape:

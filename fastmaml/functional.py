@@ -20,7 +20,9 @@ from .copies import ModelCopy
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
 from .modes import Mode, all_at_once, autograd_mode, grad_mode, within
-from .tasks import Tasks, check_output, validate_inputs
+from .readable import check_readable, check_tensors
+from .returned import check_logits, check_loss, check_tensor
+from .tasks import Tasks, validate_inputs
 
 __all__ = [
     "Function",
@@ -85,6 +87,7 @@ class Function:
         # Whether there may be leaves that are no parameters of the model: the loss's, say.
         self.has_others = loss.op is None or self._copy.has_leaves
         self._first, self._runs_again, self._mends = True, False, False
+        self._rows: set[int] = set()  # for which the output was checked
 
     def __call__(self, phi: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The model's output on one task's rows."""
@@ -93,14 +96,20 @@ class Function:
         # What runs again in backward must find the tensors of its own pass.
         model_copy = ModelCopy(self._model) if self._runs_again else self._copy
         logits: Tensor = within(_Forward() if self._mends else None, model_copy.put(phi), x.clone())
+        if x.shape[0] not in self._rows:
+            self._check_rows(x, logits)
         return logits
+
+    def _check_rows(self, x: Tensor, logits: Any) -> None:
+        """The first output for as many rows."""
+        check_logits(self._where, self._tasks, self._loss, x.shape[0], logits)
+        self._rows.add(x.shape[0])
 
     def _check(self, phi: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The first run, after which is known what the others need."""
         seen = _Forward()
         logits: Tensor = within(seen, self._copy.put(phi), x.clone())
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
-        check_output(self._where, self._tasks, self._loss, x.shape[0], shape)
+        self._check_rows(x, logits)
         own = trainable(self._where, self._model)
         # Graphs of `meta_loss` lead to the model's parameters; torch.func's are hidden.
         hidden = torch._C._are_functorch_transforms_active()
@@ -126,12 +135,7 @@ class Function:
         """The loss of one task, and the output that it judges."""
         logits = self(phi, x)
         value = self._loss.function(logits, y.clone())
-        if not isinstance(value, Tensor) or value.dim() != 0:
-            came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ShapeError(
-                f"{self._where}: loss must return a 0-dim tensor per task, got {came}; "
-                "reduce it with .mean() or .sum()."
-            )
+        check_loss(self._where, self._tasks, value)
         return value, logits
 
     def release(self) -> None:
@@ -165,7 +169,7 @@ def _outputs(model: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tens
     for t in range(x.shape[0]):
         module = model_copy.put({name: p[t] for name, p in parameters.items()})
         try:
-            outputs.append(module(x[t].clone()).detach())
+            output = module(x[t].clone())
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -173,6 +177,8 @@ def _outputs(model: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tens
                 f"predict: query x must hold at least 2 rows per task for the statistics of batch "
                 f"norm, got {list(x.shape)}; or call model.eval()."
             ) from error
+        check_tensor("predict", output, x.device)
+        outputs.append(output.detach())
     return torch.stack(outputs)
 
 
@@ -204,6 +210,7 @@ def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]
         DeviceError: Its parameters are on several devices.
     """
     first, one = next(iter(trainable(where, model).items()))
+    check_tensors(where, model)
     if one.is_meta:
         raise DeviceError(
             f"{where}: the model must have data, got parameters on {one.device}; "
@@ -270,7 +277,11 @@ def accumulate(
         with grad_mode():
             attach(torch.zeros((), device="cpu"), leaves).backward()  # type: ignore[no-untyped-call]
         return
-    actions = [partial(torch._foreach_add_, held, added)] if held else []
+    actions: list[partial[Any]] = []
+    if any(old.is_neg() for old in held):  # views whose memory holds the other sign: one by one
+        actions = [partial(old.add_, grad) for old, grad in zip(held, added, strict=True)]
+    elif held:
+        actions = [partial(torch._foreach_add_, held, added)]
     for name, grad in grads.items():
         if parameters[name].grad is None:
             actions.append(partial(setattr, parameters[name], "grad", grad))
@@ -291,12 +302,12 @@ def _held(
         old = parameters[name].grad
         if old is None:
             continue
+        check_readable(where, f".grad of `{name}`", old)
         if dtype is None:
             dtype, device = grad.dtype, grad.device  # all share them, as the parameters do
         # This runs in every call: one flag each for what nearly always holds.
         if (
             old.dtype is not dtype
-            or old.layout is not torch.strided
             or old.shape != grad.shape
             or old.device != device
             or old.is_inference()
@@ -313,8 +324,6 @@ def _check_held(where: str, name: str, old: Tensor, grad: Tensor) -> None:
     """Refuse a ``.grad`` that the gradient cannot be added to."""
     text = f"{where}: .grad of `{name}` must be "
     advice = "; set it to None, as optimizer.zero_grad() does."
-    if old.layout is not torch.strided:
-        raise SettingError(f"{text}dense, got {old.layout}{advice}")
     if old.dtype is not grad.dtype:
         raise DtypeError(f"{text}{grad.dtype} like the parameter, got {old.dtype}{advice}")
     if old.shape != grad.shape:

@@ -20,6 +20,7 @@ from .errors import UnsupportedModelError
 from .graph_base import Network, Node, TensorSpec, layer_name
 from .graph_recorder import Recorder
 from .modes import grad_mode
+from .readable import obstacle, readable
 from .untouched import untouched
 from .watch import Watch
 
@@ -93,6 +94,9 @@ def _record(
 
 def _without_memory(tensor: Tensor) -> Tensor:
     """What stands in the model in the place of a tensor."""
+    found = None if readable(tensor) else obstacle(tensor)
+    if found is not None:
+        raise UnsupportedModelError(f"a model that holds {found.came}, which is not {found.wanted}")
     twin = torch.empty_like(tensor, device="meta", requires_grad=False)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(twin, requires_grad=tensor.requires_grad)

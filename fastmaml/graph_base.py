@@ -80,6 +80,7 @@ class Builder(Protocol):
     rows: int  # that the model was given
     knows_rows: bool  # whether the forward has asked, or named a number
     dtype: Any  # of its input
+    device: Any  # of the model
 
     def use(self, operand: Any) -> Value:
         """The activation in an operand; anything else stops the trace."""

@@ -98,8 +98,13 @@ def _identity(b: Builder, input: Any) -> Value:
 
 
 def _to(b: Builder, input: Any, *args: Any, **kwargs: Any) -> Value:
-    """Where nothing changes: the device is the model's, and a dtype must be."""
+    """Where nothing changes: device and dtype are the model's."""
     for given in (*args, *kwargs.values()):
+        if isinstance(given, (str, torch.device)) or type(given) is int:
+            there = torch.device(given)
+            same = (there.type, there.index or 0) == (b.device.type, b.device.index or 0)
+            if not same:
+                b.stop(f", which moves to {there}")
         if isinstance(given, torch.dtype) and given is not b.dtype:
             b.stop(f", which casts to {given}")
         if isinstance(given, Held) and given.dtype is not b.dtype:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import SettingError
+from .errors import SettingError, shown
 
 __all__ = ["Loss", "LossArgument", "resolve"]
 
@@ -49,7 +49,7 @@ _NAMED: dict[str, Loss] = {
         "bce_with_logits", (), F.binary_cross_entropy_with_logits, "bce_with_logits"
     ),
 }
-_BY_FUNCTION: dict[object, Loss] = {known.function: known for known in _NAMED.values()}
+_BY_FUNCTION = [(known.function, known) for known in _NAMED.values()]  # a loss may have no hash
 _BY_MODULE: dict[type[nn.Module], Loss] = {
     nn.MSELoss: _NAMED["mse"],
     nn.CrossEntropyLoss: _NAMED["cross_entropy"],
@@ -87,17 +87,24 @@ def resolve(loss: LossArgument, where: str = "loss") -> Loss:
         if known is None:
             raise SettingError(
                 f"{where}: loss must be one of {_names()}, a torch loss module or a callable, "
-                f"got {loss!r}."
+                f"got {shown(loss)}."
             )
         return known
     if isinstance(loss, nn.Module):
         return _from_module(loss, where)
+    if isinstance(loss, type) and issubclass(loss, nn.Module):
+        raise SettingError(
+            f"{where}: loss must be an instance, got the class {loss.__name__}; "
+            f"pass {loss.__name__}()."
+        )
     if not callable(loss):
         raise SettingError(
             f"{where}: loss must be one of {_names()}, a torch loss module or a callable, "
             f"got an object of type {type(loss).__name__}."
         )
-    return _BY_FUNCTION.get(loss) or Loss(None, (), loss, getattr(loss, "__name__", "callable"))
+    known = next((named for function, named in _BY_FUNCTION if function is loss), None)
+    function: Any = loss
+    return known or Loss(None, (), function, getattr(loss, "__name__", "callable"))
 
 
 def _names() -> str:

@@ -10,7 +10,7 @@ import torch
 
 from . import _device
 from ._engine import CompiledPlan
-from .errors import SettingError
+from .errors import SettingError, shown
 from .settings import whole_number
 
 __all__ = ["AUTO", "Fit", "Memory", "Recompute", "check_memory", "fit", "most_program_bytes"]
@@ -65,7 +65,9 @@ def check_memory(where: str, recompute: Recompute, limit: Any) -> Memory:
     if automatic and limit is None:
         return AUTO
     if not automatic and type(recompute) is not bool:
-        raise SettingError(f'{where}: recompute must be True, False or "auto", got {recompute!r}.')
+        raise SettingError(
+            f'{where}: recompute must be True, False or "auto", got {shown(recompute)}.'
+        )
     if limit is not None:
         limit = whole_number(where, "max_workspace_bytes", limit, least=1)
         if limit < 1:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from . import _engine, fallback
-from .errors import BackendError, SettingError, UnsupportedModelError
+from .errors import BackendError, SettingError, UnsupportedModelError, shown
 from .functional import accumulate, attach, is_autocast, model_kind, predictor, trainable
 from .losses import LossArgument
 from .memory import AUTO, Fit, Memory, Recompute, check_memory
-from .plan import lookup
+from .plan import lookup, traced_now
 from .reference import Outcome, fast_weights
 from .results import AdaptedTasks, Backend, MetaStepResult, accuracy
 from .settings import Precision, Settings, check_precision, check_settings
@@ -237,7 +237,7 @@ def adapt(
     where = "adapt"
     settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
     memory = check_memory(where, "auto", max_workspace_bytes)
-    call = _prepare(where, model, support, None, settings, backend, "adapt", memory)
+    call = _prepare(where, model, support, support, settings, backend, "adapt", memory)
     predict = predictor(call.model, call.tasks)
     if call.fit is None:
         parameters = fast_weights(call.model, call.tasks, settings)
@@ -257,7 +257,7 @@ def _prepare(
     where: str,
     model: nn.Module,
     support: Pair,
-    query: Pair | None,
+    query: Pair,
     settings: Settings,
     backend: BackendChoice,
     purpose: _engine.Purpose,
@@ -265,9 +265,9 @@ def _prepare(
 ) -> _Call:
     """Check everything, and find the plan unless the call must run in PyTorch."""
     model = unwrap(model)
-    if backend not in ("auto", "fused", "reference"):
+    if not isinstance(backend, str) or backend not in ("auto", "fused", "reference"):
         raise SettingError(
-            f'{where}: backend must be "auto", "fused" or "reference", got {backend!r}.'
+            f'{where}: backend must be "auto", "fused" or "reference", got {shown(backend)}.'
         )
     if backend != "reference":
         try:
@@ -286,7 +286,7 @@ def _prepare_fused(
     where: str,
     model: nn.Module,
     support: Pair,
-    query: Pair | None,
+    query: Pair,
     settings: Settings,
     backend: BackendChoice,
     purpose: _engine.Purpose,
@@ -296,7 +296,7 @@ def _prepare_fused(
     _engine.require(where)
     if not isinstance(model, nn.Module):
         raise _unsupported(where, f"{type(model).__name__}, which is not a torch.nn.Module")
-    plans = lookup(model)
+    plans = lookup(model, where)
     dtype, device = plans.kind(where, model)
     check_precision(where, settings.precision, dtype, device, backend)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
@@ -308,10 +308,9 @@ def _prepare_fused(
     if settings.loss.classifies and tasks.support_y.is_floating_point():
         raise _unsupported(where, "class probabilities as targets")
     try:
-        traced = plans.traced(model, tasks, where)
+        traced, theta = traced_now(model, plans, tasks, where)
     except UnsupportedModelError as error:
         raise _unsupported(where, str(error)) from None
-    theta = traced.tensors(where)
     rate = settings.inner_lr
     found = traced.plan(
         tasks,

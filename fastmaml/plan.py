@@ -25,6 +25,7 @@ from .graph import Network, trace
 from .kept import Recent, WeakCopy, held_bytes, holds_itself
 from .losses import Loss
 from .memory import Fit, Memory, fit, most_program_bytes
+from .readable import check_readable, check_tensors
 from .settings import Settings
 from .tasks import Tasks, check_classes, check_targets
 from .threads import get_num_threads
@@ -33,7 +34,7 @@ from .watch import Watch
 if TYPE_CHECKING:
     from ._engine import Snapshot, Theta
 
-__all__ = ["ModelPlans", "lookup"]
+__all__ = ["ModelPlans", "lookup", "traced_now"]
 
 _KEPT = 64  # traces of a model, calls' fits of a trace
 _MOST_BYTES = 256 << 20  # of all plans and traces together
@@ -73,8 +74,9 @@ def _flags(model: nn.Module) -> list[tuple[Tensor, bool]]:
 class ModelPlans:
     """A model's traces and plans, valid while its snapshot holds."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Remember the model as it is; nothing is traced yet."""
+    def __init__(self, model: nn.Module, where: str) -> None:
+        """Remember the model as it is; nothing is traced yet. Errors as `check_tensors`."""
+        check_tensors(where, model)
         self.watch = Watch(model)
         self._snapshot = self._remember(model)
         self.networks = Recent[Hashable, _Traced | str](_KEPT)
@@ -164,13 +166,15 @@ class _Traced:
         self.plans: dict[Hashable, CompiledPlan] = {}
         self._fits = Recent[Hashable, Fit](_KEPT)
 
-    def tensors(self, where: str) -> Theta:
+    def tensors(self, where: str) -> Theta | None:
         """The network's live tensors, in its order, or contiguous copies.
+
+        None where one was given another shape since the trace, which then is of another network.
 
         Raises:
             DtypeError: One is of another dtype than the model's first trainable parameter.
             DeviceError: One lies on another device.
-            ShapeError: One was given another shape than it was traced with.
+            SettingError: One cannot be read.
         """
         found = None
         if not self._negated:
@@ -178,6 +182,8 @@ class _Traced:
         if found is not None:
             return found
         self._check(where)
+        if any(t.shape != shape for t, shape in zip(self._live, self._shapes, strict=True)):
+            return None
         return [
             t.detach().resolve_neg().contiguous() if t.is_neg() or not t.is_contiguous() else t
             for t in self._live
@@ -186,7 +192,8 @@ class _Traced:
     def _check(self, where: str) -> None:
         """Refuse tensors that the engine cannot read; errors as `tensors`."""
         name, first = self._first
-        for tensor, shape, spec in zip(self._live, self._shapes, self.network.tensors, strict=True):
+        for tensor, spec in zip(self._live, self.network.tensors, strict=True):
+            check_readable(where, f"`{spec.name}`", tensor)
             if tensor.dtype is not first.dtype:
                 raise DtypeError(
                     f"{where}: all of the model must be {first.dtype} like `{name}`, got "
@@ -196,11 +203,6 @@ class _Traced:
                 raise DeviceError(
                     f"{where}: all of the model must be on {first.device} like `{name}`, got "
                     f'{tensor.device} for `{spec.name}`; call model.to("{first.device}").'
-                )
-            if tensor.shape != shape:
-                raise ShapeError(
-                    f"{where}: `{spec.name}` must be {list(shape)} as its layer says, "
-                    f"got {list(tensor.shape)}."
                 )
 
     def plan(
@@ -289,7 +291,7 @@ class _Traced:
                     tf32=precision == "tf32",
                 )
             except (SettingError, ShapeError, UnsupportedModelError) as error:
-                raise type(error)(f"{where}: {error}") from error
+                raise type(error)(f"{where}: {error}.") from error
             plan.used = _misses
             self.plans[key] = plan
         return plan
@@ -368,11 +370,36 @@ def _make_room(wanted: CompiledPlan, by: _Traced) -> None:
                     kept.drop(shapes)
 
 
-def lookup(model: nn.Module) -> ModelPlans:
-    """The plans of a model as it is now."""
+def traced_now(
+    model: nn.Module, plans: ModelPlans, tasks: Tasks, where: str
+) -> tuple[_Traced, Theta]:
+    """The model's network for these rows and its tensors; errors as of both methods."""
+    traced = plans.traced(model, tasks, where)
+    theta = traced.tensors(where)
+    while theta is None:
+        traced = lookup(model, where, anew=True).traced(model, tasks, where)
+        theta = traced.tensors(where)
+    return traced, theta
+
+
+def lookup(model: nn.Module, where: str = "lookup", *, anew: bool = False) -> ModelPlans:
+    """The plans of a model as it is now.
+
+    Args:
+        model: The module.
+        where: The call that error texts begin with.
+        anew: Whether to forget those that are there.
+
+    Returns:
+        Its `ModelPlans`.
+
+    Raises:
+        SettingError: The model has tensors that nobody can read.
+    """
     plans = _CACHE.get(model)
-    if plans is None or not plans.holds():
-        plans = _WeakPlans(model) if holds_itself(model) else ModelPlans(model)
+    if plans is None or anew or not plans.holds():
+        kind = _WeakPlans if holds_itself(model) else ModelPlans
+        plans = kind(model, where)
         with _LOCK:
             _CACHE[model] = plans
     return plans

@@ -176,7 +176,7 @@ def adapt(
     where = "adapt"
     settings = check_settings(where, loss, inner_lr, inner_steps, True)
     dtype, device = model_kind(where, model)
-    tasks = validate(where, support, None, dtype=dtype, device=device, loss=settings.loss)
+    tasks = validate(where, support, support, dtype=dtype, device=device, loss=settings.loss)
     parameters = fast_weights(model, tasks, settings, where=where)
     return AdaptedTasks(parameters, "reference", predictor(model, tasks))
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from . import _device
-from .errors import SettingError
+from .errors import SettingError, shown
 from .losses import Loss, LossArgument, resolve
+from .readable import check_place, check_readable
 
 __all__ = [
     "Precision",
@@ -68,20 +69,22 @@ def check_settings(
         The `Settings`.
 
     Raises:
-        SettingError: Whatever of the above does not hold.
+        SettingError: Whatever of the above does not hold, or a call where torch makes no ordinary
+            tensors.
 
     >>> check_settings("meta_step", "mse", 0.1, 2, False).inner_steps
     2
     """
+    check_place(where)
     if type(inner_steps) is not int or not 0 <= inner_steps <= _MOST_STEPS:
         inner_steps = check_steps(where, inner_steps)
     if type(inner_lr) is not float or not math.isfinite(inner_lr):
         inner_lr = _rate(where, inner_lr)
     if type(first_order) is not bool:
-        raise SettingError(f"{where}: first_order must be True or False, got {first_order!r}.")
+        raise SettingError(f"{where}: first_order must be True or False, got {shown(first_order)}.")
     if not isinstance(precision, str) or precision not in ("float32", "tf32"):
         raise SettingError(
-            f'{where}: precision must be "float32" or "tf32", got {precision!r}; '
+            f'{where}: precision must be "float32" or "tf32", got {shown(precision)}; '
             "float64 is the model's own dtype."
         )
     return Settings(resolve(loss, where), inner_lr, inner_steps, first_order, precision)
@@ -171,19 +174,24 @@ def whole_number(where: str, name: str, value: Any, *, least: int) -> int:
         if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:
             raise TypeError
         return operator.index(value)
-    except (TypeError, ValueError):  # whatever an array or tensor of another kind raises
+    except (TypeError, ValueError, RuntimeError):  # whatever an array or tensor raises
         raise SettingError(
-            f"{where}: {name} must be an integer >= {least}, got {value!r}; pass an int."
+            f"{where}: {name} must be an integer >= {least}, got {shown(value)}; pass an int."
         ) from None
 
 
 def _rate(where: str, value: Any) -> float | Tensor:
     """A number of any type as float; a tensor stays what it is."""
     if isinstance(value, Tensor):
+        check_readable(where, "inner_lr", value)
         if value.dim() != 0 or not value.is_floating_point():
             raise SettingError(
                 f"{where}: inner_lr must be a number or a 0-dim floating-point tensor, got a "
                 f"tensor {list(value.shape)} of {value.dtype}."
+            )
+        if value.is_meta:
+            raise SettingError(
+                f"{where}: inner_lr must have a value, got a tensor on meta; pass a number."
             )
         # Looking at a number on a device would wait for it: its losses tell if it is not finite.
         number = 0.0 if value.is_cuda else float(value.detach())
@@ -193,7 +201,10 @@ def _rate(where: str, value: Any) -> float | Tensor:
             f"got {type(value).__name__}."
         )
     else:
-        number = value = float(value)
+        try:
+            number = value = float(value)
+        except OverflowError:
+            number = math.inf if value > 0 else -math.inf
     if not math.isfinite(number):
         raise SettingError(f"{where}: inner_lr must be finite, got {number}.")
     result: float | Tensor = value

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
+from .readable import check_place, check_readable
 from .settings import Settings, check_settings
 
 __all__ = [
@@ -32,8 +33,6 @@ __all__ = [
 Pair = Sequence[Tensor]
 """A support or query argument: ``(x, y)``, x ``[T, n, ...]``, y ``[T, n]`` or ``[T, n, D]``."""
 
-_DENSE = torch.strided
-_PLAIN = (Tensor, torch.nn.Parameter)
 _CASTS = {torch.float32: "float", torch.float64: "double", torch.int64: "long"}
 
 
@@ -64,7 +63,7 @@ class Tasks(NamedTuple):
 def validate(
     where: str,
     support: Pair,
-    query: Pair | None,
+    query: Pair,
     *,
     dtype: torch.dtype,
     device: torch.device,
@@ -77,7 +76,7 @@ def validate(
     Args:
         where: The call that error texts begin with.
         support: ``(x, y)``: x ``[T, S, ...]``, y as the loss needs it.
-        query: The same with Q rows, or None to let the support set stand in for it.
+        query: The same with Q rows; the very same object where the support set stands in for it.
         dtype: Of the model's parameters.
         device: Of the model's parameters.
         loss: The resolved loss.
@@ -92,7 +91,7 @@ def validate(
         SettingError: Data that requires grad, or that is no dense tensor.
     """
     support_x, support_y = _pair(where, "support", support)
-    query_x, query_y = (support_x, support_y) if query is None else _pair(where, "query", query)
+    query_x, query_y = _pair(where, "query", query)
     if dtype is not torch.float32 and dtype is not torch.float64:
         raise DtypeError(
             f"{where}: model parameters must be torch.float32 or torch.float64, got {dtype}; "
@@ -102,7 +101,7 @@ def validate(
     shape = support_x.shape
     _check_y(where, "support", support_y, shape, dtype, device, loss)
     other = shape
-    if query is not None:
+    if query is not support:
         _check_x(where, "query", query_x, dtype, device)
         other = query_x.shape
         _check_same_rows(where, other, shape)
@@ -121,6 +120,7 @@ def validate_inputs(where: str, x: Tensor, *, like: Tasks) -> None:
     """
     if not isinstance(x, Tensor):
         raise ShapeError(f"{where}: query x must be a dense tensor, got {type(x).__name__}.")
+    check_place(where)
     _check_x(where, "query", x, like.support_x.dtype, like.support_x.device)
     _check_same_rows(where, x.shape, like.support_x.shape)
 
@@ -161,6 +161,7 @@ def _not_a_pair(where: str, side: str, pair: Any) -> str:
 
 def _check_x(where: str, side: str, x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
     """Whatever holds for the x of one set alone."""
+    check_readable(where, f"{side} x", x)
     shape = x.shape
     if len(shape) < 2 or not shape[0] or not shape[1]:
         _bad_rows(where, side, x)
@@ -169,12 +170,7 @@ def _check_x(where: str, side: str, x: Tensor, dtype: torch.dtype, device: torch
             f"{where}: {side} x must be {dtype} like the model's parameters, got {x.dtype}; "
             f"call x.{_CASTS[dtype]}()."
         )
-    if (
-        x.device != device
-        or x.requires_grad
-        or x.layout is not _DENSE
-        or (type(x) not in _PLAIN and not has_memory(x))
-    ):
+    if x.device != device or x.requires_grad:
         _bad_storage(where, side, "x", x, device)
 
 
@@ -197,32 +193,16 @@ def _bad_rows(where: str, side: str, x: Tensor) -> NoReturn:
 def _bad_storage(
     where: str, side: str, letter: str, tensor: Tensor, device: torch.device
 ) -> NoReturn:
-    """Another device, a graph, or no dense memory."""
+    """Another device, or a graph."""
     if tensor.device != device:
         raise DeviceError(
             f"{where}: {side} {letter} must be on {device} like the model's parameters, "
             f'got {tensor.device}; call .to("{device}").'
         )
-    if tensor.requires_grad:
-        raise SettingError(
-            f"{where}: data must not require grad, got {side} {letter} with requires_grad=True; "
-            "call .detach()."
-        )
-    if tensor.layout is not _DENSE:
-        raise SettingError(
-            f"{where}: {side} {letter} must be a dense tensor, got {tensor.layout}; "
-            "call .to_dense()."
-        )
     raise SettingError(
-        f"{where}: {side} {letter} must be a tensor with memory of its own, got a "
-        f"{type(tensor).__name__}; make a plain torch.Tensor of it."
+        f"{where}: data must not require grad, got {side} {letter} with requires_grad=True; "
+        "call .detach()."
     )
-
-
-def has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor of a subclass holds its numbers itself: no wrapper does."""
-    kind = type(tensor)
-    return getattr(kind, "__torch_dispatch__", None) is Tensor.__torch_dispatch__
 
 
 def _check_y(
@@ -235,6 +215,7 @@ def _check_y(
     loss: Loss,
 ) -> None:
     """Whatever holds for the y of one set, before the model's output is known."""
+    check_readable(where, f"{side} y", y)
     shape = y.shape
     if len(shape) < 2 or shape[0] != x_shape[0] or shape[1] != x_shape[1]:
         tasks, rows = x_shape[:2]
@@ -244,12 +225,7 @@ def _check_y(
         )
     if loss.op is not None or loss.classifies:
         _check_y_of_loss(where, side, y, dtype, loss)
-    if (
-        y.device != device
-        or y.requires_grad
-        or y.layout is not _DENSE
-        or (type(y) not in _PLAIN and not has_memory(y))
-    ):
+    if y.device != device or y.requires_grad:
         _bad_storage(where, side, "y", y, device)
 
 

@@ -147,11 +147,13 @@ def _distance(one: reference.Outcome, truth: reference.Outcome) -> float:
         pairs.append((_flat(one, truth), _flat(truth, truth)))
     if one.rate_grad is not None and truth.rate_grad is not None:
         pairs.append((one.rate_grad, truth.rate_grad))
-    return max(_relative(a.double(), b) for a, b in pairs)
+    return max(_relative(a, b) for a, b in pairs)
 
 
 def _relative(a: Tensor, b: Tensor) -> float:
     """Relative error of `a`; infinite where one is finite and the other is not."""
+    wide = torch.complex128 if b.is_complex() else torch.float64
+    a, b = a.to(wide), b.to(wide)
     finite = b.isfinite()
     if not torch.equal(a.isfinite(), finite):
         return float("inf")

@@ -358,7 +358,7 @@ def test_texts_of_the_fused_door() -> None:
     model[0].weight.data = torch.randn(7, 2)
     refuses(
         fastmaml.ShapeError,
-        "meta_step: `0.weight` must be [4, 2] as its layer says, got [7, 2].",
+        "meta_step: layer `1` (torch.nn.BatchNorm1d) must get rows of shape [4], got [7]; ",
         lambda: step(model, (sx, sy), query),
     )
 

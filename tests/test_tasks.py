@@ -50,9 +50,9 @@ def test_strides_are_free() -> None:
     assert not tasks.support_x.is_contiguous()
 
 
-def test_query_may_be_left_out() -> None:
+def test_the_support_set_may_stand_in_for_the_query() -> None:
     tasks = validate(
-        "adapt", GOOD, None, dtype=torch.float32, device=CPU, loss=resolve("cross_entropy")
+        "adapt", GOOD, GOOD, dtype=torch.float32, device=CPU, loss=resolve("cross_entropy")
     )
     assert tasks.query_x is tasks.support_x
     assert tasks.query_rows == S

@@ -13,6 +13,10 @@ struct Version {
   uint32_t major, minor;
 };
 
+// Kinds of devices, and codes of dtypes.
+inline constexpr int32_t kCpu = 1, kCuda = 2;
+inline constexpr uint8_t kInt = 0, kUInt = 1, kFloat = 2, kOther = 255;
+
 struct Device {
   int32_t type, index;
   bool operator==(const Device&) const = default;

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "bindings/call.hpp"
 #include "bindings/tensors.hpp"
 #include "core/error.hpp"
 #include "core/processors.hpp"
@@ -20,20 +21,25 @@ using namespace fastmaml;
 
 namespace {
 
-using Address = uintptr_t;
-
 NodeSpec make_node(std::string op, std::vector<int> inputs, std::vector<int> params,
                    std::map<std::string, double> attrs, Shape shape, std::string name) {
   return {std::move(op),    std::move(inputs), std::move(params),
           std::move(attrs), std::move(shape),  std::move(name)};
 }
 
-// Where a call runs.
-struct Place {
-  int device = -1;
-  Address stream = 0, tables = 0;
-  int team = 0;
-  bool all_threads = false;
+// Has Python handle the signals that came meanwhile, without the GIL till then: what a handler
+// raises, as Ctrl-C does, is thrown. Only the main thread handles any.
+void handle_signals() {
+  if (syscall(SYS_gettid) != getpid()) return;
+  const py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+// A plan, and the door to its calls.
+struct BoundPlan : Plan {
+  BoundPlan(const NetworkSpec& network, const Settings& settings)
+      : Plan(network, settings, Poll{handle_signals}), door(network, settings, output_shape()) {}
+  const Door door;
 };
 
 // For results.
@@ -51,40 +57,21 @@ const char* name_of(Executor executor) {
   return "cuda resident";
 }
 
-// Has Python handle the signals that came meanwhile, without the GIL till then: what a handler
-// raises, as Ctrl-C does, is thrown. Only the main thread handles any.
-void handle_signals() {
-  if (syscall(SYS_gettid) != getpid()) return;
-  const py::gil_scoped_acquire acquire;
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
 // Plan::run or Plan::profile. The caller holds the tensors while it runs.
 template <auto entry>
-auto invoke(const Plan& plan, int64_t tasks, int threads, int lanes, py::handle support_x,
+auto invoke(const BoundPlan& bound, int64_t tasks, int threads, int lanes, py::handle support_x,
             py::handle support_y, py::handle query_x, py::handle query_y, std::vector<double> rates,
-            const Tensors& tensors, const py::list& outputs, py::handle task_losses,
-            py::handle logits, py::handle loss_dots, py::handle workspace, size_t workspace_bytes,
-            const Place& place, py::handle scalars) {
-  Call call;
-  call.tasks = tasks, call.threads = threads, call.lanes = lanes;
-  call.support_x = address_of(support_x);
-  call.support_y = address_of(support_y);
-  call.query_x = address_of(query_x);
-  call.query_y = address_of(query_y);
-  call.rates = std::move(rates);
-  call.tensors.assign(tensors.addresses.begin(), tensors.addresses.end());
-  (plan.settings().mode == Mode::adapt ? call.fast : call.grads) = Tensors(outputs).addresses;
-  call.task_losses = address_of(task_losses);
-  call.logits = address_of(logits);
-  call.loss_dots = address_of(loss_dots);
-  call.workspace = address_of(workspace);
-  call.workspace_bytes = workspace_bytes;
+            py::handle tensors, const py::list& outputs, py::handle task_losses, py::handle logits,
+            py::handle loss_dots, py::handle workspace, size_t workspace_bytes, const Place& place,
+            py::handle scalars) {
+  // Made here and not by pybind11, which would show the arguments that it cannot convert.
+  const bool read = py::isinstance<Tensors>(tensors);
+  const Tensors found = read ? py::cast<Tensors>(tensors) : Tensors(py::cast<py::list>(tensors));
+  const Plan& plan = bound;
+  Call call = bound.door.open(tasks, threads, lanes, support_x, support_y, query_x, query_y,
+                              std::move(rates), found, Tensors(outputs), task_losses, logits,
+                              loss_dots, workspace, workspace_bytes, place, scalars);
   call.poll.ask = handle_signals;
-  call.scalars = address_of(scalars);
-  call.device = place.device, call.team = place.team, call.all_threads = place.all_threads;
-  call.stream = reinterpret_cast<void*>(place.stream);
-  call.tables = reinterpret_cast<const void*>(place.tables);
   const py::gil_scoped_release release;
   if constexpr (std::is_same_v<decltype((plan.*entry)(call)), Executor>)
     return name_of((plan.*entry)(call));
@@ -128,11 +115,12 @@ void register_specs(py::module_& module) {
       }));
   py::class_<NodeSpec>(module, "NodeSpec", py::module_local()).def(py::init(&make_node));
   py::class_<Place>(module, "Place", py::module_local())
-      .def(py::init([](int device, Address stream, Address tables, int team, bool all_threads) {
-             return Place{device, stream, tables, team, all_threads};
-           }),
-           py::arg("device") = -1, py::arg("stream") = 0, py::arg("tables") = 0,
-           py::arg("team") = 0, py::arg("all_threads") = false);
+      .def(
+          py::init([](int device, uintptr_t stream, py::object tables, int team, bool all_threads) {
+            return Place{device, stream, std::move(tables), team, all_threads};
+          }),
+          py::arg("device") = -1, py::arg("stream") = 0, py::arg("tables") = py::none(),
+          py::arg("team") = 0, py::arg("all_threads") = false);
   py::class_<InstructionTime>(module, "InstructionTime", py::module_local())
       .def_readonly("label", &InstructionTime::label)
       .def_readonly("seconds", &InstructionTime::seconds)
@@ -155,7 +143,7 @@ void register_specs(py::module_& module) {
 }
 
 void register_plan(py::module_& module) {
-  py::class_<Plan>(module, "Plan", py::module_local())
+  py::class_<BoundPlan>(module, "Plan", py::module_local())
       .def(
           py::init([](Shape row_shape, std::vector<TensorSpec> tensors, std::vector<NodeSpec> nodes,
                       int output, NodeSpec loss, bool float64, Mode mode, int64_t support_rows,
@@ -180,7 +168,7 @@ void register_plan(py::module_& module) {
                                     most_bytes,
                                     tf32};
             const py::gil_scoped_release release;
-            return std::make_unique<Plan>(network, settings, Poll{handle_signals});
+            return std::make_unique<BoundPlan>(network, settings);
           }),
           py::arg("row_shape"), py::arg("tensors"), py::arg("nodes"), py::arg("output"),
           py::arg("loss"), py::kw_only(), py::arg("float64"), py::arg("mode"),
@@ -196,7 +184,7 @@ void register_plan(py::module_& module) {
       .def("device_workspace_bytes", &Plan::device_workspace_bytes, py::arg("tasks"),
            py::arg("lanes") = 0)
       .def("device_tables",
-           [](const Plan& plan) {
+           [](const BoundPlan& plan) {
              const std::vector<char>& bytes = plan.device_tables();
              return py::bytes(bytes.data(), bytes.size());
            })
@@ -231,13 +219,6 @@ PYBIND11_MODULE(FASTMAML_MODULE, module) {
   module.def("instruction_set", &instruction_set);
   module.def("available_instruction_sets", &available_instruction_sets);
   module.def("force_instruction_set", &force_instruction_set, py::arg("name"));
-  module.def(
-      "first_outside",
-      [](Address values, int64_t count, int64_t limit) {
-        if (values == 0 && count > 0) throw py::type_error("expected a tensor with memory");
-        return first_outside(reinterpret_cast<const int64_t*>(values), count, limit);
-      },
-      py::arg("values"), py::arg("count"), py::arg("limit"));
   module.def(
       "peak_flops",
       [](bool float64, int threads) {

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "bindings/dlpack.hpp"
+#include "fastmaml.hpp"
 
 namespace py = pybind11;
 
@@ -26,7 +26,7 @@ struct Torch {
   PyTypeObject* parameter = nullptr;
   dlpack::Read read = nullptr;
   Attribute grad, requires_grad, hooks, late_hooks;
-  PyObject* data_ptr = nullptr;
+  PyObject *storage = nullptr, *nbytes = nullptr, *data_ptr = nullptr;
 };
 Torch torch;
 
@@ -53,6 +53,8 @@ void load_torch() {
   torch.tensor = reinterpret_cast<PyTypeObject*>(tensor.inc_ref().ptr());
   torch.parameter = reinterpret_cast<PyTypeObject*>(parameter.inc_ref().ptr());
   torch.read = find_reader(tensor);
+  torch.storage = PyUnicode_InternFromString("untyped_storage");
+  torch.nbytes = PyUnicode_InternFromString("nbytes");
   torch.data_ptr = PyUnicode_InternFromString("data_ptr");
   torch.grad = find_attribute(tensor, "grad");
   torch.requires_grad = find_attribute(tensor, "requires_grad");
@@ -65,16 +67,42 @@ bool is_plain(PyObject* object) {
   return Py_TYPE(object) == torch.tensor || Py_TYPE(object) == torch.parameter;
 }
 
-// Reads a plain tensor; false where torch has no table, or the tensor no memory of its own.
-bool read(PyObject* object, dlpack::Tensor& out) {
-  if (torch.read == nullptr || !is_plain(object)) return false;
-  if (torch.read(object, &out) == 0) return true;
-  PyErr_Clear();
-  return false;
+// The whole number that a method without arguments gives, at least 0; -1 with Python's error set.
+int64_t call_for_number(PyObject* object, PyObject* method) {
+  PyObject* const number = PyObject_CallMethodNoArgs(object, method);
+  if (number == nullptr) return -1;
+  return PyLong_AsLongLong(py::reinterpret_steal<py::object>(number).ptr());
 }
 
-void* begin_of(const dlpack::Tensor& tensor) {
-  return static_cast<char*>(tensor.data) + tensor.byte_offset;
+// Whether all elements lie within the storage, which its owner may have made smaller since: torch
+// reads on, and so would the engine. The storages of tensors that stand for others have no address.
+bool is_within_storage(PyObject* object, const dlpack::Tensor& tensor) {
+  int64_t last = 0;
+  for (int dim = 0; dim < tensor.dims; ++dim) {
+    if (tensor.shape[dim] == 0) return true;
+    last += (tensor.shape[dim] - 1) * tensor.strides[dim];
+  }
+  if (tensor.data == nullptr) return false;
+  const auto storage =
+      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, torch.storage));
+  const int64_t begin = storage ? call_for_number(storage.ptr(), torch.data_ptr) : -1;
+  const int64_t bytes = begin > 0 ? call_for_number(storage.ptr(), torch.nbytes) : -1;
+  if (bytes < 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const int64_t at = static_cast<int64_t>(reinterpret_cast<intptr_t>(tensor.data)) +
+                     static_cast<int64_t>(tensor.byte_offset);
+  return at >= begin && at + (last + 1) * (tensor.dtype.bits / 8) <= begin + bytes;
+}
+
+// Reads a plain tensor; false where torch has no table, or the tensor no memory for all its
+// elements.
+bool read(PyObject* object, dlpack::Tensor& out) {
+  if (torch.read == nullptr || !is_plain(object)) return false;
+  if (torch.read(object, &out) == 0) return is_within_storage(object, out);
+  PyErr_Clear();
+  return false;
 }
 
 // What Python's own access comes to; of a plain tensor without the search for the name.
@@ -214,10 +242,40 @@ bool is_contiguous(const dlpack::Tensor& tensor) {
   return dense;
 }
 
+Memory memory_in(const dlpack::Tensor& tensor) {
+  int64_t count = 1;
+  for (int dim = 0; dim < tensor.dims; ++dim) count *= tensor.shape[dim];
+  return {static_cast<char*>(tensor.data) + tensor.byte_offset, count, tensor.dtype,
+          tensor.device.type, is_contiguous(tensor)};
+}
+
+// The same from what torch says of any tensor, in Python.
+Memory memory_by_name(py::handle tensor) {
+  const auto ask = [&](const char* name) { return tensor.attr(name)(); };
+  Memory found;
+  found.count = py::cast<int64_t>(ask("numel"));
+  found.dense = py::cast<bool>(ask("is_contiguous")) && !py::cast<bool>(ask("is_neg"));
+  const int64_t size = py::cast<int64_t>(ask("element_size"));
+  const int64_t end = py::cast<int64_t>(ask("storage_offset")) + found.count;
+  found.begin = reinterpret_cast<void*>(py::cast<uintptr_t>(ask("data_ptr")));
+  const int64_t held = py::cast<int64_t>(ask("untyped_storage").attr("nbytes")());
+  if (found.count > 0 && found.dense && (found.begin == nullptr || held < end * size))
+    throw py::type_error("expected a tensor with memory for all its numbers");
+  const auto dtype = py::cast<std::string>(py::str(tensor.attr("dtype")));
+  found.dtype = {dtype.starts_with("torch.float")  ? dlpack::kFloat
+                 : dtype.starts_with("torch.int")  ? dlpack::kInt
+                 : dtype.starts_with("torch.uint") ? dlpack::kUInt
+                                                   : dlpack::kOther,
+                 static_cast<uint8_t>(8 * size), 1};
+  const auto device = py::cast<std::string>(tensor.attr("device").attr("type"));
+  found.device = device == "cpu" ? dlpack::kCpu : device == "cuda" ? dlpack::kCuda : 0;
+  return found;
+}
+
 std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, py::handle like) {
   const size_t count = tensors.size();
   if (shapes.size() != count) throw py::value_error("expected as many shapes as tensors");
-  std::vector<void*> addresses(count);
+  std::vector<Memory> memory(count);
   dlpack::Tensor first{}, tensor{};
   if (!read(like.ptr(), first)) return std::nullopt;
   for (size_t i = 0; i < count; ++i) {
@@ -225,9 +283,14 @@ std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, 
         tensor.device != first.device || !has_shape(tensor, PyList_GET_ITEM(shapes.ptr(), i)) ||
         !is_contiguous(tensor))
       return std::nullopt;
-    addresses[i] = begin_of(tensor);
+    memory[i] = memory_in(tensor);
   }
-  return Tensors(tensors, std::move(addresses));
+  return Tensors(tensors, std::move(memory));
+}
+
+bool readable(py::handle tensor) {
+  dlpack::Tensor found{};
+  return read(tensor.ptr(), found);
 }
 
 bool has_hooks(PyObject* parameter) {
@@ -256,37 +319,42 @@ bool give_grads(const py::list& parameters, const py::list& grads) {
 
 }  // namespace
 
-void* address_of(py::handle tensor) {
-  if (tensor.is_none()) return nullptr;
+Memory memory_of(py::handle tensor) {
+  if (tensor.is_none()) return {};
   if (!PyObject_TypeCheck(tensor.ptr(), torch.tensor))
     throw py::type_error("expected a torch.Tensor, got " +
                          std::string(Py_TYPE(tensor.ptr())->tp_name));
   dlpack::Tensor found{};
-  if (read(tensor.ptr(), found)) return begin_of(found);
-  PyObject* number = PyObject_CallMethodNoArgs(tensor.ptr(), torch.data_ptr);
-  if (number == nullptr) throw py::error_already_set();
-  void* address = PyLong_AsVoidPtr(py::reinterpret_steal<py::object>(number).ptr());
-  if (address == nullptr && PyErr_Occurred()) throw py::error_already_set();
-  return address;
+  return read(tensor.ptr(), found) ? memory_in(found) : memory_by_name(tensor);
 }
 
 Tensors::Tensors(py::list list) : tensors(std::move(list)) {
-  addresses.reserve(tensors.size());
-  for (py::handle tensor : tensors) addresses.push_back(address_of(tensor));
+  memory.reserve(tensors.size());
+  for (py::handle tensor : tensors) memory.push_back(memory_of(tensor));
 }
 
-Tensors::Tensors(py::list list, std::vector<void*> read)
-    : tensors(std::move(list)), addresses(std::move(read)) {}
+Tensors::Tensors(py::list list, std::vector<Memory> read)
+    : tensors(std::move(list)), memory(std::move(read)) {}
+
+// Index of the first class index outside [0, limit), or -1.
+int64_t first_outside_of(py::handle values, int64_t limit) {
+  const Memory memory = memory_of(values);
+  if (memory.dtype != dlpack::DataType{dlpack::kInt, 64, 1} || memory.device != dlpack::kCpu ||
+      !memory.dense)
+    throw py::type_error("expected a contiguous tensor of int64 on the CPU");
+  return first_outside(static_cast<const int64_t*>(memory.begin), memory.count, limit);
+}
 
 void register_tensors(py::module_& module) {
   load_torch();
   py::class_<Tensors>(module, "Tensors", py::module_local()).def(py::init<py::list>());
-  py::implicitly_convertible<py::list, Tensors>();
   py::class_<Snapshot>(module, "Snapshot", py::module_local())
       .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&,
                     const py::list&>(),
            py::arg("equal"), py::arg("same"), py::arg("empty"), py::arg("flags"), py::arg("items"))
       .def("holds", &Snapshot::holds);
+  module.def("first_outside", &first_outside_of, py::arg("values"), py::arg("limit"));
+  module.def("readable", &readable, py::arg("tensor"));
   module.def("fitting", &fitting, py::arg("tensors"), py::arg("shapes"), py::arg("like"));
   module.def("give_grads", &give_grads, py::arg("parameters"), py::arg("grads"));
 }

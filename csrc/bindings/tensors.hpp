@@ -6,19 +6,30 @@
 
 #include <vector>
 
+#include "bindings/dlpack.hpp"
+
 namespace fastmaml {
 
-// Where a tensor's numbers lie; nullptr for None. Throws TypeError for what is no tensor, and
-// whatever torch does where there is no memory.
-void* address_of(pybind11::handle tensor);
+// Where a tensor's numbers lie, and what they are.
+struct Memory {
+  void* begin = nullptr;
+  int64_t count = 0;
+  dlpack::DataType dtype{};
+  int32_t device = 0;  // kind, as DLPack numbers them
+  bool dense = false;  // in C order, without holes
+};
+
+// All 0 for None. Throws TypeError for what is no tensor or has no memory for all its numbers, and
+// whatever torch throws.
+Memory memory_of(pybind11::handle tensor);
 
 // Tensors, kept alive, and where they lay when this was made.
 struct Tensors {
   pybind11::list tensors;
-  std::vector<void*> addresses;
+  std::vector<Memory> memory;
 
   explicit Tensors(pybind11::list list);
-  Tensors(pybind11::list list, std::vector<void*> read);
+  Tensors(pybind11::list list, std::vector<Memory> read);
 };
 
 void register_tensors(pybind11::module_& module);

@@ -98,8 +98,11 @@ void force_instruction_set(const std::string& name) {
 
 double peak_flops(Dtype dtype, int threads) {
   constexpr int64_t kRounds = 2'000'000;  // about 10 ms
+  constexpr int kMostThreads = 4096;
   const auto fma = dtype == Dtype::f32 ? kernels().fma_f32 : kernels().fma_f64;
-  threads = std::max(1, threads);
+  if (threads < 1 || threads > kMostThreads)
+    throw SettingError(
+        message("peak_flops: threads must be 1 to ", kMostThreads, ", got ", threads));
   double best = 0;
   for (int attempt = 0; attempt < 5; ++attempt) {
     std::atomic<int> waited_for{threads};

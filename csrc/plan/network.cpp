@@ -11,12 +11,16 @@
 namespace fastmaml {
 namespace {
 
+// Of one tensor or row: products of several sizes and counts of bytes stay within 64 bits.
+constexpr double kMostNumbers = 1e12;
+
 void check_indices(const NodeSpec& spec, size_t values, size_t tensors) {
+  if (spec.inputs.empty()) throw InternalError(message("layer `", spec.name, "` has no input"));
   for (int input : spec.inputs)
     if (input < 0 || static_cast<size_t>(input) >= values)
       throw InternalError(message("layer `", spec.name, "` reads value ", input, " of ", values));
   for (int param : spec.params)
-    if (param >= static_cast<int>(tensors))
+    if (param < -1 || param >= static_cast<int>(tensors))
       throw InternalError(message("layer `", spec.name, "` reads tensor ", param, " of ", tensors));
 }
 
@@ -25,6 +29,10 @@ void check_not_empty(const Shape& shape, const std::string& what) {
     if (size < 1)
       throw UnsupportedModelError(
           message("`", what, "`: every dimension must be positive, got ", size));
+  double count = 1;
+  for (int64_t size : shape) count *= static_cast<double>(size);
+  if (count > kMostNumbers)
+    throw UnsupportedModelError(message("`", what, "` is too large: ", count, " numbers"));
 }
 
 bool depends_on_trainable(const Network& network, const Node& node) {
@@ -119,7 +127,7 @@ class Builder {
   }
 
   void reshape(const NodeSpec& item) {
-    const Seen& from = seen[item.inputs.at(0)];
+    const Seen& from = seen[item.inputs[0]];
     if (numel(item.shape) != numel(from.shape))
       throw ShapeError(message("layer `", item.name, "`: a reshape must keep the ",
                                numel(from.shape), " numbers of a row, got ", numel(item.shape)));

@@ -15,6 +15,19 @@
 
 namespace fastmaml {
 
+namespace {
+
+void check_sizes(int64_t tasks, int threads, int lanes) {
+  constexpr int64_t kMostTasks = int64_t{1} << 40;  // sizes of buffers are products with it
+  if (tasks < 1 || tasks > kMostTasks)
+    throw InternalError(message("run: tasks must be at least 1, got ", tasks));
+  if (threads < 1 || lanes < 0)
+    throw InternalError(
+        message("run: threads must be at least 1 and lanes 0, got ", threads, " and ", lanes));
+}
+
+}  // namespace
+
 struct Compiled : Program {
   explicit Compiled(Program&& program)
       : Program(std::move(program)),
@@ -29,6 +42,7 @@ struct Compiled : Program {
   const size_t bytes;  // that it holds, but for what calls add
   mutable Habits habits;
   std::shared_ptr<Habits::Habit> habit(int64_t tasks, int threads, int lanes) const {
+    check_sizes(tasks, threads, lanes);
     return habits.of(*this, schedule, tasks, threads, lanes);
   }
   mutable std::once_flag device_once;
@@ -47,7 +61,6 @@ void check_call(const Program& program, const Call& call, size_t bytes) {
   auto require = [](bool holds, auto... parts) {
     if (!holds) throw InternalError(message("run: ", parts...));
   };
-  require(call.tasks >= 1, "tasks must be at least 1, got ", call.tasks);
   require(call.rates.size() == static_cast<size_t>(s.inner_steps), "rates must hold ",
           s.inner_steps, " numbers, got ", call.rates.size());
   require(call.tensors.size() == program.network.tensors.size(), "tensors must hold ",
@@ -101,12 +114,14 @@ size_t Plan::workspace_bytes(int64_t tasks, int threads, int lanes) const {
 size_t Plan::program_bytes() const { return compiled_->bytes; }
 
 size_t Plan::device_workspace_bytes(int64_t tasks, int lanes) const {
+  check_sizes(tasks, 1, lanes);
   return compiled_->for_device().workspace_bytes(tasks, lanes);
 }
 
 const std::vector<char>& Plan::device_tables() const { return compiled_->for_device().tables(); }
 
 DeviceCost Plan::device_cost(int64_t tasks, int lanes, int team, int64_t shared_limit) const {
+  check_sizes(tasks, 1, lanes);
   return fastmaml::device_cost(*compiled_, tasks, lanes, team, shared_limit);
 }
 

@@ -89,13 +89,20 @@ void sum_apart(Emit& emit, const Sink& bias, const LinearSizes& s, std::vector<C
 }  // namespace
 
 void Linear::check(const Node& node, const std::vector<TensorSpec>& tensors) const {
-  const Shape& weight = tensors[node.params.at(0)].shape;
-  const Shape& in = node.in_shapes.at(0);
-  if (weight.size() != 2 || in.empty() || in.back() != weight[1])
-    throw ShapeError(message("layer `", node.name, "`: linear needs x with ", weight.at(1),
+  const Shape& in = node.in_shapes[0];
+  if (!node.has_param(0) || tensors[node.params[0]].shape.size() != 2)
+    throw ShapeError(message("layer `", node.name, "`: linear needs a weight of 2 dimensions"));
+  const Shape& weight = tensors[node.params[0]].shape;
+  if (in.empty() || in.back() != weight[1])
+    throw ShapeError(message("layer `", node.name, "`: linear needs x with ", weight[1],
                              " features in its last dimension, got ", in.empty() ? 0 : in.back()));
   if (node.has_param(1) && tensors[node.params[1]].shape != Shape{weight[0]})
     throw ShapeError(message("layer `", node.name, "`: bias must have ", weight[0], " numbers"));
+  Shape out = in;
+  out.back() = weight[0];
+  if (node.shape != out)
+    throw ShapeError(message("layer `", node.name, "`: linear gives ", weight[0],
+                             " features for each of its input's rows, got another shape"));
 }
 
 void Linear::forward(Emit& emit, const Node& node) const {

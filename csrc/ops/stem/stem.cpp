@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/error.hpp"
 #include "ops/conv2d/conv2d.hpp"
 #include "ops/patches/patches.hpp"
 #include "ops/taps/taps.hpp"
@@ -202,6 +203,10 @@ void add_with_sinks(Emit& emit, const Node& node, StemArgs args) {
 }
 
 }  // namespace
+
+void Stem::check(const Node& node, const std::vector<TensorSpec>&) const {
+  throw UnsupportedModelError(message("layer `", node.name, "`: a stem is made by the planner"));
+}
 
 void Stem::forward(Emit& emit, const Node& node) const {
   Chunks chunks(emit, node);

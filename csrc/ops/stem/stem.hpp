@@ -56,7 +56,8 @@ struct StemArgs {
 class Stem final : public Op {
  public:
   MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
-  void check(const Node&, const std::vector<TensorSpec>&) const override {}
+  // Only plan/rewrite.cpp makes one, of layers that were checked.
+  void check(const Node& node, const std::vector<TensorSpec>&) const override;
   void forward(Emit& emit, const Node& node) const override;
   void backward(Emit& emit, const Node& node) const override;
   void forward_jvp(Emit& emit, const Node& node) const override;
