@@ -24,6 +24,9 @@ _TRANSFORMED = [
 ]
 
 
+_COPY = "call .clone()"
+
+
 class Obstacle(NamedTuple):
     """Why a tensor's numbers cannot be read."""
 
@@ -94,7 +97,13 @@ def obstacle(tensor: Tensor) -> Obstacle | None:
     if _is_wrapper(tensor):
         return Obstacle(own, f"a {kind}", "make a plain torch.Tensor of it")
     if keys.has(torch._C.DispatchKey.ZeroTensor):
-        return Obstacle(own, "zeros without memory", "call .clone()")
+        return Obstacle(own, "zeros without memory", _COPY)
+    if (
+        tensor.numel()
+        and tensor.device.type != "meta"
+        and tensor.data_ptr() % tensor.element_size()
+    ):
+        return Obstacle("a tensor at a multiple of its element's size", "another address", _COPY)
     if tensor.device.type != "meta" and not _is_within_storage(tensor):
         size = tensor.untyped_storage().nbytes()
         return Obstacle(

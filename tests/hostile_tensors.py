@@ -213,16 +213,18 @@ def is_ordinary(t: Any) -> bool:
 
 
 def _fits(t: Tensor) -> bool:
-    """Whether the storage of a strided tensor is there and holds all of it."""
+    """Whether the storage of a strided tensor is there, holds all of it, and begins well."""
     reach = zip(t.shape, t.stride(), strict=True)
+    size = t.element_size()
     end = t.storage_offset() + 1 + sum((n - 1) * step for n, step in reach)
     storage = t.untyped_storage()
+    if not t.numel():
+        return True
     try:
-        return not t.numel() or bool(
-            storage.nbytes() >= end * t.element_size() and storage.data_ptr()
-        )
+        begin = storage.data_ptr()
     except RuntimeError:  # an invalid storage
         return False
+    return begin != 0 and begin % size == 0 and storage.nbytes() >= end * size
 
 
 def hostile(draw: random.Random, like: Tensor) -> Any:

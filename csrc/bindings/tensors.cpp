@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -75,7 +76,8 @@ int64_t call_for_number(PyObject* object, PyObject* method) {
 }
 
 // Whether all elements lie within the storage, which its owner may have made smaller since: torch
-// reads on, and so would the engine. The storages of tensors that stand for others have no address.
+// reads on, and so would the engine. The storages of tensors that stand for others have no address,
+// and of what lies across the places of its numbers compilers know nothing.
 bool is_within_storage(PyObject* object, const dlpack::Tensor& tensor) {
   int64_t last = 0;
   for (int dim = 0; dim < tensor.dims; ++dim) {
@@ -91,9 +93,11 @@ bool is_within_storage(PyObject* object, const dlpack::Tensor& tensor) {
     PyErr_Clear();
     return false;
   }
+  const int64_t size = tensor.dtype.bits / 8;
   const int64_t at = static_cast<int64_t>(reinterpret_cast<intptr_t>(tensor.data)) +
                      static_cast<int64_t>(tensor.byte_offset);
-  return at >= begin && at + (last + 1) * (tensor.dtype.bits / 8) <= begin + bytes;
+  return at >= begin && at + (last + 1) * size <= begin + bytes &&
+         at % std::max<int64_t>(size, 1) == 0;
 }
 
 // Reads a plain tensor; false where torch has no table, or the tensor no memory for all its
