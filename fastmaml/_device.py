@@ -12,7 +12,15 @@ from torch import Tensor
 
 from .errors import BackendError
 
-__all__ = ["Tables", "current_stream", "is_capturing", "on_device", "scalars", "total_memory"]
+__all__ = [
+    "Tables",
+    "current_stream",
+    "is_capturing",
+    "is_still",
+    "on_device",
+    "scalars",
+    "total_memory",
+]
 
 DEVICE_CODE = False
 """Whether calls on the CPU run the device's code. Tests set it, with another `_engine._C`."""
@@ -40,6 +48,15 @@ def total_memory(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
+def is_still(rate: Tensor) -> Tensor:
+    """Whether a learned rate is nothing to the engine (csrc/plan/scalars.hpp).
+
+    >>> is_still(torch.tensor([0.1, 1e-30, 0.0])).tolist()
+    [False, True, True]
+    """
+    return rate.abs() < torch.finfo(rate.dtype).eps ** 3
+
+
 def scalars(rate: Tensor, steps: int, tasks: int, dtype: torch.dtype, rate_grad: bool) -> Tensor:
     """The engine's scalars (see csrc/ops/operand.hpp) from a rate that stays where it is.
 
@@ -58,7 +75,7 @@ def scalars(rate: Tensor, steps: int, tasks: int, dtype: torch.dtype, rate_grad:
     """
     falling = -rate.detach().to(dtype)
     one = torch.ones_like(falling)
-    still = (falling == 0) if rate_grad else torch.zeros_like(falling, dtype=torch.bool)
+    still = is_still(falling) if rate_grad else torch.zeros_like(falling, dtype=torch.bool)
     step = [falling, torch.where(still, one, falling), torch.where(still, one - 1, one)]
     fixed = [one, one / tasks]
     padding = [one - 1] * ((2 + 3 * steps) % 2)

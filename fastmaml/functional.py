@@ -268,7 +268,7 @@ def accumulate(
     """
     held, added = _held(where, parameters, grads)
     if isinstance(inner_lr, Tensor) and rate_grad is not None:
-        torch.autograd.backward(inner_lr, rate_grad)
+        _pass_on(where, inner_lr, rate_grad)
         held, added = _held(where, parameters, grads)  # it may have been computed from parameters
     hooked = [name for name in grads if _has_hooks(parameters[name])]
     if hooked:
@@ -286,6 +286,19 @@ def accumulate(
         if parameters[name].grad is None:
             actions.append(partial(setattr, parameters[name], "grad", grad))
     all_at_once(actions)
+
+
+def _pass_on(where: str, inner_lr: Tensor, grad: Tensor) -> None:
+    """Send a gradient back through whatever computed the step size."""
+    try:
+        torch.autograd.backward(inner_lr, grad)
+    except RuntimeError as error:
+        if "a second time" not in str(error):
+            raise
+        raise SettingError(
+            f"{where}: inner_lr must have a graph that no call has gone back through, got one that "
+            "was freed; compute it anew for each call."
+        ) from error
 
 
 def _has_hooks(parameter: Tensor) -> bool:

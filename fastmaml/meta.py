@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from . import _engine, fallback
+from . import _device, _engine, fallback
 from .errors import BackendError, SettingError, UnsupportedModelError, shown
 from .functional import accumulate, attach, is_autocast, model_kind, predictor, trainable
 from .losses import LossArgument
@@ -336,6 +336,7 @@ _WARNED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 def _warn(where: str, model: nn.Module, error: Exception) -> None:
     """Say once per model class and reason why PyTorch runs."""
     reason = str(error).removeprefix(f"{where}: ").removesuffix('; use backend="reference".')
+    reason = reason.removesuffix(".")
     if reason in (warned := _WARNED.setdefault(type(model), set())):
         return
     warned.add(reason)
@@ -380,7 +381,7 @@ def _gave(call: _Call, ran: _engine.Outputs) -> bool:
 def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
     """The learning rate's meta-gradient from the support losses' tangents along u = sigma v.
 
-    d/d alpha = - sum over k of <v, g[k]> = - loss_dot / sigma, with sigma = -alpha (1 at alpha 0).
+    d/d alpha = - sum over k of <v, g[k]> = - loss_dot / sigma, with sigma = -alpha (1 where still).
     """
     rate = call.settings.inner_lr
     if not isinstance(rate, Tensor) or not rate.requires_grad:
@@ -389,7 +390,7 @@ def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
         return torch.zeros_like(rate, requires_grad=False)
     total = ran.loss_dots.sum().to(rate.device)
     alpha = rate.detach().to(total.dtype)  # as the engine saw it
-    return torch.where(alpha == 0, -total, total / alpha).to(rate.dtype)
+    return torch.where(_device.is_still(alpha), -total, total / alpha).to(rate.dtype)
 
 
 def _finish(call: _Call, outcome: Outcome | _engine.Outputs) -> MetaStepResult:

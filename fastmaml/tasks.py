@@ -33,6 +33,7 @@ __all__ = [
 Pair = Sequence[Tensor]
 """A support or query argument: ``(x, y)``, x ``[T, n, ...]``, y ``[T, n]`` or ``[T, n, D]``."""
 
+_INDICES = ", or, where x holds indices such as token ids, give the model their embeddings as x"
 _CASTS = {torch.float32: "float", torch.float64: "double", torch.int64: "long"}
 
 
@@ -166,9 +167,10 @@ def _check_x(where: str, side: str, x: Tensor, dtype: torch.dtype, device: torch
     if len(shape) < 2 or not shape[0] or not shape[1]:
         _bad_rows(where, side, x)
     if x.dtype is not dtype:
+        advice = "" if x.is_floating_point() or x.is_complex() else _INDICES
         raise DtypeError(
             f"{where}: {side} x must be {dtype} like the model's parameters, got {x.dtype}; "
-            f"call x.{_CASTS[dtype]}()."
+            f"call x.{_CASTS[dtype]}(){advice}."
         )
     if x.device != device or x.requires_grad:
         _bad_storage(where, side, "x", x, device)

@@ -66,7 +66,7 @@ def _fault(*_: Any) -> Any:
 MODELS: list[Callable[[], Any]] = [
     *[_mlp] * 6,
     Tied,
-    lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
+    lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)),
     lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.GELU(), nn.Linear(5, 3)),
     lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).eval(),
     lambda: nn.Sequential(
@@ -240,7 +240,8 @@ class Case:
         tensor = getattr(module, held)[name]
         with contextlib.suppress(Exception):
             new = hostile(self.draw, tensor.detach())
-            if kind < 4:
+            keys = torch._C._dispatch_keys
+            if kind < 4 and keys(new) == keys(tensor):  # torch itself dies of some others
                 tensor.data = new
             elif kind < 6 and held == "_parameters":
                 setattr(module, name, nn.Parameter(new))
@@ -324,6 +325,8 @@ class Case:
         parameters = list(self.inner.parameters())
         if result.task_losses.dtype is not torch.float64 or any(v is not None for v in held):
             return "returned"
+        if getattr(self.how.get("inner_lr"), "grad_fn", None) is not None:
+            return "returned"  # its graph is gone
         ours = [p.grad for p in parameters if p.grad is not None]
         for p in parameters:
             p.grad = None

@@ -43,7 +43,7 @@ def _is_callers(error: Exception, loss: Any) -> bool:
 
     So do faults of torch's own derivatives, and memory that there is not.
     """
-    if re.search("can't allocate memory|Function .*Backward.* returned", str(error)):
+    if re.search("can't allocate|Function .*Backward.* returned|autocast::", str(error)):
         return True
     frames = traceback.extract_tb(error.__traceback__)
     inside = False

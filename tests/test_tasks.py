@@ -197,7 +197,8 @@ DTYPES: list[tuple[Any, Any, str, str]] = [
         GOOD_QUERY,
         "cross_entropy",
         "support x must be torch.float32 like the model's parameters, got torch.int64; "
-        "call x.float().",
+        "call x.float(), or, where x holds indices such as token ids, give the model their "
+        "embeddings as x.",
     ),
     (
         GOOD,

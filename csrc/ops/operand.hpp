@@ -47,8 +47,9 @@ struct Operand {
 };
 
 // Slots of the scalar table of one call. With u = sigma[k] v the sweep reads
-// v += sweep[k] * H u, where sigma[k] = -alpha[k] and sweep[k] = 1. At alpha[k] = 0, where the
-// rate's own gradient still needs a tangent, sigma[k] = 1 and sweep[k] = 0.
+// v += sweep[k] * H u, where sigma[k] = -alpha[k] and sweep[k] = 1. Where alpha[k] is nothing
+// (is_still in plan/scalars.hpp) and the rate's own gradient still needs a tangent, sigma[k] = 1
+// and sweep[k] = 0.
 struct Scalars {
   static constexpr int kOne = 0;
   static constexpr int kSeed = 1;  // 1 / T, the cotangent of every query loss

@@ -1,6 +1,9 @@
 // What a call's tables hold, whoever runs it: where each space lies, and the scalars.
 #pragma once
 
+#include <cmath>
+#include <limits>
+
 #include "fastmaml.hpp"
 #include "ops/operand.hpp"
 #include "plan/program.hpp"
@@ -24,6 +27,14 @@ void for_each_space(const Program& program, const Call& call, Set&& set) {
     set(space++, output);
 }
 
+// Whether a learned rate is nothing: sigma v would lose digits below the smallest numbers, and what
+// sigma H v adds to v is far below its rounding. Then u = v, and v stays what it is.
+template <class T>
+bool is_still(T rate) {
+  constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
+  return std::abs(rate) < kEpsilon * kEpsilon * kEpsilon;
+}
+
 // See Scalars in ops/operand.hpp.
 template <class T>
 void write_scalars(const Program& program, const Call& call, void* to) {
@@ -32,7 +43,7 @@ void write_scalars(const Program& program, const Call& call, void* to) {
   scalars[Scalars::kSeed] = T(1) / static_cast<T>(call.tasks);
   for (int k = 0; k < program.settings.inner_steps; ++k) {
     const T rate = static_cast<T>(call.rates[k]);
-    const bool still = rate == T(0) && program.settings.rate_grad;
+    const bool still = is_still(rate) && program.settings.rate_grad;
     scalars[Scalars::neg_rate(k)] = -rate;
     scalars[Scalars::sigma(k)] = still ? T(1) : -rate;
     scalars[Scalars::sweep(k)] = still ? T(0) : T(1);
