@@ -184,7 +184,8 @@ def _rate(where: str, value: Any) -> float | Tensor:
     """A number of any type as float; a tensor stays what it is."""
     if isinstance(value, Tensor):
         check_readable(where, "inner_lr", value)
-        if value.dim() != 0 or not value.is_floating_point():
+        # With numbers of 8 bits torch does not compute.
+        if value.dim() != 0 or not value.is_floating_point() or value.element_size() == 1:
             raise SettingError(
                 f"{where}: inner_lr must be a number or a 0-dim floating-point tensor, got a "
                 f"tensor {list(value.shape)} of {value.dtype}."

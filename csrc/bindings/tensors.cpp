@@ -100,13 +100,17 @@ bool is_within_storage(PyObject* object, const dlpack::Tensor& tensor) {
          at % std::max<int64_t>(size, 1) == 0;
 }
 
-// Reads a plain tensor; false where torch has no table, or the tensor no memory for all its
-// elements.
+// Reads a plain tensor; false where torch has no table, or the tensor no memory. `read_whole` also
+// asks for memory of all its elements, which takes as long again: once for each tensor of a call.
 bool read(PyObject* object, dlpack::Tensor& out) {
   if (torch.read == nullptr || !is_plain(object)) return false;
-  if (torch.read(object, &out) == 0) return is_within_storage(object, out);
+  if (torch.read(object, &out) == 0) return true;
   PyErr_Clear();
   return false;
+}
+
+bool read_whole(PyObject* object, dlpack::Tensor& out) {
+  return read(object, out) && is_within_storage(object, out);
 }
 
 // What Python's own access comes to; of a plain tensor without the search for the name.
@@ -281,9 +285,9 @@ std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, 
   if (shapes.size() != count) throw py::value_error("expected as many shapes as tensors");
   std::vector<Memory> memory(count);
   dlpack::Tensor first{}, tensor{};
-  if (!read(like.ptr(), first)) return std::nullopt;
+  if (!read_whole(like.ptr(), first)) return std::nullopt;
   for (size_t i = 0; i < count; ++i) {
-    if (!read(PyList_GET_ITEM(tensors.ptr(), i), tensor) || tensor.dtype != first.dtype ||
+    if (!read_whole(PyList_GET_ITEM(tensors.ptr(), i), tensor) || tensor.dtype != first.dtype ||
         tensor.device != first.device || !has_shape(tensor, PyList_GET_ITEM(shapes.ptr(), i)) ||
         !is_contiguous(tensor))
       return std::nullopt;
@@ -294,7 +298,7 @@ std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, 
 
 bool readable(py::handle tensor) {
   dlpack::Tensor found{};
-  return read(tensor.ptr(), found);
+  return read_whole(tensor.ptr(), found);
 }
 
 bool has_hooks(PyObject* parameter) {
@@ -344,7 +348,7 @@ Tensors::Tensors(py::list list, std::vector<Memory> read)
 int64_t first_outside_of(py::handle values, int64_t limit) {
   const Memory memory = memory_of(values);
   if (memory.dtype != dlpack::DataType{dlpack::kInt, 64, 1} || memory.device != dlpack::kCpu ||
-      !memory.dense)
+      !memory.dense || (memory.begin == nullptr && memory.count > 0))
     throw py::type_error("expected a contiguous tensor of int64 on the CPU");
   return first_outside(static_cast<const int64_t*>(memory.begin), memory.count, limit);
 }

@@ -19,8 +19,8 @@ struct Memory {
   bool dense = false;  // in C order, without holes
 };
 
-// All 0 for None. Throws TypeError for what is no tensor or has no memory for all its numbers, and
-// whatever torch throws.
+// All 0 for None. Throws TypeError for what is no tensor, and whatever torch throws. Whether a
+// storage still holds all of its tensor was asked before, by `readable` or `fitting`.
 Memory memory_of(pybind11::handle tensor);
 
 // Tensors, kept alive, and where they lay when this was made.
