@@ -119,8 +119,7 @@ class Plan {
   // For a CUDA device, and the bytes it needs a copy of; BackendError in a build without CUDA.
   size_t device_workspace_bytes(int64_t tasks, int lanes = 0) const;
   const std::vector<char>& device_tables() const;
-  // What a call on a device would cost there; any build can say. `lanes` and `team` as in Call,
-  // `shared_limit` the most shared memory of a block (device_shared_limit), in bytes.
+  // The cost of a call on a device; any build can say. `shared_limit`: see device_shared_limit.
   DeviceCost device_cost(int64_t tasks, int lanes, int team, int64_t shared_limit) const;
   std::string describe_device(int64_t tasks, int lanes, int team, int64_t shared_limit) const;
   // `run` on one thread, in the workspace of one, and the time of every instruction, in order.

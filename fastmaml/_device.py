@@ -57,28 +57,36 @@ def is_still(rate: Tensor) -> Tensor:
     return rate.abs() < torch.finfo(rate.dtype).eps ** 3
 
 
-def scalars(rate: Tensor, steps: int, tasks: int, dtype: torch.dtype, rate_grad: bool) -> Tensor:
+def scalars(
+    rate: Tensor,
+    steps: int,
+    tasks: int,
+    rows: tuple[int, int],
+    dtype: torch.dtype,
+    rate_grad: bool,
+) -> Tensor:
     """The engine's scalars (see csrc/ops/operand.hpp) from a rate that stays where it is.
 
     Args:
         rate: The inner learning rate, 0-dim, on the device.
         steps: K.
         tasks: T.
+        rows: S and Q.
         dtype: Of the plan.
         rate_grad: Whether the rate's own meta-gradient is wanted.
 
     Returns:
-        ``[2 + 3 K]`` numbers of ``dtype`` on the rate's device, and one more where that is odd.
+        ``[4 + 3 K]`` numbers of ``dtype`` on the rate's device, and one more where that is odd.
 
-    >>> scalars(torch.tensor(0.5), 1, 4, torch.float32, False).tolist()
-    [1.0, 0.25, -0.5, -0.5, 1.0, 0.0]
+    >>> scalars(torch.tensor(0.5), 1, 4, (2, 8), torch.float32, False).tolist()
+    [1.0, 0.25, -0.5, -0.125, -0.5, -0.5, 1.0, 0.0]
     """
     falling = -rate.detach().to(dtype)
     one = torch.ones_like(falling)
     still = is_still(falling) if rate_grad else torch.zeros_like(falling, dtype=torch.bool)
     step = [falling, torch.where(still, one, falling), torch.where(still, one - 1, one)]
-    fixed = [one, one / tasks]
-    padding = [one - 1] * ((2 + 3 * steps) % 2)
+    fixed = [one, one / tasks, *(-one / count for count in rows)]
+    padding = [one - 1] * (steps % 2)
     return torch.stack([*fixed, *step * steps, *padding])
 
 

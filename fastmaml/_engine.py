@@ -191,6 +191,7 @@ class CompiledPlan:
         self.dtype = dtype
         self.purpose = purpose
         self.inner_steps = inner_steps
+        self._rows = support_rows, query_rows
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
         self.used = self.counted = 0  # when it was last used, and bytes then: see `plan`
@@ -335,7 +336,9 @@ class CompiledPlan:
         """The rates as numbers, or, where they lie on the device, its scalars."""
         if not isinstance(rate, Tensor) or not _device.on_device(device) or rate.device != device:
             return [float(rate)] * self.inner_steps, None
-        scalars = _device.scalars(rate, self.inner_steps, tasks, self.dtype, self.rate_grad)
+        scalars = _device.scalars(
+            rate, self.inner_steps, tasks, self._rows, self.dtype, self.rate_grad
+        )
         return [0.0] * self.inner_steps, scalars
 
 

@@ -301,6 +301,9 @@ def _pass_on(where: str, inner_lr: Tensor, grad: Tensor) -> None:
         ) from error
 
 
+_LET_GO = "set it to None, as optimizer.zero_grad() does"
+
+
 def _has_hooks(parameter: Tensor) -> bool:
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
@@ -315,7 +318,7 @@ def _held(
         old = parameters[name].grad
         if old is None:
             continue
-        check_readable(where, f".grad of `{name}`", old)
+        check_readable(where, f".grad of `{name}`", old, _LET_GO)
         if dtype is None:
             dtype, device = grad.dtype, grad.device  # all share them, as the parameters do
         # This runs in every call: one flag each for what nearly always holds.
@@ -336,7 +339,7 @@ def _held(
 def _check_held(where: str, name: str, old: Tensor, grad: Tensor) -> None:
     """Refuse a ``.grad`` that the gradient cannot be added to."""
     text = f"{where}: .grad of `{name}` must be "
-    advice = "; set it to None, as optimizer.zero_grad() does."
+    advice = f"; {_LET_GO}."
     if old.dtype is not grad.dtype:
         raise DtypeError(f"{text}{grad.dtype} like the parameter, got {old.dtype}{advice}")
     if old.shape != grad.shape:

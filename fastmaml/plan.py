@@ -59,12 +59,8 @@ def _snapshot(model: nn.Module, items: list[tuple[Any, str, Any]]) -> Snapshot:
     for live in parts:
         equal.append((live, dict(live)))
         same += [(live[kind], dict(live[kind])) for kind in ("_modules", "_parameters", "_buffers")]
-    return _engine.snapshot(equal, same, _hooks(parts), _flags(model), items)
-
-
-def _hooks(parts: list[dict[str, Any]]) -> list[Any]:
-    """Containers that stay empty."""
-    return [*_GLOBAL_HOOKS, *(live[name] for live in parts for name in _HOOKS)]
+    empty = [*_GLOBAL_HOOKS, *(live[name] for live in parts for name in _HOOKS)]
+    return _engine.snapshot(equal, same, empty, _flags(model), items)
 
 
 def _flags(model: nn.Module) -> list[tuple[Tensor, bool]]:
@@ -355,8 +351,7 @@ def _make_room(wanted: CompiledPlan, by: _Traced) -> None:
             if isinstance(traced, _Traced)
         }
         held = [(plan, *where) for where in networks.values() for plan in where[0].held()]
-        total = sum(traced.bytes for traced, _ in networks.values())
-        total += sum(item[0].bytes for item in held)
+        total = sum(t.bytes for t, _ in networks.values()) + sum(p.bytes for p, *_ in held)
         for plan, traced, kept in sorted(held, key=lambda item: item[0].used):
             if total <= _MOST_BYTES - _MOST_BYTES // 8:
                 break

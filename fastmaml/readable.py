@@ -44,13 +44,14 @@ def readable(tensor: Tensor) -> bool:
     return _engine.readable(tensor) or obstacle(tensor) is None
 
 
-def check_readable(where: str, what: str, tensor: Tensor) -> None:
+def check_readable(where: str, what: str, tensor: Tensor, advice: str = "") -> None:
     """Refuse a tensor whose numbers cannot be read.
 
     Args:
         where: The call that error texts begin with.
         what: What the tensor is there.
         tensor: Any object of that class or of a subclass.
+        advice: What to do, where that does not depend on why.
 
     Raises:
         SettingError: They cannot.
@@ -58,6 +59,7 @@ def check_readable(where: str, what: str, tensor: Tensor) -> None:
     if not _engine.readable(tensor):
         found = obstacle(tensor)
         if found is not None:
+            found = found._replace(advice=advice or found.advice)
             raise SettingError(f"{where}: {what} must be {found}.")
 
 

@@ -53,8 +53,8 @@ def test_the_query_loss_of_a_linear_layer_by_hand() -> None:
         "contract": (1, 2.0 * T * R * I * O, 4 * (T * (X + Y) + W)),
         # Logits and targets in, one number out.
         "mse": (1, 0.0, 4 * T * (2 * Y + 1)),
-        # Where 13 spaces lie, and 2 scalars.
-        "words": (2, 0.0, 8 * (13 + 2)),
+        # Where 13 spaces lie, and 4 scalars.
+        "words": (2, 0.0, 8 * (13 + 4)),
     }
     assert (cost.launches, cost.kernels, cost.rounds) == (1, 5, 1)
     assert cost.flops == sum(kind.flops for kind in cost.kinds)

@@ -28,7 +28,7 @@ def inference(like: Tensor) -> Tensor:
 HELD: dict[str, tuple[type[Exception], str, Callable[[Tensor], Tensor]]] = {
     "sparse": (
         SettingError,
-        "dense, got torch.sparse_coo",
+        "a dense tensor, got torch.sparse_coo",
         lambda like: torch.zeros_like(like).to_sparse(),
     ),
     "dtype": (

@@ -260,6 +260,7 @@ def interrupted_calls(run: Run, interrupts: Interrupts, wanted: int) -> None:
 
 
 @quiet
+@pytest.mark.filterwarnings("ignore:.*_at_fork:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 # What a weak reference calls as its object dies: Python says so and goes on.
 @pytest.mark.filterwarnings("ignore:.*WeakKeyDictionary:pytest.PytestUnraisableExceptionWarning")

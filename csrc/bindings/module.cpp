@@ -180,7 +180,8 @@ void register_plan(py::module_& module) {
       .def("workspace_bytes", &Plan::workspace_bytes, py::arg("tasks"), py::arg("threads"),
            py::arg("lanes") = 0)
       .def("program_bytes", &Plan::program_bytes)
-      .def("device_program_bytes", [](const Plan& plan) { return plan.device_tables().size(); })
+      .def("device_program_bytes",
+           [](const BoundPlan& plan) { return plan.device_tables().size(); })
       .def("device_workspace_bytes", &Plan::device_workspace_bytes, py::arg("tasks"),
            py::arg("lanes") = 0)
       .def("device_tables",

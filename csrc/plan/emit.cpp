@@ -125,7 +125,7 @@ void Emit::append(std::vector<Instruction>& section, Args args) {
   if (s.most_bytes > 0 && bytes_ / 2 > s.most_bytes)
     throw SettingError(message("the program of inner_steps=", s.inner_steps, " must have at most ",
                                s.most_bytes, " bytes, and has more; raise max_workspace_bytes or ",
-                               "give fewer inner steps."));
+                               "give fewer inner steps"));
   section.push_back({std::move(args), label_});
 }
 

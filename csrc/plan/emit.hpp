@@ -114,6 +114,7 @@ class Emit {
   Operand loss() const;
   Operand loss_dot() const;
   int seed() const { return pass_->query ? Scalars::kSeed : Scalars::kOne; }
+  int share() const { return pass_->query ? Scalars::kQueryShare : Scalars::kSupportShare; }
   int sigma() const { return Scalars::sigma(pass_->step); }
 
   void add(Args args);  // appends an instruction to the current section

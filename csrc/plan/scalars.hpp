@@ -41,6 +41,8 @@ void write_scalars(const Program& program, const Call& call, void* to) {
   T* scalars = static_cast<T*>(to);
   scalars[Scalars::kOne] = T(1);
   scalars[Scalars::kSeed] = T(1) / static_cast<T>(call.tasks);
+  scalars[Scalars::kSupportShare] = T(-1) / static_cast<T>(program.settings.support_rows);
+  scalars[Scalars::kQueryShare] = T(-1) / static_cast<T>(program.settings.query_rows);
   for (int k = 0; k < program.settings.inner_steps; ++k) {
     const T rate = static_cast<T>(call.rates[k]);
     const bool still = is_still(rate) && program.settings.rate_grad;
