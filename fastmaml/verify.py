@@ -7,6 +7,7 @@ plan.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -121,8 +122,15 @@ class _Sides:
     ) -> None:
         self._where, self._model, self._backend = where, model, backend
         self._settings = settings
-        self._double = ModelCopy(model, _double_parameter).module
-        self._settings64 = settings._replace(loss=_double_loss(settings.loss))
+
+    # Made on first use, when the door has seen the model.
+    @cached_property
+    def _double(self) -> nn.Module:
+        return ModelCopy(self._model, _double_parameter).module
+
+    @cached_property
+    def _settings64(self) -> Settings:
+        return self._settings._replace(loss=_double_loss(self._settings.loss))
 
     def errors(self, support: Pair, query: Pair) -> tuple[_Call, Outcome, float, float]:
         """The call, the truth, and the engine's error and torch's in the model's own dtype."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ from tolerances import TOLERANCE
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine
+from fastmaml import _engine, verify
+from fastmaml.meta import _compute
 
 ROWS, WAYS, DRAWS = 10, 5, 6
 
@@ -132,3 +133,26 @@ def test_forward_by_winograd_rounds_no_more_than_a_plain_sum(
     labels = torch.zeros(1, ROWS, dtype=torch.int64)
     assert "Winograd F(2x2)" in fastmaml.describe(model, *[(images(), labels)] * 2)
     assert error("fused") <= TOLERANCE["float32_ratio"] * error("reference")
+
+
+@pytest.mark.parametrize("calls", [1, 4, 5, 100])
+def test_verify_compares_medians_of_draws(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in fewer than half of the draws is a kink's; one in all of them is the engine's."""
+    off: list[object] = []
+
+    def spoiled(call: Any, *, want_grad: bool) -> Any:
+        outcome = _compute(call, want_grad=want_grad)
+        if call.tasks.support_x.dtype is torch.float64 or len(off) == calls:
+            return outcome
+        off.append(call)
+        return outcome._replace(logits=outcome.logits * 1.01)
+
+    monkeypatch.setitem(verify.__globals__, "_compute", spoiled)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    before = torch.random.get_rng_state()
+    data = torch.ones(4, 5, 3), torch.zeros(4, 5, dtype=torch.int64)
+    report = fastmaml.verify(model, data, data)
+    assert report.ok == (calls < 5)
+    assert (report.error > 1e-3) == (calls >= 5)
+    assert report.error_float64 < TOLERANCE["meta_f64"]
+    assert torch.equal(torch.random.get_rng_state(), before)

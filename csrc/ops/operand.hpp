@@ -53,7 +53,7 @@ struct Operand {
 struct Scalars {
   static constexpr int kOne = 0;
   static constexpr int kSeed = 1;  // 1 / T, the cotangent of every query loss
-  static constexpr int kSupportShare = 2, kQueryShare = 3;  // -1 / S, -1 / Q: less a row's mean
+  static constexpr int kSupportShare = 2, kQueryShare = 3;    // -1 / S, -1 / Q: less a row's mean
   static constexpr int neg_rate(int k) { return 4 + 3 * k; }  // -alpha[k]
   static constexpr int sigma(int k) { return 5 + 3 * k; }
   static constexpr int sweep(int k) { return 6 + 3 * k; }
