@@ -22,6 +22,7 @@ from .losses import Loss
 from .modes import Mode, all_at_once, autograd_mode, grad_mode, within
 from .readable import check_readable, check_tensors
 from .returned import check_logits, check_loss, check_tensor
+from .statistics import warn_of_initial_statistics
 from .tasks import Tasks, validate_inputs
 
 __all__ = [
@@ -211,6 +212,7 @@ def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]
     """
     first, one = next(iter(trainable(where, model).items()))
     check_tensors(where, model)
+    warn_of_initial_statistics(where, model)
     if one.is_meta:
         raise DeviceError(
             f"{where}: the model must have data, got parameters on {one.device}; "

@@ -27,6 +27,7 @@ from .losses import Loss
 from .memory import Fit, Memory, fit, most_program_bytes
 from .readable import check_readable, check_tensors
 from .settings import Settings
+from .statistics import warn_of_initial_statistics
 from .tasks import Tasks, check_classes, check_targets
 from .threads import get_num_threads
 from .watch import Watch
@@ -73,6 +74,7 @@ class ModelPlans:
     def __init__(self, model: nn.Module, where: str) -> None:
         """Remember the model as it is; nothing is traced yet. Errors as `check_tensors`."""
         check_tensors(where, model)
+        warn_of_initial_statistics(where, model)
         self.watch = Watch(model)
         self._snapshot = self._remember(model)
         self.networks = Recent[Hashable, _Traced | str](_KEPT)
@@ -172,11 +174,10 @@ class _Traced:
             DeviceError: One lies on another device.
             SettingError: One cannot be read.
         """
-        found = None
         if not self._negated:
             found = _engine.fitting(self._live, self._shapes, self._first[1])
-        if found is not None:
-            return found
+            if found is not None:
+                return found
         self._check(where)
         if any(t.shape != shape for t, shape in zip(self._live, self._shapes, strict=True)):
             return None
@@ -393,8 +394,7 @@ def lookup(model: nn.Module, where: str = "lookup", *, anew: bool = False) -> Mo
     """
     plans = _CACHE.get(model)
     if plans is None or anew or not plans.holds():
-        kind = _WeakPlans if holds_itself(model) else ModelPlans
-        plans = kind(model, where)
+        plans = (_WeakPlans if holds_itself(model) else ModelPlans)(model, where)
         with _LOCK:
             _CACHE[model] = plans
     return plans

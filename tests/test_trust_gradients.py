@@ -249,3 +249,36 @@ def test_each_reason_is_told() -> None:
     assert told(prelu) == []
     assert "SELU" in told(selu)[0]
     assert "CrossEntropyLoss" in told(selu, loss=nn.CrossEntropyLoss(torch.ones(3).double()))[0]
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: nn.BatchNorm1d(5),
+        lambda: nn.BatchNorm1d(5, affine=False, momentum=None),
+        lambda: nn.Sequential(nn.Unflatten(1, (5, 1)), nn.BatchNorm1d(5), nn.Flatten()),
+    ],
+    ids=["batch norm", "without weights", "of channels"],
+)
+def test_statistics_that_no_data_has_made(norm: Any, backend: Any) -> None:
+    def told(model: nn.Module) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fastmaml.evaluate(model, [(DATA, DATA)], inner_steps=1, backend=backend)
+        assert all(warning.filename == __file__ for warning in caught)
+        return [str(w.message) for w in caught if "running statistics" in str(w.message)]
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 5), norm(), nn.Tanh(), nn.Linear(5, 3)).double()
+
+    trained, fresh, used = model(), model().eval(), model()
+    assert told(trained) == []  # by batch statistics
+    used(torch.randn(7, 4, dtype=torch.float64))
+    assert told(used.eval()) == []
+    assert told(trained.eval()) == told(model().eval())
+    text = told(fresh)
+    assert len(text) == 1
+    assert text[0].startswith("evaluate: norm `1")
+    assert "call .train() on it" in text[0]
+    assert told(fresh) == []
