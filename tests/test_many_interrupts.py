@@ -262,7 +262,9 @@ def interrupted_calls(run: Run, interrupts: Interrupts, wanted: int) -> None:
 @quiet
 @pytest.mark.filterwarnings("ignore:.*_at_fork:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-# What a weak reference calls as its object dies: Python says so and goes on.
+# What a weak reference calls as its object dies, and torch as garbage is collected: Python says so
+# and goes on.
+@pytest.mark.filterwarnings("ignore:.*gc_callback:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*WeakKeyDictionary:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("wanted", [40, pytest.param(2000, marks=pytest.mark.slow)])
 def test_nothing_is_left_behind(wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,14 +31,14 @@ TEST(every_inner_step_adds_the_same_bytes) {
 
 TEST(the_map_of_a_window_is_counted_once) {
   const auto network = [](int layers) {
-    Builder b({1, 60, 60});
+    Builder b({1, 120, 120});
     int x = 0;
     for (int i = 0; i < layers; ++i) x = b.conv2d(x, 1, 3, 1, 1);
     return b.finish(x, "mse");
   };
   Settings settings = settings_of(1);
   settings.winograd = 0;
-  const size_t map = 60 * 60 * sizeof(PixelPair);
+  const size_t map = 120 * 120 * sizeof(PixelPair);
   const size_t two = Plan(network(2), settings).program_bytes();
   const size_t eight = Plan(network(8), settings).program_bytes();
   CHECK(two > 2 * map, "there and back: ", two);
