@@ -363,7 +363,7 @@ def snapshot(
 
 def fitting(tensors: list[Tensor], shapes: list[torch.Size], like: Tensor) -> _C.Tensors | None:
     """The tensors if all are `readable`, C-ordered, of these shapes, and like one tensor."""
-    return _C.fitting(tensors, shapes, like)
+    return None if _C is None else _C.fitting(tensors, shapes, like)
 
 
 def readable(tensor: Tensor) -> bool:

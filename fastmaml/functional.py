@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import _engine
 from .copies import ModelCopy
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
@@ -280,7 +281,7 @@ def accumulate(
             attach(torch.zeros((), device="cpu"), leaves).backward()  # type: ignore[no-untyped-call]
         return
     actions: list[partial[Any]] = []
-    if any(old.is_neg() for old in held):  # views whose memory holds the other sign: one by one
+    if any(map(Tensor.is_neg, held)):  # views whose memory holds the other sign: one by one
         actions = [partial(old.add_, grad) for old, grad in zip(held, added, strict=True)]
     elif held:
         actions = [partial(torch._foreach_add_, held, added)]
@@ -314,28 +315,26 @@ def _held(
     where: str, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Every ``.grad`` that is there already, and what is to be added to it. Changes nothing."""
-    held, added = [], []
-    dtype = device = None
+    names, held, added = [], [], []
     for name, grad in grads.items():
         old = parameters[name].grad
-        if old is None:
-            continue
-        check_readable(where, f".grad of `{name}`", old, _LET_GO)
-        if dtype is None:
-            dtype, device = grad.dtype, grad.device  # all share them, as the parameters do
-        # This runs in every call: one flag each for what nearly always holds.
-        if (
-            old.dtype is not dtype
-            or old.shape != grad.shape
-            or old.device != device
-            or old.is_inference()
-            or not old.is_contiguous()
-        ):
+        if old is not None:
+            names.append(name)
+            held.append(old)
+            added.append(grad)
+    if held and not _fit(held, added):
+        for name, old, grad in zip(names, held, added, strict=True):
+            check_readable(where, f".grad of `{name}`", old, _LET_GO)
             _check_held(where, name, old, grad)
-        # A .grad from create_graph carries a graph, in which this sum has no part.
-        held.append(old.detach() if old.requires_grad else old)
-        added.append(grad)
-    return held, added
+    # A .grad from create_graph carries a graph, in which this sum has no part.
+    return [old.detach() if old.requires_grad else old for old in held], added
+
+
+def _fit(held: list[Tensor], added: list[Tensor]) -> bool:
+    """Whether all may be added to, as nearly always; all gradients share dtype and device."""
+    if any(map(Tensor.is_inference, held)):
+        return False
+    return _engine.fitting(held, [grad.shape for grad in added], added[0]) is not None
 
 
 def _check_held(where: str, name: str, old: Tensor, grad: Tensor) -> None:
