@@ -280,8 +280,12 @@ def accumulate(
         with grad_mode():
             attach(torch.zeros((), device="cpu"), leaves).backward()  # type: ignore[no-untyped-call]
         return
+    negated = any(map(Tensor.is_neg, held))
+    if len(held) == len(grads) > 0 and not negated:  # as nearly always
+        torch._foreach_add_(held, added)
+        return
     actions: list[partial[Any]] = []
-    if any(map(Tensor.is_neg, held)):  # views whose memory holds the other sign: one by one
+    if negated:  # views whose memory holds the other sign: one by one
         actions = [partial(old.add_, grad) for old, grad in zip(held, added, strict=True)]
     elif held:
         actions = [partial(torch._foreach_add_, held, added)]
