@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -259,16 +260,26 @@ def interrupted_calls(run: Run, interrupts: Interrupts, wanted: int) -> None:
             run.check(i, call, got, where)
 
 
+def told_but_interrupts(told: Callable[[Any], object]) -> Callable[[Any], None]:
+    """What is called for errors that Python cannot raise, without those of Ctrl-C.
+
+    In what runs as an object dies, or as garbage is collected, Python swallows it and goes on.
+    """
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            told(unraisable)
+
+    return hook
+
+
 @quiet
 @pytest.mark.filterwarnings("ignore:.*_at_fork:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-# What a weak reference calls as its object dies, and torch as garbage is collected: Python says so
-# and goes on.
-@pytest.mark.filterwarnings("ignore:.*gc_callback:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:.*WeakKeyDictionary:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("wanted", [40, pytest.param(500, marks=pytest.mark.slow)])
 def test_nothing_is_left_behind(wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_engine, "ALL_THREADS", False)
+    monkeypatch.setattr(sys, "unraisablehook", told_but_interrupts(sys.unraisablehook))
     fastmaml.set_num_threads(3)
     run, interrupts = Run(), Interrupts()
     shared = [objects(model) for model in run.models]
