@@ -10,8 +10,8 @@
 // Images are channels-last, and a weight is kept packed as [groups, taps, I/groups, O/groups]
 // (torch: [O, I/groups, kernel_h, kernel_w]), so that a tap is a matrix product of rows of
 // channels. The pixels that a tap connects come from a `Stencil`; nothing is padded or copied.
-// Where fewer multiplications are faster (attribute winograd, the side of its tiles, set by the
-// planner), see ops/winograd. Where the planner says so (attribute moments), forward leaves the
+// Where fewer multiplications are faster (attributes winograd_forward and winograd, the side of the
+// tiles, set by the planner), see ops/winograd. Where the planner says so (attribute moments), forward leaves the
 // moments of y for the batch norm that reads it. Parameters: weight, bias. Attributes: those of
 // `window_of`, and groups.
 #pragma once
