@@ -11,9 +11,9 @@
 // (torch: [O, I/groups, kernel_h, kernel_w]), so that a tap is a matrix product of rows of
 // channels. The pixels that a tap connects come from a `Stencil`; nothing is padded or copied.
 // Where fewer multiplications are faster (attributes winograd_forward and winograd, the side of the
-// tiles, set by the planner), see ops/winograd. Where the planner says so (attribute moments), forward leaves the
-// moments of y for the batch norm that reads it. Parameters: weight, bias. Attributes: those of
-// `window_of`, and groups.
+// tiles, set by the planner), see ops/winograd. Where the planner says so (attribute moments),
+// forward leaves the moments of y for the batch norm that reads it. Parameters: weight, bias.
+// Attributes: those of `window_of`, and groups.
 #pragma once
 
 #include <memory>
