@@ -280,6 +280,8 @@ void Emit::write_commit() {
   for (size_t t = 0; t < network_.tensors.size(); ++t) {
     const TensorSpec& spec = network_.tensors[t];
     if (!spec.trainable) continue;
+    if (factored_[t] ? sweep_factors_[t].empty() : !v_written_[t])
+      throw InternalError(message("no layer gives `", spec.name, "` a cotangent"));
     label(spec.name + ".meta_grad");
     ContractArgs args;
     Operand grad = output(static_cast<int>(t));

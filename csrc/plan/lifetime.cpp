@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/error.hpp"
 #include "plan/first_fit.hpp"
 
 namespace fastmaml {
@@ -25,6 +26,25 @@ template <class Visit>
 void visit_operands(Instruction& instruction, Visit&& visit) {
   visit_args([&](auto& args) { args.visit([&](Operand& o, bool) { visit(o); }); },
              instruction.args);
+}
+
+// An arena holds what earlier calls left there: no instruction may read what none before it wrote.
+void check_written(Program& program, size_t buffers) {
+  std::vector<bool> written(buffers, false);
+  for (auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
+    for (Instruction& instruction : *section) {
+      auto look = [&](auto& args) {
+        args.visit([&](Operand& o, bool writes) {
+          if (o.buffer >= 0 && !writes && !written[o.buffer])
+            throw InternalError(message("`", label_text(program, instruction.label),
+                                        "` reads what no instruction before it has written"));
+        });
+        args.visit([&](Operand& o, bool writes) {
+          if (o.buffer >= 0 && writes) written[o.buffer] = true;
+        });
+      };
+      visit_args(look, instruction.args);
+    }
 }
 
 std::vector<Range> live_ranges(Program& program, size_t buffers) {
@@ -102,6 +122,7 @@ int64_t place_transient(std::vector<Range>& ranges, const std::vector<int64_t>& 
 
 void place_buffers(Program& program, const std::vector<int64_t>& numels,
                    const std::vector<bool>& shared, Poller& poll) {
+  check_written(program, numels.size());
   std::vector<Range> ranges = live_ranges(program, numels.size());
   const std::vector<int> merged = merge_in_place(program, ranges, numels, shared);
   std::vector<int> transient;

@@ -1,7 +1,9 @@
 // What the core refuses, by class and text.
 #include "check.hpp"
 #include "core/error.hpp"
+#include "core/poll.hpp"
 #include "networks.hpp"
+#include "plan/lifetime.hpp"
 
 namespace fastmaml::test {
 namespace {
@@ -47,6 +49,35 @@ TEST(settings_out_of_range_are_refused) {
   CHECK_THROWS(SettingError, "inner_steps must be at least 0, got -1", Plan(small(), settings));
   settings.inner_steps = 1, settings.support_rows = 0;
   CHECK_THROWS(ShapeError, "at least one row", Plan(small(), settings));
+}
+
+TEST(a_trainable_tensor_without_a_cotangent_is_refused) {
+  Builder b({3});
+  NetworkSpec spec = b.finish(b.batch_norm(b.linear(0, 4), false), "mse");
+  Settings settings;
+  settings.factored = 0;
+  const Plan plan(spec, settings);
+  TensorSpec& mean = spec.tensors[4];
+  mean.trainable = true;
+  CHECK_THROWS(InternalError, "no layer gives `" + mean.name + "` a cotangent",
+               Plan(spec, settings));
+}
+
+TEST(reading_what_was_never_written_is_refused) {
+  const Poll poll;
+  auto place = [&](bool written) {
+    Program program;
+    program.names = {"fc.forward"};
+    ContractArgs make, use;
+    make.c.buffer = use.cin.buffer = 0;
+    use.c.buffer = 1;
+    if (written) program.body.push_back({make, {}});
+    program.body.push_back({use, {}});
+    Poller poller(poll);
+    place_buffers(program, {4, 4}, {false, false}, poller);
+  };
+  place(true);
+  CHECK_THROWS(InternalError, "`fc.forward` reads what no instruction", place(false));
 }
 
 TEST(a_call_that_does_not_fit_the_plan_is_refused) {
