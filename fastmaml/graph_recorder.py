@@ -19,6 +19,8 @@ from .modes import Mode, within
 __all__ = ["Recorder"]
 
 
+_MOST_BEYOND = 1000  # calls that are looked at behind one that was refused
+_MOST_REASONS = 3
 _OWN_FORMS = frozenset(("linear", "conv2d"))  # whose weights are kept factored or packed
 
 
@@ -52,7 +54,9 @@ class Recorder(Mode):
         self.index: dict[int, int] = {}
         self.path: list[tuple[str, nn.Module]] = []
         self.name = ""
-        self.error: Exception | None = None
+        self.error: Exception | None = None  # the first refusal: what comes later changes nothing
+        self.others: dict[str, None] = {}  # further ones, in their order
+        self.beyond, self.clean = 0, True
         self.knows_rows = False
         self.graph = torch.empty((), dtype=x.dtype, device="meta", requires_grad=True)
         for name, module in model.named_modules():
@@ -69,7 +73,7 @@ class Recorder(Mode):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.error = self.error or UnsupportedModelError(f"{self.place()}: {reason}")
         if self.error is not None:
-            raise self.error from None
+            raise self._refusal() from None
         self.path = []
         if not isinstance(result, Tensor):
             raise UnsupportedModelError(
@@ -131,8 +135,6 @@ class Recorder(Mode):
 
     def call(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """One call: what it means, then what it gives."""
-        if self.error is not None:
-            raise _Stop
         name = function_name(func)
         answered = self._counts(func, args)
         if answered is UNANSWERED:
@@ -141,14 +143,59 @@ class Recorder(Mode):
         if answered is not UNANSWERED:
             return answered
         try:
-            value = self.translate(func, name, args, kwargs)
-        except (TypeError, ValueError, AttributeError) as error:
-            self.stop(f", which calls {name} in a way that is not known ({error})")
+            value = self._translated(func, name, args, kwargs)
+        except _Stop:
+            if not self._may_go_on(args, kwargs):
+                raise
+            return self._go_on(func, args, kwargs)
+        if self.error is not None:
+            return self._go_on(func, args, kwargs)
         result = self._execute(func, args, kwargs, value)
         if not isinstance(result, Tensor) or tuple(result.shape) != (self.rows, *value.shape):
             self.refuse(f"{name} in {self.place()}")
         self.bind(result, value)
         return result
+
+    def _translated(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Value:
+        try:
+            return self.translate(func, name, args, kwargs)
+        except (TypeError, ValueError, AttributeError) as error:
+            self.stop(f", which calls {name} in a way that is not known ({error})")
+
+    # Behind a refusal the forward goes on as long as it can, for what else is to be refused.
+
+    def _may_go_on(self, args: Any, kwargs: Any) -> bool:
+        """Whether a refused call can be made: of tensors without memory, which draw no numbers."""
+        self.beyond += 1
+        operands = [item for arg in (*args, *kwargs.values()) for item in _items(arg)]
+        tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+        return (
+            isinstance(self.error, UnsupportedModelError)
+            and self.beyond <= _MOST_BEYOND
+            and len(tensors) > 0
+            and all(tensor.is_meta for tensor in tensors)
+        )
+
+    def _go_on(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """What such a call gives: an activation, if it was of one and has as many rows."""
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            self.beyond = _MOST_BEYOND
+            raise _Stop from None
+        operands = (item for arg in (*args, *kwargs.values()) for item in _items(arg))
+        of_activations = any(id(operand) in self.values for operand in operands)
+        if of_activations and isinstance(result, Tensor) and result.shape[:1] == (self.rows,):
+            self.bind(result, Value(0, tuple(result.shape[1:])))
+        return result
+
+    def _refusal(self) -> Exception:
+        """The first reason, and others if there are."""
+        if not self.others or self.error is None:
+            return self.error  # type: ignore[return-value]
+        reasons = list({str(self.error): None} | self.others)
+        more = ["others"] if len(reasons) > _MOST_REASONS else []
+        return UnsupportedModelError("; and ".join(reasons[:_MOST_REASONS] + more))
 
     def _execute(
         self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], value: Value
@@ -169,8 +216,7 @@ class Recorder(Mode):
                 return func(*args, **kwargs)  # a graph
             torch.autograd.graph.increment_version(overwritten)
             return overwritten
-        operands = (*args, *kwargs.values())
-        tensors = [t for o in operands for t in (o if type(o) in (list, tuple) else (o,))]
+        tensors = [item for arg in (*args, *kwargs.values()) for item in _items(arg)]
         graph = any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
         shape = (self.rows, *value.shape)
         made: Tensor = _Made.apply(self.graph, shape) if graph else self.graph.new_empty(shape)  # type: ignore[no-untyped-call]
@@ -181,9 +227,13 @@ class Recorder(Mode):
         translator = FUNCTIONS.get(func) or METHODS.get(func)
         operands = [self.operand(arg) for arg in args]
         named = {key: self.operand(arg) for key, arg in kwargs.items()}
+        if self.error is not None:  # what comes of a refused call is no reason of its own
+            held = [item for operand in (*operands, *named.values()) for item in _items(operand)]
+            self.clean = all(id(h.tensor) in self.named for h in held if isinstance(h, Held))
         first = operands[0] if operands else named.get("input", named.get("tensors"))
         if translator is None or not _has_value(first):
-            self.refuse(name)
+            of = self.named.get(id(first.tensor)) if isinstance(first, Held) else None
+            self.refuse(f"{name} of `{of[0]}`" if of else name)
         self._check_contexts()
         path, _ = self.path[-1] if self.path else ("", None)
         self.name = path or name.rpartition(".")[2].rstrip("_")
@@ -244,7 +294,10 @@ class Recorder(Mode):
         self._stop(UnsupportedModelError(self.place() + reason))
 
     def _stop(self, error: Exception) -> NoReturn:
-        self.error = self.error or error
+        if self.error is None:
+            self.error = error
+        elif self.clean and isinstance(error, UnsupportedModelError):
+            self.others[str(error)] = None
         raise _Stop
 
     def misfit(self, expected: str, got: tuple[int, ...]) -> NoReturn:
@@ -309,8 +362,11 @@ class _Made(torch.autograd.Function):
         return None, None
 
 
+def _items(operand: Any) -> tuple[Any, ...]:
+    """What a list or tuple holds, or the operand alone."""
+    return tuple(operand) if type(operand) in (list, tuple) else (operand,)
+
+
 def _has_value(operand: Any) -> bool:
     """Whether it is an activation, or a list or tuple that holds one."""
-    if type(operand) in (list, tuple):
-        return any(isinstance(item, Value) for item in operand)
-    return isinstance(operand, Value)
+    return any(isinstance(item, Value) for item in _items(operand))

@@ -6,19 +6,18 @@ model and the reference algorithm in PyTorch where it cannot.
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from . import _device, _engine, fallback
-from .errors import BackendError, SettingError, UnsupportedModelError, shown
+from .errors import BackendError, SettingError, ShapeError, UnsupportedModelError, shown
 from .functional import accumulate, attach, is_autocast, model_kind, predictor, trainable
 from .losses import LossArgument
 from .memory import AUTO, Fit, Memory, Recompute, check_memory
-from .plan import lookup, traced_now
+from .notices import warn_of_reference, was_told
+from .plan import ModelPlans, lookup, traced_now
 from .reference import Outcome, fast_weights
 from .results import AdaptedTasks, Backend, MetaStepResult, accuracy
 from .settings import Precision, Settings, check_precision, check_settings
@@ -275,7 +274,7 @@ def _prepare(
         except (UnsupportedModelError, BackendError) as error:
             if backend == "fused":
                 raise
-            _warn(where, model, error)
+            warn_of_reference(where, model, error)
     dtype, device = model_kind(where, model)
     check_precision(where, settings.precision, dtype, device, backend)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
@@ -304,7 +303,9 @@ def _prepare_fused(
     if is_autocast(device):
         raise _unsupported(where, "a call under torch.autocast")
     if settings.loss.op is None:
-        raise _unsupported(where, f"loss `{settings.loss.name}`")
+        told = backend != "fused" and was_told(model)  # as by all calls of a loop but the first
+        also = "" if told else _refusal(model, plans, tasks, where)
+        raise _unsupported(where, f"loss `{settings.loss.name}`{also}")
     if settings.loss.classifies and tasks.support_y.is_floating_point():
         raise _unsupported(where, "class probabilities as targets")
     try:
@@ -321,28 +322,27 @@ def _prepare_fused(
         rate_grad=purpose == "meta_step" and isinstance(rate, Tensor) and rate.requires_grad,
         where=where,
     )
+    try:
+        traced.compare(model, tasks, settings.inner_steps)
+    except UnsupportedModelError as error:
+        raise _unsupported(where, str(error)) from None
     return _Call(where, model, tasks, settings, found, theta, traced.parameters)
+
+
+def _refusal(model: nn.Module, plans: ModelPlans, tasks: Tasks, where: str) -> str:
+    """What of the model itself the engine could not take either, behind another reason."""
+    try:
+        plans.traced(model, tasks, where)
+    except UnsupportedModelError as error:
+        return f"; and {error}"
+    except ShapeError:  # the model's own will say so
+        pass
+    return ""
 
 
 def _unsupported(where: str, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f'{where}: backend "fused" cannot take {what}; use backend="reference".'
-    )
-
-
-_WARNED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
-
-
-def _warn(where: str, model: nn.Module, error: Exception) -> None:
-    """Say once per model class and reason why PyTorch runs."""
-    reason = str(error).removeprefix(f"{where}: ").removesuffix('; use backend="reference".')
-    reason = reason.removesuffix(".")
-    if reason in (warned := _WARNED.setdefault(type(model), set())):
-        return
-    warned.add(reason)
-    warnings.warn(
-        f"{where}: {type(model).__name__} runs on the slower PyTorch reference, because {reason}.",
-        stacklevel=4,
     )
 
 

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from . import _device, _engine
 from ._engine import CompiledPlan, Purpose, first_bad_class
+from .compared import agrees
 from .errors import DeviceError, DtypeError, SettingError, ShapeError, UnsupportedModelError
 from .functional import model_kind
-from .graph import Network, trace
+from .graph import Network, layer_name, trace
 from .kept import Recent, WeakCopy, held_bytes, holds_itself
 from .losses import Loss
 from .memory import Fit, Memory, fit, most_program_bytes
 from .readable import check_readable, check_tensors
 from .settings import Settings
+from .snapshots import snapshot, weak_snapshot
 from .statistics import warn_of_initial_statistics
 from .tasks import Tasks, check_classes, check_targets
 from .threads import get_num_threads
@@ -39,33 +41,7 @@ __all__ = ["ModelPlans", "lookup", "traced_now"]
 
 _KEPT = 64  # traces of a model, calls' fits of a trace
 _MOST_BYTES = 256 << 20  # of all plans and traces together
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = (
-    nn.modules.module._global_forward_hooks,
-    nn.modules.module._global_forward_pre_hooks,
-    nn.modules.module._global_backward_hooks,
-    nn.modules.module._global_backward_pre_hooks,
-)
-
-
-def _snapshot(model: nn.Module, items: list[tuple[Any, str, Any]]) -> Snapshot:
-    """A model as it is. Tensors have no equality: they are compared by name and identity.
-
-    The copies keep them alive, and with them their identities.
-    """
-    compiled = torch.jit.ScriptModule  # no dicts of Python's; a trace refuses them
-    parts = [vars(module) for module in model.modules() if not isinstance(module, compiled)]
-    equal: list[tuple[Any, Any]] = []
-    same: list[tuple[Any, Any]] = []
-    for live in parts:
-        equal.append((live, dict(live)))
-        same += [(live[kind], dict(live[kind])) for kind in ("_modules", "_parameters", "_buffers")]
-    empty = [*_GLOBAL_HOOKS, *(live[name] for live in parts for name in _HOOKS)]
-    return _engine.snapshot(equal, same, empty, _flags(model), items)
-
-
-def _flags(model: nn.Module) -> list[tuple[Tensor, bool]]:
-    return [(p, p.requires_grad) for p in model.parameters()]
+_ATTEMPTS = 3  # of comparing a trace with the forward, on data that may prove nothing
 
 
 class ModelPlans:
@@ -81,7 +57,7 @@ class ModelPlans:
         self._first = next((p for p in model.parameters() if p.requires_grad), None)
 
     def _remember(self, model: nn.Module) -> Snapshot:
-        return _snapshot(model, self.watch.items)
+        return snapshot(model, self.watch.items)
 
     def holds(self) -> bool:
         """Whether the model is still the one that was traced."""
@@ -131,7 +107,7 @@ class _WeakPlans(ModelPlans):
 
     def _remember(self, model: nn.Module) -> Snapshot:
         self._copy = WeakCopy(model)
-        return _engine.snapshot([], [], list(_GLOBAL_HOOKS), _flags(model), self.watch.items)
+        return weak_snapshot(model, self.watch.items)
 
     def holds(self) -> bool:
         try:
@@ -163,6 +139,27 @@ class _Traced:
         }
         self.plans: dict[Hashable, CompiledPlan] = {}
         self._fits = Recent[Hashable, Fit](_KEPT)
+        self._attempts = _ATTEMPTS
+        self._agrees: bool | None = None
+
+    def compare(self, model: nn.Module, tasks: Tasks, inner_steps: int) -> None:
+        """Let no network run that is none of the model's, by the numbers of its first call.
+
+        Compared is the first task's smaller set.
+
+        Raises:
+            UnsupportedModelError: It gives other numbers than the model's forward.
+        """
+        if self._agrees is None and self._attempts > 0:
+            on_support = inner_steps > 0 and tasks.support_rows < tasks.query_rows
+            x = tasks.support_x if on_support else tasks.query_x
+            self._agrees = agrees(model, self.network, self._live, x[0])
+            self._attempts -= 1
+        if self._agrees is False:
+            raise UnsupportedModelError(
+                f"{layer_name('', model)}, whose forward gives other numbers than what was recorded"
+                " of it"
+            )
 
     def tensors(self, where: str) -> Theta | None:
         """The network's live tensors, in its order, or contiguous copies.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from pathlib import Path
 from weakref import WeakSet
 
 from torch import Tensor, nn
 
+from .notices import warn
+
 __all__ = ["warn_of_initial_statistics"]
 
-_HERE = str(Path(__file__).parent)
 _warned: WeakSet[nn.Module] = WeakSet()
 
 
@@ -27,11 +25,10 @@ def warn_of_initial_statistics(where: str, model: nn.Module) -> None:
         if module.training or not _is_initial(module):
             continue
         _warned.add(model)
-        warnings.warn(
+        warn(
             f"{where}: norm `{name}` is in eval mode with running statistics that no data has "
             "updated (mean 0, variance 1), and fastmaml updates none; call .train() on it for the "
-            "statistics of each task's own rows, or run the model in train mode on data first.",
-            stacklevel=_level_outside(),
+            "statistics of each task's own rows, or run the model in train mode on data first."
         )
         return
 
@@ -44,11 +41,3 @@ def _is_initial(module: nn.Module) -> bool:
     if len(found) < 3 or any(tensor.is_meta for tensor in found):
         return False
     return not found[2].any() and not found[0].any() and bool((found[1] == 1).all())
-
-
-def _level_outside() -> int:
-    """The ``stacklevel`` of the caller's code, seen from the function that calls this."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-        frame, level = frame.f_back, level + 1
-    return level

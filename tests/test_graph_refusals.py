@@ -207,10 +207,10 @@ class Counts(nn.Module):
         ("list", "model ({}.Counts), whose forward changes `Counts.log`"),
         ("dict", "model ({}.Counts), whose forward changes `Counts.table`"),
         ("new", "model ({}.Counts), whose forward changes `Counts.last`"),
-        ("buffer", "torch.Tensor.add in model ({}.Counts)"),
-        ("buffer in place", "torch.Tensor.add_ in model ({}.Counts)"),
-        ("buffer method", "torch.Tensor.add_ in model ({}.Counts)"),
-        ("parameter", "torch.Tensor.data in model ({}.Counts)"),
+        ("buffer", "torch.Tensor.add of `total` in model ({}.Counts)"),
+        ("buffer in place", "torch.Tensor.add_ of `total` in model ({}.Counts)"),
+        ("buffer method", "torch.Tensor.add_ of `total` in model ({}.Counts)"),
+        ("parameter", "torch.Tensor.data of `weight` in model ({}.Counts)"),
         ("torch random", "torch.rand in model ({}.Counts)"),
     ],
 )
@@ -349,3 +349,74 @@ def test_other_threads_run_models_meanwhile() -> None:
     for thread in threads:
         thread.join()
     assert not failures, failures
+
+
+# --- every reason, not the first alone ------------------------------------------------------------
+
+
+def test_further_reasons_are_named() -> None:
+    def form(x: Tensor) -> Tensor:
+        y = F.relu(F.selu(x)) * 2
+        return F.softmax(F.selu(y), -1)
+
+    refused(
+        inside(form),
+        f"torch.nn.functional.selu in {BLOCK}; and torch.Tensor.mul in {BLOCK}; and "
+        f"torch.nn.functional.softmax in {BLOCK}",
+    )
+    deep = nn.Sequential(nn.Softmax(-1), nn.Linear(3, 3), nn.Dropout(), nn.SELU(), nn.Softsign())
+    refused(
+        deep,
+        "layer `0` (torch.nn.Softmax); and layer `2` (torch.nn.Dropout), which drops at random in "
+        "training mode; and layer `3` (torch.nn.SELU); and others",
+    )
+
+
+def test_what_comes_of_a_refusal_is_no_reason() -> None:
+    class Made(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight.T) + self.weight.sum(1)
+
+    name = f"model ({__name__}.{Made.__qualname__})"
+    refused(
+        Made(), f"torch.Tensor.T of `weight` in {name}; and torch.Tensor.sum of `weight` in {name}"
+    )
+    refused(inside(lambda x: F.relu(x.sum(0))), f"torch.Tensor.sum in {BLOCK}")
+    refused(
+        inside(lambda x: F.relu(x.softmax(-1).sum().item())),
+        f"torch.Tensor.softmax in {BLOCK}; and torch.Tensor.sum in {BLOCK}",
+    )
+
+
+def test_going_on_draws_no_numbers_and_ends() -> None:
+    def draws(x: Tensor) -> Tensor:
+        return torch.selu(x) + torch.rand(3)
+
+    def long(x: Tensor) -> Tensor:
+        for i in range(100_000):
+            calls.append(i)
+            x = torch.sin(x)
+        return x
+
+    calls: list[int] = []
+    state = torch.random.get_rng_state()
+    refused(inside(draws), f"torch.selu in {BLOCK}; and torch.rand in {BLOCK}")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    layers = nn.Sequential(Block(torch.sin), Block(long))
+    names = [f"torch.sin in layer `{i}` ({__name__}.Block)" for i in range(2)]
+    refused(layers, "; and ".join(names))
+    assert len(calls) < 2000
+
+
+def test_a_model_that_catches_refusals_is_refused_all_the_same() -> None:
+    def form(x: Tensor) -> Tensor:
+        try:
+            return torch.selu(x).item() * x
+        except Exception:
+            return F.relu(x)
+
+    refused(inside(form), f"torch.selu in {BLOCK}; and torch.Tensor.item in {BLOCK}")

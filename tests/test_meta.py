@@ -14,7 +14,7 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import meta, reference
+from fastmaml import notices, reference
 from fastmaml.meta import query_losses
 
 
@@ -290,7 +290,7 @@ def test_hooks_and_dropout_are_never_ignored(change: Any, reason: str) -> None:
         reason,
         lambda: fastmaml.meta_step(model, *data, backend="fused"),
     )
-    meta._WARNED.pop(nn.Sequential, None)
+    notices._SAID.pop(nn.Sequential, None)
     with pytest.warns(UserWarning, match=reason):
         assert fastmaml.meta_step(model, *data).backend == "reference"
 
@@ -300,7 +300,7 @@ def test_callable_losses_run_in_torch() -> None:
         return (logits - y).abs().mean()
 
     model, data = nn.Linear(2, 1), regression()
-    meta._WARNED.pop(nn.Linear, None)
+    notices._SAID.pop(nn.Linear, None)
     with pytest.warns(UserWarning, match=r"because .* cannot take loss `absolute`"):
         assert fastmaml.meta_step(model, *data, loss=absolute).backend == "reference"
 

@@ -13,7 +13,7 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import meta, reference
+from fastmaml import notices, reference
 from fastmaml.errors import DtypeError
 from fastmaml.verify import _relative
 
@@ -76,6 +76,7 @@ def test_frozen_integers_are_buffers(used: bool) -> None:
     assert all(map(torch.equal, before, model.state_dict().values()))
 
 
+@pytest.mark.filterwarnings("ignore:.*runs on the slower:UserWarning")
 def test_only_integers_may_differ() -> None:
     """Frozen weights of another dtype are refused, as is training integers alone."""
     model, data = Indexed(True), classification()
@@ -144,7 +145,7 @@ def test_negated_views() -> None:
 
 def test_rows_without_features_run_in_torch() -> None:
     data = torch.zeros(2, 4, 0), torch.zeros(2, 4, 3)
-    meta._WARNED.pop(nn.Linear, None)
+    notices._SAID.pop(nn.Linear, None)
     model = nn.Linear(1, 3)
     model.weight = nn.Parameter(torch.zeros(3, 0))
     model.in_features = 0

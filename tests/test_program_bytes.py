@@ -243,5 +243,5 @@ def test_adapt_takes_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> 
     assert found is not None
     least, program = map(int, found.groups())
     adapted = fastmaml.adapt(model, data, max_workspace_bytes=least)
-    assert taken == [least - program]
+    assert max(taken) == taken[-1] == least - program, "and the comparison before it takes less"
     assert least < sum(p.nbytes for p in adapted.parameters.values())

@@ -1,0 +1,182 @@
+"""A network is compared with the forward that it stands for: other numbers never reach a caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from door import refused
+from tolerances import assert_close
+from torch import Tensor, nn
+from trusted import DATA, X, Y, grads, net, quiet
+
+import fastmaml
+from fastmaml import compared, plan
+from fastmaml.graph import Network, trace
+
+
+class Asks(nn.Module):
+    """Gives something else where a question of Python's is answered with yes."""
+
+    def __init__(self, question: Callable[[nn.Module], Any]) -> None:
+        super().__init__()
+        self.net, self.other, self.question = net(), nn.Linear(4, 3).double(), question
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.question(self):
+            return self.other(x)  # type: ignore[no-any-return]
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+@quiet
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda module: module._forward_hooks,  # a trace has some of its own
+        lambda module: torch._C._len_torch_function_stack(),
+    ],
+    ids=["hooks", "modes"],
+)
+def test_what_only_a_trace_is_told(question: Callable[[nn.Module], Any]) -> None:
+    refused(
+        fastmaml.UnsupportedModelError,
+        'meta_step: backend "fused" cannot take model (test_compared.Asks), whose forward gives '
+        'other numbers than what was recorded of it; use backend="reference".',
+        lambda: fastmaml.meta_step(Asks(question), DATA, DATA, backend="fused"),
+    )
+
+
+@quiet
+def test_it_runs_on_the_reference() -> None:
+    asks, plain = Asks(lambda module: module._forward_hooks), net()
+    ours, got = grads(asks)
+    truth, expected = grads(plain, fastmaml.reference.meta_step)
+    assert ours.backend == "reference"
+    assert_close(ours.task_losses, truth.task_losses, "meta_f64")
+    for one, other in zip(got, expected, strict=False):
+        assert_close(one, other, "meta_f64")
+
+
+def _wrong(change: Callable[[Network], Network]) -> Callable[..., Network]:
+    return lambda *args, **options: change(trace(*args, **options))
+
+
+def _other_op(network: Network) -> Network:
+    first, tanh, last = network.nodes
+    return network._replace(nodes=(first, tanh._replace(op="relu"), last))
+
+
+def _op_left_out(network: Network) -> Network:
+    first, _, last = network.nodes
+    return network._replace(nodes=(first, last._replace(inputs=(1,))), output=2)
+
+
+@quiet
+@pytest.mark.parametrize("change", [_other_op, _op_left_out])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("call", ["meta_step", "adapt", "evaluate", "describe"])
+def test_a_wrong_network(
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Network], Network],
+    dtype: torch.dtype,
+    call: str,
+) -> None:
+    monkeypatch.setattr(plan, "trace", _wrong(change))
+    model, data = net().to(dtype), (X.to(dtype), Y)
+    if call == "meta_step":
+        assert fastmaml.meta_step(model, data, data).backend == "reference"
+        assert fastmaml.meta_step(model, data, data).backend == "reference", "and again"
+    elif call == "adapt":
+        assert fastmaml.adapt(model, data).backend == "reference"
+    elif call == "evaluate":
+        assert fastmaml.evaluate(model, [(data, data)], inner_steps=1).backend == "reference"
+    else:
+        assert "whose forward gives other numbers" in fastmaml.describe(model, data, data)
+
+
+def _verdicts(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
+    """Every answer from now on."""
+    verdicts: list[bool | None] = []
+
+    def noted(*args: Any) -> bool | None:
+        verdicts.append(compared.agrees(*args))
+        return verdicts[-1]
+
+    monkeypatch.setattr(plan, "agrees", noted)
+    return verdicts
+
+
+def test_a_network_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts, model = _verdicts(monkeypatch), net()
+    for steps in (0, 1, 2):
+        fastmaml.meta_step(model, DATA, DATA, inner_steps=steps)
+    fastmaml.adapt(model, DATA)
+    assert verdicts == [True]
+    model[0].weight.requires_grad_(False)
+    fastmaml.meta_step(model, DATA, DATA)
+    assert verdicts == [True, True]
+
+
+def test_numbers_that_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts, model = _verdicts(monkeypatch), net()
+    bad = X * float("nan"), Y
+    assert fastmaml.meta_step(model, bad, bad).backend == "fused"
+    assert fastmaml.meta_step(model, DATA, DATA).backend == "fused"
+    assert verdicts == [None, True], "then data that prove something come"
+    verdicts.clear()
+    model = net()
+    for _ in range(5):
+        assert fastmaml.meta_step(model, bad, bad).backend == "fused"
+    assert verdicts == [None] * 3, "it is not tried for ever"
+
+
+def test_what_rounding_explains_is_no_difference() -> None:
+    # Means take 24 bits of the inputs away, and torch's float32 norm nearly all that are left.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    far = 3e5 + torch.randn(3, 6, 4), Y
+    with torch.no_grad():
+        single = model(far[0][0])
+        double = model.double()(far[0][0].double())
+    assert (single - double).abs().max() > compared._ROUNDING[torch.float32] * double.abs().max()
+    assert fastmaml.meta_step(model.float(), far, far).backend == "fused"
+
+
+def test_nothing_can_be_told_of_noise() -> None:
+    # Rows that are all the same: deep norms blow up what rounding left of their differences.
+    layers = [m for _ in range(8) for m in (nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh())]
+    torch.manual_seed(0)
+    model = nn.Sequential(*layers, nn.Linear(4, 3)).double()
+    same = torch.randn(3, 1, 4, dtype=torch.float64).expand(3, 6, 4) / 3, Y
+    assert fastmaml.meta_step(model, same, same, backend="fused").backend == "fused"
+
+
+def test_the_forward_runs_on_copies() -> None:
+    norm = nn.BatchNorm1d(4)
+    model = nn.Sequential(nn.ReLU(inplace=True), norm, nn.Linear(4, 3)).double()
+    state = torch.random.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x = X.clone()
+    fastmaml.meta_step(model, (x, Y), (x, Y), backend="fused")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(x, X)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_the_smaller_set_that_is_used(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    def noted(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor) -> bool | None:
+        rows.append(len(x))
+        return compared.agrees(model, network, tensors, x)
+
+    monkeypatch.setattr(plan, "agrees", noted)
+    # Without inner steps the support set meets no norm, and may have one row.
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).double()
+    least = 1 if steps == 0 else 2
+    support = X[:, :least], Y[:, :least]
+    fastmaml.meta_step(model, support, DATA, inner_steps=steps, backend="fused")
+    assert rows == [6 if steps == 0 else 2]
