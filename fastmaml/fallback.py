@@ -15,7 +15,7 @@ under ``torch.use_deterministic_algorithms(True)`` the loop runs always.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from . import reference
 from .derivatives import derived_twice
@@ -210,7 +210,7 @@ def _batched(call: _Call, chunk: int) -> Outcome:
 
 def _in_chunks(call: _Call, chunk: int) -> Outcome:
     model, tasks, settings, want_grad = call.model, call.tasks, call.settings, call.want_grad
-    theta = {name: leaf(p, want_grad) for name, p in trainable(call.where, model).items()}
+    theta = {name: leaf(p, True) for name, p in trainable(call.where, model).items()}
     wanted = list(theta.values())
     alpha = settings.inner_lr
     if isinstance(alpha, Tensor):
@@ -219,14 +219,13 @@ def _in_chunks(call: _Call, chunk: int) -> Outcome:
         wanted += [alpha] if learned else []
         settings = settings._replace(inner_lr=alpha)
     function = Function(model, tasks, settings.loss, call.where)
-    one = vmap(_task(function, theta, settings, call.every_step))
     data = (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)
     parameters = len(wanted)
     sums: list[Tensor | None] = [None] * parameters
     losses: list[Tensor] = []
     outputs: list[Tensor] = []
     for part in zip(*(torch.split(tensor, chunk) for tensor in data), strict=True):
-        task_losses, logits = one(*part)
+        task_losses, logits = _task_losses(function, theta, settings, call.every_step, part)
         if want_grad and not losses and function.has_others:
             wanted += reference.other_leaves(task_losses.sum(), wanted)
             sums += [None] * (len(wanted) - len(sums))
@@ -247,29 +246,43 @@ def _in_chunks(call: _Call, chunk: int) -> Outcome:
     return Outcome(torch.cat(losses), torch.cat(outputs), grads, rate_grad, others=others)
 
 
-def _task(
-    function: Function, theta: dict[str, Tensor], settings: Settings, every_step: bool
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """One task's query loss after adaptation, or those after each step, and logits, under vmap."""
+def _task_losses(
+    function: Function,
+    theta: dict[str, Tensor],
+    settings: Settings,
+    every_step: bool,
+    data: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Query losses of a chunk's tasks after adaptation, or after each step, and logits.
+
+    vmap stands within autograd, not around it: what is derived is operations on all tasks at once.
+    """
+    x, y, *query = data
+    losses_of = vmap(function.loss)
     alpha = settings.inner_lr
-
-    def run(x: Tensor, y: Tensor, *query: Tensor) -> tuple[Tensor, Tensor]:
-        phi = theta
-        points = []
-        for _ in range(settings.inner_steps):
-            if every_step:
-                points.append(function.loss(phi, *query))
-            g = grad(lambda at: function.loss(at, x, y)[0])(phi)
-            if settings.first_order:
-                g = {name: value.detach() for name, value in g.items()}
-            phi = {name: p - alpha * g[name] for name, p in phi.items()}
-        points.append(function.loss(phi, *query))
-        if not every_step:
-            return points[0]
-        losses, outputs = zip(*points, strict=True)
-        return torch.stack(losses), torch.stack(outputs)
-
-    return run
+    phi = {name: p.expand(len(x), *p.shape) for name, p in theta.items()}
+    points = []
+    for _ in range(settings.inner_steps):
+        if every_step:
+            losses, outputs = losses_of(phi, *query)
+            points.append((losses.detach(), outputs.detach()))
+        losses, _ = losses_of(phi, x, y)
+        if not losses.requires_grad:
+            continue
+        slopes = torch.autograd.grad(
+            losses.sum(),
+            list(phi.values()),
+            create_graph=not settings.first_order,
+            allow_unused=True,
+        )
+        for name, slope in zip(phi, slopes, strict=True):
+            if slope is not None:
+                phi[name] = phi[name] - alpha * slope
+    points.append(losses_of(phi, *query))
+    if not every_step:
+        return points[0]
+    stacked = [torch.stack(parts, dim=1) for parts in zip(*points, strict=True)]
+    return stacked[0], stacked[1]
 
 
 def _tensors(outcome: Outcome) -> Iterable[Tensor]:
