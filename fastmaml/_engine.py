@@ -366,12 +366,12 @@ def fitting(tensors: list[Tensor], shapes: list[torch.Size], like: Tensor) -> _C
     return None if _C is None else _C.fitting(tensors, shapes, like)
 
 
-def readable(tensor: Tensor) -> bool:
-    """Whether a tensor is plain and has memory for all its numbers.
+def readable(*tensors: Tensor) -> bool:
+    """Whether tensors are plain and have memory for all their numbers.
 
     False also where that cannot be told fast: of a subclass, or by a torch before 2.10.
     """
-    return _C is not None and _C.readable(tensor)
+    return _C is not None and _C.readable(*tensors)
 
 
 def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:

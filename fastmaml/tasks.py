@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from . import _engine
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
 from .readable import check_place, check_readable
@@ -93,6 +94,10 @@ def validate(
     """
     support_x, support_y = _pair(where, "support", support)
     query_x, query_y = _pair(where, "query", query)
+    if not _engine.readable(support_x, support_y, query_x, query_y):
+        for side, x, y in (("support", support_x, support_y), ("query", query_x, query_y)):
+            check_readable(where, f"{side} x", x)
+            check_readable(where, f"{side} y", y)
     if dtype is not torch.float32 and dtype is not torch.float64:
         raise DtypeError(
             f"{where}: model parameters must be torch.float32 or torch.float64, got {dtype}; "
@@ -122,6 +127,7 @@ def validate_inputs(where: str, x: Tensor, *, like: Tasks) -> None:
     if not isinstance(x, Tensor):
         raise ShapeError(f"{where}: query x must be a dense tensor, got {type(x).__name__}.")
     check_place(where)
+    check_readable(where, "query x", x)
     _check_x(where, "query", x, like.support_x.dtype, like.support_x.device)
     _check_same_rows(where, x.shape, like.support_x.shape)
 
@@ -162,7 +168,6 @@ def _not_a_pair(where: str, side: str, pair: Any) -> str:
 
 def _check_x(where: str, side: str, x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
     """Whatever holds for the x of one set alone."""
-    check_readable(where, f"{side} x", x)
     shape = x.shape
     if len(shape) < 2 or not shape[0] or not shape[1]:
         _bad_rows(where, side, x)
@@ -217,7 +222,6 @@ def _check_y(
     loss: Loss,
 ) -> None:
     """Whatever holds for the y of one set, before the model's output is known."""
-    check_readable(where, f"{side} y", y)
     shape = y.shape
     if len(shape) < 2 or shape[0] != x_shape[0] or shape[1] != x_shape[1]:
         tasks, rows = x_shape[:2]

@@ -296,9 +296,11 @@ std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, 
   return Tensors(tensors, std::move(memory));
 }
 
-bool readable(py::handle tensor) {
+bool readable(const py::args& tensors) {
   dlpack::Tensor found{};
-  return read_whole(tensor.ptr(), found);
+  for (size_t i = 0; i < tensors.size(); ++i)
+    if (!read_whole(PyTuple_GET_ITEM(tensors.ptr(), i), found)) return false;
+  return true;
 }
 
 bool has_hooks(PyObject* parameter) {
@@ -362,7 +364,7 @@ void register_tensors(py::module_& module) {
            py::arg("equal"), py::arg("same"), py::arg("empty"), py::arg("flags"), py::arg("items"))
       .def("holds", &Snapshot::holds);
   module.def("first_outside", &first_outside_of, py::arg("values"), py::arg("limit"));
-  module.def("readable", &readable, py::arg("tensor"));
+  module.def("readable", &readable);
   module.def("fitting", &fitting, py::arg("tensors"), py::arg("shapes"), py::arg("like"));
   module.def("give_grads", &give_grads, py::arg("parameters"), py::arg("grads"));
 }
