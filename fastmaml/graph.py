@@ -65,19 +65,17 @@ def trace(
     reason = (watch or Watch(model)).reason
     if reason is not None:
         raise UnsupportedModelError(f"{layer_name('', model)}, whose forward {reason}")
-    network, knows_rows = _record(model, tuple(row_shape), where, rows[0])
-    for count in {*rows} - {rows[0]} if knows_rows else ():
-        if _record(model, tuple(row_shape), where, count)[0] != network:
+    network = _record(model, tuple(row_shape), where, rows[0])
+    for count in {*rows} - {rows[0]} if network.knows_rows else ():
+        if _record(model, tuple(row_shape), where, count) != network:
             raise UnsupportedModelError(
                 f"{layer_name('', model)}, whose forward depends on the number of rows"
             )
     return network
 
 
-def _record(
-    model: nn.Module, row_shape: tuple[int, ...], where: str, rows: int
-) -> tuple[Network, bool]:
-    """One run, and whether the forward knew the number of rows."""
+def _record(model: nn.Module, row_shape: tuple[int, ...], where: str, rows: int) -> Network:
+    """One run."""
     own: list[Tensor] = sorted(model.parameters(), key=lambda p: not p.requires_grad)
     first = own[0] if own else torch.zeros(())
     with grad_mode():
@@ -89,7 +87,7 @@ def _record(
             network = recorder.network(recorder.run())
     if not watch.holds():
         raise UnsupportedModelError(f"{layer_name('', model)}, whose forward changes what it reads")
-    return network, recorder.knows_rows
+    return network
 
 
 def _without_memory(tensor: Tensor) -> Tensor:

@@ -39,12 +39,16 @@ class Node(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A model as a graph of ops; ``output`` is the id of the value that it returns."""
+    """A model as a graph of ops; ``output`` is the id of the value that it returns.
+
+    ``knows_rows`` says whether the forward has asked for the number of its rows, or named one.
+    """
 
     row_shape: tuple[int, ...]
     tensors: tuple[TensorSpec, ...]
     nodes: tuple[Node, ...]
     output: int
+    knows_rows: bool = True
 
 
 def layer_name(path: str, module: nn.Module) -> str:

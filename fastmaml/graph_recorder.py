@@ -115,7 +115,7 @@ class Recorder(Mode):
             for node in (self.nodes[i] for i in kept)
         )
         tensors = tuple(self.tensors[p] for p in used)
-        return Network(self.row_shape, tensors, nodes, value_id[output.id])
+        return Network(self.row_shape, tensors, nodes, value_id[output.id], self.knows_rows)
 
     def _check_shared(self, nodes: list[Node]) -> None:
         """Refuse a weight that one op keeps in a form of its own and another reads."""

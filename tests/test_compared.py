@@ -166,7 +166,10 @@ def test_the_forward_runs_on_copies() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-def test_the_smaller_set_that_is_used(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("knows", [False, True])
+def test_the_rows_of_a_set_that_is_used(
+    steps: int, knows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows: list[int] = []
 
     def noted(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor) -> bool | None:
@@ -174,9 +177,15 @@ def test_the_smaller_set_that_is_used(steps: int, monkeypatch: pytest.MonkeyPatc
         return compared.agrees(model, network, tensors, x)
 
     monkeypatch.setattr(plan, "agrees", noted)
-    # Without inner steps the support set meets no norm, and may have one row.
-    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).double()
-    least = 1 if steps == 0 else 2
+    norm = nn.BatchNorm1d(6)  # without inner steps the support set meets none, and may be one row
+    last = [Rows()] if knows else []
+    model = nn.Sequential(nn.Linear(4, 6), norm, nn.Linear(6, 3), *last).double()
+    least = 1 if steps == 0 else 3
     support = X[:, :least], Y[:, :least]
     fastmaml.meta_step(model, support, DATA, inner_steps=steps, backend="fused")
-    assert rows == [6 if steps == 0 else 2]
+    assert rows == [(6 if steps == 0 else 3) if knows else 2]
+
+
+class Rows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], -1)

@@ -88,7 +88,7 @@ def test_tied_weights() -> None:
 
 def test_identity_model() -> None:
     network = check(nn.Identity(), (3,))
-    assert network == Network((3,), (), (), 0)
+    assert network == Network((3,), (), (), 0, knows_rows=False)
 
 
 def test_rows_without_dimensions() -> None:
