@@ -121,5 +121,9 @@ def _check_modules(model: nn.Module) -> None:
             raise UnsupportedModelError(f"{name} with backward hooks")
         if isinstance(module, torch.jit.ScriptModule):
             raise UnsupportedModelError(f"{name}, which is compiled")
+        if not all(isinstance(p, nn.Parameter) for p in module.parameters(recurse=False)):
+            raise UnsupportedModelError(
+                f"{name}, whose parameters are plain tensors, as functional_call puts them"
+            )
         if any(nn.parameter.is_lazy(p) for p in module.parameters(recurse=False)):
             raise UnsupportedModelError(f"{name}, whose parameters wait for its first input")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import torch.nn.utils.prune
 from torch import Tensor, nn
 
+import fastmaml
 from fastmaml.errors import ShapeError, UnsupportedModelError
 from fastmaml.graph import layer_name, trace
 
@@ -349,6 +350,26 @@ def test_other_threads_run_models_meanwhile() -> None:
     for thread in threads:
         thread.join()
     assert not failures, failures
+
+
+def test_plain_tensors_for_parameters() -> None:
+    """As within `torch.func.functional_call`; there the reference runs."""
+
+    class Meta(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return fastmaml.meta_loss(self.net, (x, y), (x, y), loss="mse")
+
+    model, data = Meta().double(), (torch.randn(2, 4, 3).double(), torch.randn(2, 4, 2).double())
+    given = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    with pytest.warns(UserWarning, match="whose parameters are plain tensors, as functional_call"):
+        torch.func.functional_call(model, given, data).backward()
+    model(*data).backward()
+    for name, p in model.named_parameters():
+        assert torch.allclose(given[name].grad, p.grad, rtol=1e-12, atol=0)
 
 
 # --- every reason, not the first alone ------------------------------------------------------------
