@@ -21,17 +21,20 @@ BENCH_READY := $(VENV)/.bench-ready
 comma := ,
 EXTRAS := train,test,dev$(if $(shell command -v nvcc),$(comma)cuda-test)
 
+PARALLEL := -n 2 --dist worksteal --durations 10
+
 .PHONY: demo test test-slow test-cuda bench lint sanitize simt clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(BIN)/fastmaml train sinusoid --demo --out runs/demo
 
+# Tests take one thread unless they say otherwise, and about 1.5 GB for each of the processes.
 test: $(READY) simt
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(READY) simt
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 # Without a device every test of it is skipped, with the reason.
 test-cuda: $(READY)
