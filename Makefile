@@ -21,7 +21,7 @@ BENCH_READY := $(VENV)/.bench-ready
 comma := ,
 EXTRAS := train,test,dev$(if $(shell command -v nvcc),$(comma)cuda-test)
 
-PARALLEL := -n 2 --dist worksteal --durations 10
+PARALLEL := -n 2 --dist loadgroup --durations 10
 
 .PHONY: demo test test-slow test-cuda bench lint sanitize simt clean
 .DELETE_ON_ERROR:
@@ -34,7 +34,8 @@ test: $(READY) simt
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(READY) simt
-	$(BIN)/python -m pytest $(PARALLEL) -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not alone"
+	$(BIN)/python -m pytest -m "slow and alone"
 
 # Without a device every test of it is skipped, with the reason.
 test-cuda: $(READY)

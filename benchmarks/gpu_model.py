@@ -1,7 +1,7 @@
 """What meta-steps would cost on GPUs that are not here: counted and bounded, never measured.
 
 The engine counts launches, arithmetic and global memory of a plan without any device
-(csrc/plan/device_cost.hpp). Against a data sheet's peaks they bound a step's time from below:
+(csrc/engine/device_cost.hpp). Against a data sheet's peaks they bound a step's time from below:
 
     arithmetic   FLOPs of the contractions / peak of the multiprocessors that get work
     memory       bytes / bandwidth, each kernel reading its inputs and writing its outputs once

@@ -104,7 +104,7 @@ struct InstructionTime {
 enum class Executor { cpu, launches, graph, resident };
 
 struct Compiled;
-struct DeviceCost;  // plan/device_cost.hpp
+struct DeviceCost;  // engine/device_cost.hpp
 
 class Plan {
  public:

@@ -246,7 +246,7 @@ class CompiledPlan:
             lanes: How many tasks at a time at most; 0 for as many as a round holds.
 
         Returns:
-            Launches, kernels, FLOPs and bytes, also by kind; see csrc/plan/device_cost.hpp.
+            Launches, kernels, FLOPs and bytes, also by kind; see csrc/engine/device_cost.hpp.
         """
         return self.plan.device_cost(tasks, lanes, TEAM, shared_limit)
 

@@ -146,6 +146,13 @@ def test_core_includes_no_python_and_no_torch() -> None:
     assert [name(path) for path in core if foreign.search(path.read_text())] == []
 
 
+def test_the_planner_knows_no_executor() -> None:
+    above = re.compile(r'#include "(cpu|cuda|engine|bindings|simt)/')
+    planner = files("csrc/plan", suffixes=CXX_SUFFIXES)
+    assert planner
+    assert not [name(path) for path in planner if above.search(path.read_text())]
+
+
 def test_one_door_to_the_extension() -> None:
     door = re.compile(r"^\s*(from fastmaml import .*\b_C\b|import fastmaml\._C|from \. import _C)")
     importers = {

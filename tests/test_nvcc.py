@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from nvcc_build import ARCHITECTURES, ROOT, CudaBuild, Step, budgets, inner_loops, require_nvcc
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nvcc")]  # one build for all
 
 # Of the instructions of the loop over a slab's depth: the multiply-adds of the widest tile, whose
 # other instructions are loads of 16 bytes, counters and branches. Measured where they are fewest

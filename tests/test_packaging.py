@@ -253,6 +253,7 @@ def test_kernels_share_no_code_between_instruction_sets(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_wheel(tmp_path: Path) -> None:
     """A clean build is fast, the wheel is small, and it runs where there is no compiler.
 

@@ -10,7 +10,7 @@
 #include "core/error.hpp"
 #include "core/processors.hpp"
 #include "fastmaml.hpp"
-#include "plan/device_cost.hpp"
+#include "engine/device_cost.hpp"
 
 #ifndef FASTMAML_MODULE
 #define FASTMAML_MODULE _C

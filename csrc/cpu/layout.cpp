@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "core/integers.hpp"
 #include "cpu/executor.hpp"
 #include "plan/footprint.hpp"
 #include "plan/scalars.hpp"
@@ -30,8 +31,6 @@ constexpr int64_t kGroupsEach = 2;
 constexpr size_t kLine = 64;
 
 size_t lined(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // At usual rates of contractions and of a second-level cache; every instruction costs a little.
 double nanoseconds_of(const Instruction& instruction, Dtype dtype) {

@@ -49,6 +49,13 @@ inline int64_t numel(const Shape& shape) {
   return n;
 }
 
+// A convolution's weight [groups O, I, taps] of torch's lies as [groups, taps, I, O], so that one
+// tap is a product of rows of channels. Empty for other tensors.
+struct Packing {
+  int64_t groups = 0, taps = 0, in = 0, out = 0;
+  explicit operator bool() const { return groups > 0; }
+};
+
 class Emit;
 
 class Op {
@@ -56,6 +63,8 @@ class Op {
   virtual ~Op() = default;
   // The order of its inputs and its output; `any`: whichever the inputs have, and all the same.
   virtual MemoryOrder order(const Node&) const { return MemoryOrder::torch; }
+  // How it wants its weight, of the shape, to lie.
+  virtual Packing packing(const Node&, const Shape&) const { return {}; }
   // Throws ShapeError when inputs, parameters and `node.shape` do not fit together.
   virtual void check(const Node& node, const std::vector<TensorSpec>& tensors) const = 0;
   virtual void forward(Emit& emit, const Node& node) const = 0;

@@ -16,16 +16,11 @@
 #include "ops/args.hpp"
 #include "ops/op.hpp"
 #include "ops/window/stencil.hpp"
+#include "plan/draft.hpp"
 #include "plan/network.hpp"
-#include "plan/program.hpp"
+#include "plan/weights.hpp"
 
 namespace fastmaml {
-
-// Where a contribution goes: out = cin + scale * contribution. `cin` is absent for the first one.
-struct Sink {
-  Operand out, cin;
-  int scale = Scalars::kOne;
-};
 
 // One pass over the network: its rows and the operands of its values, by canonical value id.
 struct Pass {
@@ -39,23 +34,14 @@ struct Pass {
   std::map<std::pair<const Node*, int>, Operand> saved;
 };
 
-// One outer product of a factored weight: sum over rows of a[row, :]^T b[row, :].
-struct Factor {
-  Operand a;  // [rows, O] cotangent of y
-  Operand b;  // [rows, I] input
-  int64_t rows = 0;
-  int scale = Scalars::kOne;  // scalar slot of its coefficient
-  int gate = -1;              // scalar slot; left out while that scalar is 0
-};
-
 class Emit {
  public:
-  Emit(Program& program, const std::vector<bool>& factored);
+  Emit(Draft& draft, Weights& weights)
+      : draft_(draft), weights_(weights), network_(draft.network()) {}
 
-  // The passes' view ---------------------------------------------------------------------------
   int64_t rows() const { return pass_->rows; }
-  const Settings& settings() const { return program_.settings; }
-  int64_t element_bytes() const { return fastmaml::element_bytes(program_.settings); }
+  const Settings& settings() const { return draft_.settings(); }
+  int64_t element_bytes() const { return fastmaml::element_bytes(settings()); }
   Operand x(const Node& node, int i) const { return pass_->y[node.inputs[i]]; }
   Operand y(const Node& node);  // made on first use
   // Of values that the set has once, not once a row.
@@ -97,17 +83,26 @@ class Emit {
   // Where the node leaves those of its output.
   Operand leave_moments(const Node& node, const MomentGroups& groups);
 
-  bool trainable(const Node& node, size_t i) const;  // whether a cotangent is wanted
-  bool factored(const Node& node, size_t i) const;
-  Operand param(const Node& node, size_t i);        // current version: theta or phi[k]
-  Operand param_t(const Node& node, size_t i);      // the same, transposed (2-d)
-  Operand param_dot(const Node& node, size_t i);    // u
-  Operand param_dot_t(const Node& node, size_t i);  // u, transposed
+  // Of parameter i: whether a cotangent is wanted; what W is now, and u, both also transposed.
+  bool trainable(const Node& node, size_t i) const {
+    return !replays_ && node.has_param(i) && weights_.trainable(node.params[i]);
+  }
+  bool factored(const Node& node, size_t i) const {
+    return node.has_param(i) && weights_.factored(node.params[i]);
+  }
+  Operand param(const Node& node, size_t i) { return weights_.now(node.params[i]); }
+  Operand param_t(const Node& node, size_t i) { return weights_.now_t(node.params[i]); }
+  Operand param_dot(const Node& node, size_t i) { return weights_.direction(node.params[i]); }
+  Operand param_dot_t(const Node& node, size_t i) { return weights_.direction_t(node.params[i]); }
   // Where p_bar (backward: into phi[k+1] or v) or p_bar_dot (into v) of this parameter goes.
   Sink param_bar(const Node& node, size_t i);
   // Factored weights: the factors of W[k] - W0 and of v, and a new one for the current phase.
-  const std::vector<Factor>& update_factors(const Node& node, size_t i);
-  const std::vector<Factor>& sweep_factors(const Node& node, size_t i);
+  const std::vector<Factor>& update_factors(const Node& node, size_t i) const {
+    return weights_.update_factors(node.params[i]);
+  }
+  const std::vector<Factor>& sweep_factors(const Node& node, size_t i) const {
+    return weights_.sweep_factors(node.params[i]);
+  }
   void add_factor(const Node& node, size_t i, const Operand& a, const Operand& b, int64_t rows);
 
   Operand targets() const { return pass_->targets; }
@@ -117,75 +112,25 @@ class Emit {
   int share() const { return pass_->query ? Scalars::kQueryShare : Scalars::kSupportShare; }
   int sigma() const { return Scalars::sigma(pass_->step); }
 
-  void add(Args args);  // appends an instruction to the current section
+  void add(Args args) { draft_.body(std::move(args)); }
 
-  // The program writer's view ------------------------------------------------------------------
+  // The program writer's view: which pass this is.
   enum class Phase { forward, backward, forward_jvp, backward_jvp };
+  Pass make_pass(int step, bool query) const;
   void enter(Pass& pass, Phase phase) { pass_ = &pass, phase_ = phase; }
-  // Of the instructions that follow.
-  void label(const std::string& name, int step = Label::kNone);
-  void prologue(Args args);
-  void commit(Args args);
-  void epilogue(Args args);
-  Pass make_pass(int step, bool query);
-  void begin_update();                     // phi[k + 1] starts to be written
-  void end_update();                       // phi[k + 1] is the current version
-  void begin_query();                      // v starts
-  void begin_sweep(int step);              // back to phi[k]; u = sigma v
   void replay(bool on) { replays_ = on; }  // passes run again for their values alone
-  void end_sweep();
-  void write_commit();        // sums over tasks into the gradients
-  void write_fast_weights();  // phi[K] to the outputs of Mode::adapt
-  void place(Poller& poll);   // virtual buffers -> arenas
 
  private:
-  struct Version {
-    Operand w, w_t;
-  };
-  struct Buffer {
-    int64_t numel = 0;
-    bool shared = false;
-  };
-  // A convolution's weight [G O, I, taps] lies packed as [G, taps, I, O]. Empty for other tensors.
-  struct Packing {
-    int64_t groups = 0, taps = 0, in = 0, out = 0;
-    explicit operator bool() const { return groups > 0; }
-  };
-  void append(std::vector<Instruction>& section, Args args);
-  void find_packings();
-  PermuteArgs pack(int tensor, bool transposed) const;
-  PermuteArgs unpack(int tensor) const;
-  Operand buffer(int64_t numel, bool shared = false);
-  Operand transposed(Version& version, int tensor);
-  Operand transposed_packed(Version& version, int tensor);
-  Operand theta(int tensor) const;   // as the caller's tensor
-  Operand output(int tensor) const;  // its meta-gradient or fast weights
-  void dense_layout();
-  Operand dense(const Operand& block, int tensor) const;
-  int tensor(const Node& node, size_t i) const { return node.params[i]; }
+  bool updates() const { return phase_ == Phase::backward && !pass_->query; }
 
-  Program& program_;
+  Draft& draft_;
+  Weights& weights_;
   const Network& network_;
-  std::vector<bool> factored_;  // by tensor
-  std::vector<Buffer> buffers_;
-  std::vector<std::vector<Version>> phi_;  // phi_[k][tensor]
-  int version_ = 0;                        // k of the version that `param` hands out
-  std::vector<Packing> packing_;           // by tensor
-  std::vector<Version> direction_;         // u by tensor
-  std::vector<int64_t> dense_offset_;      // of each dense trainable tensor in a block
-  int64_t dense_numel_ = 0;
-  Operand next_block_, v_block_, u_block_;
-  std::vector<bool> next_written_, v_written_;
-  // By tensor. A pass must not see its own factors (a weight may be used twice): they wait.
-  std::vector<std::vector<Factor>> update_factors_, sweep_factors_, waiting_;
   std::map<std::pair<const Node*, int>, std::shared_ptr<const void>> made_;
   std::map<Window, std::shared_ptr<const Stencil>> gathered_, scattered_;
   bool replays_ = false;
-  int64_t bytes_ = 0;  // of the instructions so far
   Pass* pass_ = nullptr;
   Phase phase_ = Phase::forward;
-  Label label_;
-  std::map<std::string, int32_t> names_;  // of labels, by what Program::names says
 };
 
 }  // namespace fastmaml

@@ -13,8 +13,10 @@
 #include "core/poll.hpp"
 #include "ops/winograd/winograd.hpp"
 #include "plan/convolutions.hpp"
+#include "plan/draft.hpp"
 #include "plan/emit.hpp"
 #include "plan/epilogues.hpp"
+#include "plan/weights.hpp"
 
 namespace fastmaml {
 namespace {
@@ -24,13 +26,17 @@ using Phase = Emit::Phase;
 struct Uses {
   int64_t rows = 0;    // rows of x for each row of the set (leading dimensions), over all uses
   bool input = false;  // some use has an input gradient
+  bool other = false;  // something but a linear layer's product reads it
 };
 
 std::vector<Uses> weight_uses(const Network& network) {
   std::vector<Uses> uses(network.tensors.size());
   for (const Node& node : network.nodes) {
-    if (node.op_name != "linear") continue;
-    Uses& use = uses[node.params[0]];
+    const bool linear = node.op_name == "linear";
+    for (size_t i = 0; i < node.params.size(); ++i)
+      if (node.has_param(i) && !(linear && i == kWeight)) uses[node.params[i]].other = true;
+    if (!linear) continue;
+    Uses& use = uses[node.params[kWeight]];
     use.rows += numel(node.in_shapes[0]) / node.in_shapes[0].back();
     use.input = use.input || network.active[node.inputs[0]];
   }
@@ -89,7 +95,7 @@ std::vector<bool> choose_factored(Program& program) {
   std::vector<bool> factored(network.tensors.size(), false);
   for (size_t t = 0; t < network.tensors.size(); ++t) {
     const TensorSpec& tensor = network.tensors[t];
-    if (!tensor.trainable || uses[t].rows == 0 || s.mode == Mode::adapt) continue;
+    if (!tensor.trainable || uses[t].rows == 0 || uses[t].other || s.mode == Mode::adapt) continue;
     const WeightCost cost = weight_cost(s, tensor, uses[t]);
     // A tie goes to dense: its instructions are fewer.
     factored[t] = s.factored >= 0 ? s.factored == 1 : cost.factored < 0.8 * cost.dense;
@@ -105,38 +111,43 @@ std::vector<bool> choose_factored(Program& program) {
 class Writer {
  public:
   Writer(Program& program, const std::vector<bool>& factored, const Poll& poll)
-      : program_(program), network_(program.network), emit_(program, factored), poll_(poll) {}
+      : settings_(program.settings),
+        network_(program.network),
+        draft_(program),
+        weights_(draft_, factored),
+        emit_(draft_, weights_),
+        poll_(poll) {}
 
   void write() {
-    const Settings& s = program_.settings;
+    const Settings& s = settings_;
     std::vector<Pass> support;
     support.reserve(s.inner_steps);
     for (int k = 0; k < s.inner_steps; ++k) {
       poll_();
       if (s.mode == Mode::curve) write_query(k);
       support.push_back(support_pass(k, support));
-      emit_.begin_update();
+      weights_.begin_update();
       forward(support.back());
       backward(support.back());
-      emit_.end_update();
+      weights_.end_update();
     }
     if (s.mode == Mode::adapt) {
-      emit_.write_fast_weights();
+      weights_.write_fast_weights();
     } else {
       write_query(s.inner_steps);
       if (s.mode == Mode::meta_step) {
         if (!s.first_order || s.rate_grad)
           for (int k = s.inner_steps - 1; k >= 0; --k) {
             poll_();
-            emit_.begin_sweep(k);
+            weights_.begin_sweep(k);
             if (s.recompute) make_again(support[k], support);
             sweep(support[k]);
           }
-        emit_.end_sweep();
-        emit_.write_commit();
+        weights_.end_sweep();
+        weights_.write_commit();
       }
     }
-    emit_.place(poll_);
+    draft_.place(poll_);
   }
 
  private:
@@ -161,13 +172,13 @@ class Writer {
     emit_.replay(true);
     forward(again);
     loss_backward(again);  // the loss's tangent reads it
-    if (!program_.settings.first_order) layers_backward(again);
+    if (!settings_.first_order) layers_backward(again);
     emit_.replay(false);
     pass = std::move(again);
   }
 
   void label(const Node& node, const Pass& pass, const char* phase) {
-    emit_.label(node.name + "." + phase, pass.query ? Label::kQuery : pass.step);
+    draft_.label(node.name + "." + phase, pass.query ? Label::kQuery : pass.step);
   }
 
   void forward(Pass& pass) {
@@ -206,8 +217,8 @@ class Writer {
     forward(query);
     label(network_.loss, query, "forward");
     network_.loss_op->forward(emit_, network_.loss);
-    if (program_.settings.mode != Mode::meta_step) return;
-    emit_.begin_query();
+    if (settings_.mode != Mode::meta_step) return;
+    weights_.begin_query();
     backward(query);
   }
 
@@ -218,11 +229,11 @@ class Writer {
       label(node, pass, "forward_jvp");
       node.op->forward_jvp(emit_, node);
     }
-    if (program_.settings.rate_grad) {
+    if (settings_.rate_grad) {
       label(network_.loss, pass, "forward_jvp");
       network_.loss_op->forward_jvp(emit_, network_.loss);
     }
-    if (program_.settings.first_order) return;  // the tangents were for the rates alone
+    if (settings_.first_order) return;  // the tangents were for the rates alone
     emit_.enter(pass, Phase::backward_jvp);
     label(network_.loss, pass, "backward_jvp");
     network_.loss_op->backward_jvp(emit_, network_.loss);
@@ -234,8 +245,10 @@ class Writer {
     }
   }
 
-  Program& program_;
+  const Settings& settings_;
   const Network& network_;
+  Draft draft_;
+  Weights weights_;
   Emit emit_;
   Poller poll_;
   std::deque<Pass> queries_;

@@ -73,9 +73,18 @@ void add_weights(Emit& emit, ConvArgs args);
 // the way it runs has no epilogue, or its output is too small for one to pay.
 MomentGroups conv_moment_groups(const Settings& settings, const Node& node, int64_t images);
 
+// How a convolution's weight [O, I / groups, KH, KW] lies.
+inline Packing conv_packing(const Node& node, const Shape& weight) {
+  const auto groups = static_cast<int64_t>(node.attr("groups", 1));
+  return {groups, weight[2] * weight[3], weight[1], weight[0] / groups};
+}
+
 class Conv2d final : public Op {
  public:
   MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
+  Packing packing(const Node& node, const Shape& weight) const override {
+    return conv_packing(node, weight);
+  }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
   void forward(Emit& emit, const Node& node) const override;
   void backward(Emit& emit, const Node& node) const override;

@@ -204,6 +204,10 @@ void add_with_sinks(Emit& emit, const Node& node, StemArgs args) {
 
 }  // namespace
 
+Packing Stem::packing(const Node& node, const Shape& weight) const {
+  return conv_packing(node, weight);
+}
+
 void Stem::check(const Node& node, const std::vector<TensorSpec>&) const {
   throw UnsupportedModelError(message("layer `", node.name, "`: a stem is made by the planner"));
 }

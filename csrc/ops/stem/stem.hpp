@@ -56,6 +56,7 @@ struct StemArgs {
 class Stem final : public Op {
  public:
   MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
+  Packing packing(const Node& node, const Shape& weight) const override;
   // Only plan/rewrite.cpp makes one, of layers that were checked.
   void check(const Node& node, const std::vector<TensorSpec>&) const override;
   void forward(Emit& emit, const Node& node) const override;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/integers.hpp"
 #include "ops/conv2d/conv2d.hpp"
 
 namespace fastmaml {
@@ -18,8 +19,6 @@ constexpr int64_t kPanelBytes = 256, kUnitBytes = 640;
 // Weights of several blocks would take their pixels again for each. Where those of all tiles fit
 // into so much of a third-level cache they are made once, and a block is a panel of few rows.
 constexpr int64_t kPixelBytes = int64_t{13} << 20, kPartRows = 48;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t lined(int64_t columns, int64_t bytes) {
   const int64_t line = kWinogradLine / bytes;

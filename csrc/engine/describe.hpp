@@ -4,7 +4,7 @@
 #include <string>
 
 #include "cpu/layout.hpp"
-#include "plan/device_cost.hpp"
+#include "engine/device_cost.hpp"
 #include "plan/program.hpp"
 
 namespace fastmaml {

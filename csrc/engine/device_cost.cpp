@@ -1,11 +1,11 @@
-#include "plan/device_cost.hpp"
+#include "engine/device_cost.hpp"
 
 #include <algorithm>
 #include <map>
 #include <tuple>
 
 #include "cuda/layout.hpp"
-#include "plan/describe.hpp"
+#include "engine/describe.hpp"
 #include "plan/scalars.hpp"
 #include "plan/traffic.hpp"
 

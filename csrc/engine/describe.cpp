@@ -1,4 +1,4 @@
-#include "plan/describe.hpp"
+#include "engine/describe.hpp"
 
 #include <iomanip>
 #include <sstream>

@@ -7,9 +7,9 @@
 #include "cpu/executor.hpp"
 #include "cpu/profile.hpp"
 #include "cuda/executor.hpp"
+#include "engine/describe.hpp"
+#include "engine/device_cost.hpp"
 #include "fastmaml.hpp"
-#include "plan/describe.hpp"
-#include "plan/device_cost.hpp"
 #include "plan/footprint.hpp"
 #include "plan/program.hpp"
 
