@@ -5,6 +5,7 @@
 #   make bench      check, then time, against the rivals   make lint        style and types
 #   make sanitize   the core's tests under the sanitizers  make clean       forget what was built
 #   make simt       build what runs the device's code on the host, for the tests
+#   make docs       write the manual into site/
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -17,13 +18,14 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt \
            $(shell find csrc -type d -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+DOCS_READY := $(VENV)/.docs-ready
 # Where there is nvcc, tests read the machine code that it emits.
 comma := ,
 EXTRAS := train,test,dev$(if $(shell command -v nvcc),$(comma)cuda-test)
 
 PARALLEL := -n 2 --dist loadgroup --durations 10
 
-.PHONY: demo test test-slow test-cuda bench lint sanitize simt clean
+.PHONY: demo test test-slow test-cuda bench lint sanitize simt docs clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -60,6 +62,11 @@ simt: $(READY)
 	    -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	$(BIN)/cmake --build build/simt --target _simt _simt_checked
 
+# The variable silences a notice of the theme's.
+docs: $(DOCS_READY)
+	$(BIN)/python -m docs.layers
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # ThreadSanitizer's runtime of GCC < 13 cannot live with much address randomisation: switched off where allowed.
 NO_ASLR = $(shell setarch "$$(uname -m)" -R true 2>/dev/null && echo setarch "$$(uname -m)" -R)
 
@@ -87,7 +94,11 @@ $(BENCH_READY): $(READY)
 	$(BIN)/python -m pip install --editable '.[train,bench]'
 	touch $@
 
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf build dist *.egg-info fastmaml/_C*.so $(READY) $(BENCH_READY)
+	rm -rf build dist site *.egg-info fastmaml/_C*.so $(READY) $(BENCH_READY) $(DOCS_READY)
 	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find fastmaml tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find fastmaml tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

@@ -17,7 +17,9 @@ from benchmarks.loops.workloads import LOOPS
 from benchmarks.runner import Options, run, with_common_peak
 from benchmarks.workloads import WORKLOADS
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,12 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit status: 1 when a contestant was refused or `table --check` found a stale table.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] == "--model-gpu":
-        given = ["model", *given[1:]]
-    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
-        given = ["run", *given]
-    args = _parser().parse_args(given)
+    args = parsed(sys.argv[1:] if arguments is None else arguments)
     if args.command == "list":
         return _list()
     if args.command == "table":
@@ -53,6 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "fallback":
         return _fallback(args)
     return _run(args)
+
+
+def parsed(given: list[str]) -> argparse.Namespace:
+    """The words of a command line; argparse ends the process where they are wrong."""
+    if given and given[0] == "--model-gpu":
+        given = ["model", *given[1:]]
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+        given = ["run", *given]
+    return _parser().parse_args(given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,10 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--flat-seconds", type=float, default=defaults.flat_seconds)
     runs.add_argument("--output", type=Path, default=records.LATEST)
     _add_loops(commands.add_parser("loops", help="check and time whole training loops"))
-    tables = commands.add_parser("table", help="write the tables of the results into the README")
+    tables = commands.add_parser(
+        "table", help="write the tables of the results into the pages that show them"
+    )
     tables.add_argument("--results", type=Path, default=records.COMMITTED)
     tables.add_argument("--loops", type=Path, default=records.COMMITTED_LOOPS)
-    tables.add_argument("--readme", type=Path, default=README)
+    tables.add_argument("--readme", type=Path, default=README, help="has the short table")
+    tables.add_argument("--page", type=Path, default=PAGE, help="has the whole tables")
     tables.add_argument(
         "--check", action="store_true", help="change nothing; status 1 if it would change"
     )
@@ -215,14 +224,23 @@ def _loops(args: argparse.Namespace) -> int:
 
 
 def _table(args: argparse.Namespace) -> int:
-    old = args.readme.read_text()
-    new = table.replace_between_markers(old, table.render(records.read(args.results)))
-    loops = loop_table.render(records.read_loops(args.loops))
-    new = table.replace_between_markers(new, loops, loop_table.BEGIN, loop_table.END)
-    if args.check:
-        return int(new != old)
-    args.readme.write_text(new)
-    return 0
+    steps, loops = records.read(args.results), records.read_loops(args.loops)
+    pages = {
+        args.readme: [(table.summary(steps), table.SUMMARY_BEGIN, table.SUMMARY_END)],
+        args.page: [
+            (table.render(steps), table.BEGIN, table.END),
+            (loop_table.render(loops), loop_table.BEGIN, loop_table.END),
+        ],
+    }
+    stale = False
+    for path, parts in pages.items():
+        old = new = path.read_text()
+        for part in parts:
+            new = table.replace_between_markers(new, *part)
+        stale = stale or new != old
+        if not args.check:
+            path.write_text(new)
+    return int(args.check and stale)
 
 
 def _list() -> int:

@@ -126,6 +126,13 @@ def render(rows: list[Row], facts: dict[str, str], peak_gflops: float) -> str:
     head += ["share of peak", "memory", "error f64", "error f32"]
     lines = [head, ["---"] * len(head), *(_cells(row, peak_gflops) for row in rows)]
     refused = [r for r in rows if r.verdict.startswith(("refused", "missing"))]
+    notes = [
+        f"- time of {r.contestant}'s step on {r.workload.name}, "
+        f"{device_kernels.render(list(r.kernels))}"
+        for r in rows
+        if r.kernels
+    ]
+    notes += [f"- {r.contestant} on {r.workload.name}: {r.verdict}" for r in refused]
     return "\n".join(
         [
             *(f"- {name}: {value}" for name, value in facts.items()),
@@ -133,13 +140,7 @@ def render(rows: list[Row], facts: dict[str, str], peak_gflops: float) -> str:
             *("| " + " | ".join(line) + " |" for line in lines),
             "",
             _caption(peak_gflops),
-            *(
-                f"- time of {r.contestant}'s step on {r.workload.name}, "
-                f"{device_kernels.render(list(r.kernels))}"
-                for r in rows
-                if r.kernels
-            ),
-            *(f"- {r.contestant} on {r.workload.name}: {r.verdict}" for r in refused),
+            *(["", *notes] if notes else []),
         ]
     )
 

@@ -15,7 +15,7 @@ from benchmarks.timing import Spread
 T = TypeVar("T", bound="Stored")
 
 RESULTS = Path(__file__).parent / "results"
-# `run` writes LATEST unless told otherwise; COMMITTED is what the README's table shows.
+# `run` writes LATEST unless told otherwise; COMMITTED is what the tables show.
 LATEST = RESULTS / "latest.jsonl"
 COMMITTED = RESULTS / "cpu.jsonl"
 # The same of `loops`.

@@ -1,4 +1,4 @@
-"""The README's table, generated from the records."""
+"""The tables of steps, generated from the records: the whole one, and the README's short one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from benchmarks.workloads import WORKLOADS
 
 BEGIN = "<!-- benchmark table: begin -->"
 END = "<!-- benchmark table: end -->"
+SUMMARY_BEGIN = "<!-- summary table: begin -->"
+SUMMARY_END = "<!-- summary table: end -->"
 
 ABSENT = "-"
 
@@ -68,14 +70,33 @@ def render(records: list[Record]) -> str:
     return "\n".join([*lines, "", _caption(records)])
 
 
+def summary(records: list[Record]) -> str:
+    """The medians alone; arguments and errors as of `render`."""
+    check_one_machine("table", records, "python -m benchmarks")
+    families = [f for f in FAMILIES if any(r.family == f and r.seconds for r in records)]
+    head = ["one meta-step", "fastmaml", *families]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, workload in WORKLOADS.items():
+        rows = [r for r in records if r.workload == name]
+        if not rows:
+            continue
+        ours = _best(rows, "fastmaml")
+        cells = [workload.title, _time(ours.seconds.median) if ours and ours.seconds else ABSENT]
+        cells += [_median(_best(rows, family)) for family in families]
+        lines.append("| " + " | ".join(cells) + " |")
+    first = records[0]
+    caption = f"float32, {first.threads} threads, {processor(first.machine or {})}."
+    return "\n".join([*lines, "", caption])
+
+
 def replace_between_markers(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
-    """A README with the part between two markers replaced.
+    """A page with the part between two markers replaced.
 
     Raises:
         ValueError: The markers are missing or not in order.
     """
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"table: the README must contain `{begin}` and then `{end}`, once each.")
+        raise ValueError(f"table: the page must contain `{begin}` and then `{end}`, once each.")
     before, rest = text.split(begin)
     after = rest.split(end)[1]
     return f"{before}{begin}\n{table}\n{end}{after}"
@@ -98,6 +119,12 @@ def _rival(record: Record | None) -> str:
         text = f"{times(record.ratio)}, {text}"
     form = record.contestant.partition("-")[2] if record.family == "JAX" else ""
     return f"{text}, `{form}`" if form else text
+
+
+def _median(record: Record | None) -> str:
+    if record is None or record.seconds is None or record.ratio is None:
+        return _rival(record)
+    return f"**{_times(record.ratio.median)} x**"
 
 
 def times(ratio: Spread) -> str:

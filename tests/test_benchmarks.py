@@ -352,20 +352,22 @@ def test_table_names_the_refused_and_rejects_a_mixture() -> None:
         table.render([])
 
 
-def test_table_goes_between_the_markers(tmp_path: Path) -> None:
-    results, loops, readme = (tmp_path / n for n in ("rows.jsonl", "loops.jsonl", "README.md"))
+def test_tables_go_between_the_markers(tmp_path: Path) -> None:
+    names = {name: tmp_path / name for name in ("results", "loops", "readme", "page")}
+    results, loops, readme, page = names.values()
     records.write(results, [record(OURS), record("pytorch-loop")])
     records.write(loops, [LoopRecord("sinusoid", OURS, "fastmaml", "timed")])
     markers = [f"{t.BEGIN}\nold\n{t.END}" for t in (table, loop_table)]
-    readme.write_text("\n".join(["before", *markers, "after\n"]))
-    arguments = ["table", f"--results={results}", f"--loops={loops}", f"--readme={readme}"]
+    page.write_text("\n".join(["before", *markers, "after\n"]))
+    readme.write_text(f"{table.SUMMARY_BEGIN}\n{table.SUMMARY_END}\n")
+    arguments = ["table", *(f"--{name}={path}" for name, path in names.items())]
     assert command.main([*arguments, "--check"]) == 1
-    assert command.main(arguments) == 0
-    assert command.main([*arguments, "--check"]) == 0
-    text = readme.read_text()
-    assert text.startswith(f"before\n{table.BEGIN}\n| workload")
+    assert [command.main(arguments), command.main([*arguments, "--check"])] == [0, 0]
+    text = page.read_text()
+    assert f"before\n{table.BEGIN}\n| workload" in text
     assert f"{table.END}\n{loop_table.BEGIN}\n| loop |" in text
     assert text.endswith(f"{loop_table.END}\nafter\n")
+    assert "| 14 ms | **5.0 x** |\n\n" in readme.read_text()
     with pytest.raises(ValueError, match="must contain"):
         table.replace_between_markers("no markers", "")
 

@@ -21,7 +21,8 @@ def files(*folders: str, suffixes: Iterable[str]) -> list[Path]:
 
 
 def python_files() -> list[Path]:
-    return [ROOT / "setup.py", *files("fastmaml", "tests", "benchmarks", suffixes={".py", ".pyi"})]
+    folders = ("fastmaml", "tests", "benchmarks", "docs")
+    return [ROOT / "setup.py", *files(*folders, suffixes={".py", ".pyi"})]
 
 
 def cxx_files() -> list[Path]:

@@ -300,5 +300,5 @@ def test_table_shows_rates_and_ratios() -> None:
         table.render([])
 
 
-def test_the_readme_shows_the_committed_results() -> None:
+def test_the_pages_show_the_committed_results() -> None:
     assert command.main(["table", "--check"]) == 0

@@ -55,7 +55,7 @@ def test_metadata() -> None:
     assert about["Requires-Python"] == ">=3.10"
     assert about["License-Expression"] == "MIT"
     assert set(about.get_all("Provides-Extra", [])) == {
-        "train", "bench", "test", "cuda-test", "dev",
+        "train", "bench", "test", "cuda-test", "dev", "docs",
     }  # fmt: skip
     required = [line for line in metadata.requires("fastmaml") or [] if "extra ==" not in line]
     assert sorted(re.split("[<>=]", line)[0] for line in required) == ["numpy", "torch"]

@@ -1,4 +1,4 @@
-"""The README's table of the loops, generated from their records."""
+"""The table of the loops, generated from their records."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A task source has one method, ``sample(tasks, generator)``, which returns an episode batch
 ``(support, query)``; each is a pair ``(x [T, n, ...], y [T, n] or [T, n, D])`` as
-:func:`fastmaml.meta_step` takes it. `episodes` turns a source into a finite stream for
-:func:`fastmaml.evaluate`.
+`fastmaml.meta_step` takes it. `episodes` turns a source into a finite stream for
+`fastmaml.evaluate`.
 """
 
 from fastmaml.data.cifar_fs import ClassImages, load_cifar_fs

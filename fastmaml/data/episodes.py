@@ -32,7 +32,7 @@ def episodes(source: TaskSource, *, tasks: int, batch: int, seed: int) -> Iterat
         seed: seeds the generator; the same seed and batch give the same tasks.
 
     Yields:
-        ``(support, query)`` batches for :func:`fastmaml.evaluate`.
+        ``(support, query)`` batches for `fastmaml.evaluate`.
 
     Raises:
         SettingError: `tasks` or `batch` is below 1.
