@@ -9,8 +9,8 @@
 #include "bindings/tensors.hpp"
 #include "core/error.hpp"
 #include "core/processors.hpp"
-#include "fastmaml.hpp"
 #include "engine/device_cost.hpp"
+#include "fastmaml.hpp"
 
 #ifndef FASTMAML_MODULE
 #define FASTMAML_MODULE _C
