@@ -117,12 +117,12 @@ class Cuda:
 
 def absence() -> str:
     """Why steps cannot be timed on a CUDA device here, or ""."""
-    from fastmaml import _engine
+    from fastmaml.engine import binding
 
     if not torch.cuda.is_available():
         built = "" if torch.version.cuda else ", which is a build without CUDA"
         return f"torch {torch.__version__} sees none{built}"
-    return _engine.info()["cuda"].replace("ready", "")
+    return binding.info()["cuda"].replace("ready", "")
 
 
 def _driver() -> str:

@@ -21,7 +21,7 @@ from torch import nn
 import fastmaml
 from benchmarks import networks
 from benchmarks.memory import resident_bytes
-from fastmaml import plan
+from fastmaml.engine import plan
 
 REPETITIONS = 3
 _MIB = 1 << 20
@@ -80,7 +80,7 @@ def _step(model: nn.Module, row: tuple[int, ...], inner_steps: int, *, rows: int
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add up the time of a function of `fastmaml.plan` meanwhile."""
+    """Add up the time of a function of `fastmaml.engine.plan` meanwhile."""
     function = getattr(plan, name)
 
     def timed(*args: Any, **settings: Any) -> Any:

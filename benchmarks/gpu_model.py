@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from benchmarks.workloads import WORKLOADS, Workload
-from fastmaml import _engine, losses
-from fastmaml._engine import CompiledPlan
-from fastmaml.graph import trace
+from fastmaml import losses
+from fastmaml.engine import binding
+from fastmaml.engine.binding import CompiledPlan
+from fastmaml.tracing.trace import trace
 
 # An assumption, not a measurement: what a graph's kernel takes at least from the end of the one
 # before it to its own, however little it does.
@@ -103,7 +104,7 @@ def compile_step(workload: Workload) -> CompiledPlan:
     Raises:
         BackendError: The engine is not built.
     """
-    _engine.require("benchmarks model")
+    binding.require("benchmarks model")
     network = workload.network
     with torch.random.fork_rng(devices=[]):
         traced = trace(network.module(), tuple(network.row))

@@ -31,12 +31,12 @@ class Peak:
 def measure_peak(threads: int) -> Peak:
     """The machine's float32 peak: the best of several bursts; disturbances only slow one down."""
     try:
-        from fastmaml import _engine
+        from fastmaml.engine import binding
     except ImportError:
         return Peak(_sgemm(), "sgemm")
-    if not _engine.available():
+    if not binding.available():
         return Peak(_sgemm(), "sgemm")
-    return Peak(max(_engine.peak_flops(torch.float32, threads) for _ in range(3)) / 1e9, "fma")
+    return Peak(max(binding.peak_flops(torch.float32, threads) for _ in range(3)) / 1e9, "fma")
 
 
 def _sgemm(size: int = 1024, bursts: int = 5) -> float:

@@ -19,7 +19,7 @@ from torch import nn
 import fastmaml
 from benchmarks.check import FLOAT64_LIMIT, RefusedError
 from benchmarks.timing import Spread
-from fastmaml.plan import lookup
+from fastmaml.engine.plan import lookup
 
 FEATURES = 4
 CALLS = 20  # of one network in a round

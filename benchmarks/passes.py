@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from fastmaml._allocate import InstructionTime
+    from fastmaml.engine.allocate import InstructionTime
 
 PASSES = ("forward", "backward", "forward_jvp", "backward_jvp")
 _LABEL = re.compile(rf"(?:step \d+|query) (?P<layer>.+)\.(?P<pass>{'|'.join(PASSES)})")
@@ -90,14 +90,15 @@ class Profiled:
 
     def __init__(self, model: nn.Module, data: Any, loss: str, *, factored: int = 0) -> None:
         """Compile the step."""
-        from fastmaml import graph, losses, tasks
-        from fastmaml._engine import CompiledPlan
+        from fastmaml import losses, tasks
+        from fastmaml.engine.binding import CompiledPlan
+        from fastmaml.tracing.trace import trace
 
         resolved = losses.resolve(loss)
         parameters = dict(model.named_parameters())
         dtype, device = next(iter(parameters.values())).dtype, torch.device("cpu")
         self._tasks = tasks.validate("bench", data, data, dtype=dtype, device=device, loss=resolved)
-        self.network = graph.trace(model, self._tasks.row_shape)
+        self.network = trace(model, self._tasks.row_shape)
         self._theta = [parameters[t.name].detach() for t in self.network.tensors]
         self.times: list[list[InstructionTime]] = []
         self._plan = CompiledPlan(

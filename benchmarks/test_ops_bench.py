@@ -20,10 +20,10 @@ from torch import nn
 
 from benchmarks.passes import PASSES, PassTotal, Profiled, total_by_pass
 
-_engine = pytest.importorskip("fastmaml._engine", reason="fastmaml is not installed")
+binding = pytest.importorskip("fastmaml.engine.binding", reason="fastmaml is not installed")
 pytestmark = [
     pytest.mark.bench,
-    pytest.mark.skipif(not _engine.available(), reason="fastmaml's engine is not built"),
+    pytest.mark.skipif(not binding.available(), reason="fastmaml's engine is not built"),
 ]
 
 TASKS = 16

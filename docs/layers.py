@@ -1,7 +1,7 @@
 """The tables of layers and losses in `layers.md`: `python -m docs.layers [--check]`.
 
 They are read off what the tracer goes by, so that they cannot promise anything else: the tables of
-`fastmaml.graph_ops`, the translators' own refusals, and `fastmaml.losses`. Which layers of torch
+`fastmaml.tracing.ops`, the translators' own refusals, and `fastmaml.losses`. Which layers of torch
 call these functions is tried, layer by layer.
 """
 
@@ -24,9 +24,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.table import replace_between_markers
-from fastmaml import graph_ops, losses
+from fastmaml import losses
 from fastmaml.errors import ShapeError, UnsupportedModelError
-from fastmaml.graph import trace
+from fastmaml.tracing import ops
+from fastmaml.tracing.trace import trace
 
 PAGE = Path(__file__).with_suffix(".md")
 MARKERS = {
@@ -74,7 +75,7 @@ def arguments_parser() -> argparse.ArgumentParser:
 def layer_table() -> str:
     """A row for each translator of the tracer, as Markdown."""
     calls: dict[Translator, list[str]] = {}
-    for function, translator in (*graph_ops.FUNCTIONS.items(), *graph_ops.METHODS.items()):
+    for function, translator in (*ops.FUNCTIONS.items(), *ops.METHODS.items()):
         calls.setdefault(_inner(translator), []).append(short(function))
     layers = layers_taken()
     head = ("op", "layers of `torch.nn`", "functions and methods", "arguments", "runs in PyTorch")
@@ -107,7 +108,7 @@ def short(function: Any) -> str:
     >>> short(F.gelu), short(torch.Tensor.view)
     ('F.gelu', 'Tensor.view')
     """
-    name, bare = graph_ops.function_name(function), function.__name__
+    name, bare = ops.function_name(function), function.__name__
     if getattr(F, bare, None) is function:
         return f"F.{bare}"
     for long, known in (
@@ -166,7 +167,7 @@ class _Calls(TorchFunctionMode):
 
     def translators(self) -> Iterator[Translator]:
         """Of those calls that have one, in order."""
-        tables = graph_ops.FUNCTIONS | graph_ops.METHODS
+        tables = ops.FUNCTIONS | ops.METHODS
         return (_inner(tables[function]) for function in self._seen if function in tables)
 
 
@@ -174,7 +175,7 @@ def _inner(translator: Translator) -> Translator:
     """What a lambda that only reorders arguments calls."""
     if translator.__name__ != "<lambda>":
         return translator
-    inner: Translator = getattr(graph_ops, translator.__code__.co_names[0])
+    inner: Translator = getattr(ops, translator.__code__.co_names[0])
     return inner
 
 

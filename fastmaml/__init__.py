@@ -7,7 +7,10 @@ parameters' ``.grad`` with the exact second-order meta-gradient of a batch of ta
 from importlib.metadata import version
 
 from . import reference
-from .describe import describe, workspace_bytes
+from .calls.describe import describe, workspace_bytes
+from .calls.evaluate import evaluate
+from .calls.meta import adapt, meta_loss, meta_step
+from .calls.verify import verify
 from .errors import (
     BackendError,
     DeviceError,
@@ -17,11 +20,8 @@ from .errors import (
     ShapeError,
     UnsupportedModelError,
 )
-from .evaluate import evaluate
-from .meta import adapt, meta_loss, meta_step
 from .results import AdaptedTasks, MetaStepResult
 from .threads import get_num_threads, set_num_threads
-from .verify import verify
 
 __version__ = version("fastmaml")
 

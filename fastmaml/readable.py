@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import _engine
+from .engine import binding
 from .errors import SettingError
 
 __all__ = ["Obstacle", "check_place", "check_readable", "check_tensors", "obstacle", "readable"]
@@ -41,7 +41,7 @@ class Obstacle(NamedTuple):
 
 def readable(tensor: Tensor) -> bool:
     """Whether a tensor is dense and has memory for all its numbers, or is on the meta device."""
-    return _engine.readable(tensor) or obstacle(tensor) is None
+    return binding.readable(tensor) or obstacle(tensor) is None
 
 
 def check_readable(where: str, what: str, tensor: Tensor, advice: str = "") -> None:
@@ -56,7 +56,7 @@ def check_readable(where: str, what: str, tensor: Tensor, advice: str = "") -> N
     Raises:
         SettingError: They cannot.
     """
-    if not _engine.readable(tensor):
+    if not binding.readable(tensor):
         found = obstacle(tensor)
         if found is not None:
             found = found._replace(advice=advice or found.advice)
@@ -149,7 +149,7 @@ def check_tensors(where: str, model: nn.Module) -> None:
         ("buffer", model.named_buffers()),
     ):
         for name, tensor in tensors:
-            if not _engine.readable(tensor) and not _is_models_business(tensor):
+            if not binding.readable(tensor) and not _is_models_business(tensor):
                 check_readable(where, f"{kind} `{name}`", tensor)
 
 

@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .derivatives import derived_twice
-from .functional import Function, accumulate, leaf, model_kind, predictor, trainable
+from .calls.wrappers import average, unwrap
+from .definition.derivatives import derived_twice
+from .definition.functional import Function, accumulate, leaf, model_kind, predictor, trainable
 from .losses import LossArgument
 from .modes import grad_mode
 from .results import AdaptedTasks, MetaStepResult, accuracy
 from .tasks import Pair, Settings, Tasks, check_settings, validate
-from .wrappers import average, unwrap
 
 __all__ = [
     "Outcome",

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _device
+from .engine import _device
 from .errors import SettingError, shown
 from .losses import Loss, LossArgument, resolve
 from .readable import check_place, check_readable

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from . import _engine
+from .engine import binding
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
 from .readable import check_place, check_readable
@@ -94,7 +94,7 @@ def validate(
     """
     support_x, support_y = _pair(where, "support", support)
     query_x, query_y = _pair(where, "query", query)
-    if not _engine.readable(support_x, support_y, query_x, query_y):
+    if not binding.readable(support_x, support_y, query_x, query_y):
         for side, x, y in (("support", support_x, support_y), ("query", query_x, query_y)):
             check_readable(where, f"{side} x", x)
             check_readable(where, f"{side} y", y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import _engine
+from .engine import binding
 from .errors import SettingError
 from .settings import whole_number
 
@@ -50,4 +50,4 @@ def get_num_threads() -> int:
     True
     """
     wanted = torch.get_num_threads() if _number is None else _number
-    return min(wanted, _engine.usable_processors())
+    return min(wanted, binding.usable_processors())

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fastmaml
-from fastmaml import _engine
+from fastmaml.engine import binding
 
 # The same examples on every run: a red test is red for everyone, and stays so until it is mended.
 hypothesis.settings.register_profile("fastmaml", deadline=None, derandomize=True, database=None)
@@ -40,8 +40,8 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     They then get them, on any machine: small calls would be over before others had joined.
     """
-    monkeypatch.setattr(_engine, "ALL_THREADS", True)
-    monkeypatch.setattr(_engine, "usable_processors", lambda: 64)
+    monkeypatch.setattr(binding, "ALL_THREADS", True)
+    monkeypatch.setattr(binding, "usable_processors", lambda: 64)
     torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(THREADS)

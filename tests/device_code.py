@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from fastmaml import _device, _engine
+from fastmaml.engine import _device, binding
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "simt"
@@ -41,8 +41,8 @@ def on_fibers(
     """
     module = load(name)
     with patch.context() as inner:
-        inner.setattr(_engine, "_C", module)
+        inner.setattr(binding, "_C", module)
         inner.setattr(_device, "DEVICE_CODE", True)
-        inner.setattr(_engine, "TEAM", team)
+        inner.setattr(binding, "TEAM", team)
         module.simt.set_order(*order)
         yield module

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tolerances import assert_close
 from torch import Tensor, nn
 
-from fastmaml.graph import Network, Node, trace
+from fastmaml.tracing.trace import Network, Node, trace
 
 ROWS = 5
 

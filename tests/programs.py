@@ -18,9 +18,9 @@ import networks
 import torch
 
 from benchmarks.workloads import WORKLOADS, Workload
-from fastmaml._engine import CompiledPlan, Purpose
-from fastmaml.graph import Network, trace
+from fastmaml.engine.binding import CompiledPlan, Purpose
 from fastmaml.losses import resolve
+from fastmaml.tracing.trace import Network, trace
 
 GOLDEN = Path(__file__).parent / "golden"
 RANDOM = 200

@@ -13,7 +13,8 @@ from small import classification, gradients, network
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _C, _allocate, _engine
+from fastmaml import _C
+from fastmaml.engine import allocate, binding
 
 SHAPES = [torch.Size([2, 3]), torch.Size([4]), torch.Size([])]
 
@@ -98,8 +99,8 @@ def test_a_torch_without_the_table_gives_the_same_bits(monkeypatch: pytest.Monke
     found = []
     for old in (False, True):
         if old:
-            monkeypatch.setattr(_engine, "fitting", lambda *_: None)
-            monkeypatch.setattr(_allocate, "_EMPTY", _allocate._empty_strided)
+            monkeypatch.setattr(binding, "fitting", lambda *_: None)
+            monkeypatch.setattr(allocate, "_EMPTY", allocate._empty_strided)
         model.zero_grad()
         result = fastmaml.meta_step(model, *data, backend="fused")
         found.append([result.loss, result.logits, *gradients(model)])
@@ -171,10 +172,10 @@ def test_gradients_are_tensors_of_their_own() -> None:
 
 def test_new_tensors_are_what_torch_makes() -> None:
     for shape in ((), (0, 3), (3, 0, 2), (2, 1, 3), (5,)):
-        layout = _allocate.layout(shape, torch.float64)
+        layout = allocate.layout(shape, torch.float64)
         expected = torch.empty(shape, dtype=torch.float64)
-        found = [*_allocate.all_empty([layout], torch.device("cpu"))]
-        for tensor in (*found, _allocate._empty_strided(*layout)):
+        found = [*allocate.all_empty([layout], torch.device("cpu"))]
+        for tensor in (*found, allocate._empty_strided(*layout)):
             assert (tensor.shape, tensor.stride()) == (expected.shape, expected.stride())
             assert (tensor.dtype, tensor.device) == (expected.dtype, expected.device)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from trusted import DATA, X, Y, grads, net, quiet
 
 import fastmaml
-from fastmaml import compared, plan
-from fastmaml.graph import Network, trace
+from fastmaml.engine import compared, plan
+from fastmaml.tracing.trace import Network, trace
 
 
 class Asks(nn.Module):

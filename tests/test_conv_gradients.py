@@ -21,7 +21,8 @@ from tolerances import (
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine, reference
+from fastmaml import reference
+from fastmaml.engine import binding
 
 DRAWS = 16  # equivalent runs that torch's spread is read off
 EXCUSED = 0.05  # share of the examples that may need it
@@ -123,13 +124,13 @@ def test_random_networks_agree() -> None:
 
 @pytest.mark.parametrize("tile", [5, 6])
 def test_random_networks_agree_by_winograd(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "WINOGRAD", tile)
+    monkeypatch.setattr(binding, "WINOGRAD", tile)
     all_agree(40)
 
 
 def test_random_networks_agree_with_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "MOMENT_BYTES", 0)
-    monkeypatch.setattr(_engine, "WINOGRAD", 0)
+    monkeypatch.setattr(binding, "MOMENT_BYTES", 0)
+    monkeypatch.setattr(binding, "WINOGRAD", 0)
     all_agree(40)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastmaml
-from fastmaml.copies import ModelCopy
+from fastmaml.definition.copies import ModelCopy
 
 DATA = torch.randn(3, 6, 4, dtype=torch.float64), torch.arange(6).remainder(3).repeat(3, 1)
 SETTINGS: dict[str, Any] = {"inner_lr": 0.3, "inner_steps": 2, "backend": "reference"}

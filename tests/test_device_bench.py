@@ -77,9 +77,9 @@ def test_why_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "a build without CUDA" in devices.absence()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("fastmaml._engine.info", lambda: {"cuda": "this build has no CUDA"})
+    monkeypatch.setattr("fastmaml.engine.binding.info", lambda: {"cuda": "this build has no CUDA"})
     assert devices.absence() == "this build has no CUDA"
-    monkeypatch.setattr("fastmaml._engine.info", lambda: {"cuda": "ready"})
+    monkeypatch.setattr("fastmaml.engine.binding.info", lambda: {"cuda": "ready"})
     assert devices.absence() == ""
 
 

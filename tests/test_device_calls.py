@@ -184,7 +184,7 @@ def test_adapt_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
 def test_less_memory_takes_rounds(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmaml._engine.FACTORED", factored)
+    monkeypatch.setattr("fastmaml.engine.binding.FACTORED", factored)
     net, data = wide(), NET.data()
     with on_fibers(monkeypatch):
         most = fastmaml.workspace_bytes(net, *data, **SETTINGS) * 2 // 3
@@ -196,13 +196,13 @@ def test_less_memory_takes_rounds(factored: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_class_out_of_range_gives_nan_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a device nobody looks at class indices beforehand; see fastmaml/plan.py."""
+    """On a device nobody looks at class indices beforehand; see fastmaml/engine/plan.py."""
     net = nn.Linear(3, 2)
     x, y = torch.randn(2, 4, 3), torch.randint(2, (2, 4))
     bad = y.clone()
     bad[1, 2] = 7
     with on_fibers(monkeypatch):
-        monkeypatch.setattr("fastmaml.plan.first_bad_class", lambda y, classes: -1)
+        monkeypatch.setattr("fastmaml.engine.plan.first_bad_class", lambda y, classes: -1)
         result = fastmaml.meta_step(net, (x, y), (x, bad), backend="fused")
     assert result.task_losses[0].isfinite()
     assert result.task_losses[1].isnan()

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastmaml import _engine, losses
-from fastmaml._engine import CompiledPlan
-from fastmaml.graph import trace
+from fastmaml import losses
+from fastmaml.engine import binding
+from fastmaml.engine.binding import CompiledPlan
+from fastmaml.tracing.trace import trace
 
 PLENTY = 160 * 1024  # shared memory of a block, in bytes
 
@@ -168,7 +169,7 @@ def test_images_by_hand() -> None:
 def test_why_a_call_is_not_resident(
     tasks: int, limit: int, lanes: int, team: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_engine, "TEAM", team)
+    monkeypatch.setattr(binding, "TEAM", team)
     obstacle = plan(LINEAR, (I,)).device_cost(tasks, limit, lanes).obstacle
     assert said in obstacle
     assert bool(said) == bool(obstacle)

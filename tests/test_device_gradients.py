@@ -23,7 +23,7 @@ def test_random_conv_networks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
 def test_both_forms_of_wide_weights_agree(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmaml._engine.FACTORED", factored)
+    monkeypatch.setattr("fastmaml.engine.binding.FACTORED", factored)
     with on_fibers(monkeypatch):
         test_meta_gradients.all_agree(6)
 

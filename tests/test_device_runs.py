@@ -14,10 +14,11 @@ from op_cases import CASES, case_id
 from test_ops import RATE, data
 from torch import nn
 
-from fastmaml import InternalError, SettingError, _engine, losses
-from fastmaml._engine import CompiledPlan
-from fastmaml.graph import trace
+from fastmaml import InternalError, SettingError, losses
+from fastmaml.engine import binding
+from fastmaml.engine.binding import CompiledPlan
 from fastmaml.tasks import Tasks
+from fastmaml.tracing.trace import trace
 
 # Images of the cases have some forty pixels: neither their number nor a chunk's is a multiple.
 RUN_PIXELS = 7
@@ -32,7 +33,7 @@ each_sum = pytest.mark.parametrize("case", ALL, ids=[case_id(c) for c in SUMS])
 
 @pytest.fixture(autouse=True)
 def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "RUN_PIXELS", RUN_PIXELS)
+    monkeypatch.setattr(binding, "RUN_PIXELS", RUN_PIXELS)
 
 
 @each_sum

@@ -192,7 +192,7 @@ def check(net: nn.Module, data: Any, patch: pytest.MonkeyPatch, *, kinks: bool =
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
 def test_linear_meta_steps(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmaml._engine.FACTORED", factored)
+    monkeypatch.setattr("fastmaml.engine.binding.FACTORED", factored)
     check(perceptron(), pairs((20,)), monkeypatch)
 
 

@@ -17,9 +17,10 @@ from device_code import ORDERS, TEAMS, on_fibers
 from test_ops import RATE, Pairs, answer
 from torch import nn
 
-from fastmaml import ShapeError, _engine, losses
-from fastmaml._engine import CompiledPlan
-from fastmaml.graph import trace
+from fastmaml import ShapeError, losses
+from fastmaml.engine import binding
+from fastmaml.engine.binding import CompiledPlan
+from fastmaml.tracing.trace import trace
 
 TASKS = 2
 
@@ -81,7 +82,7 @@ def data(shape: Shape) -> Pairs:
 
 @pytest.fixture
 def shape(name: str, monkeypatch: pytest.MonkeyPatch) -> Shape:
-    monkeypatch.setattr(_engine, "FACTORED", SHAPES[name].factored)
+    monkeypatch.setattr(binding, "FACTORED", SHAPES[name].factored)
     return SHAPES[name]
 
 

@@ -18,7 +18,9 @@ import fastmaml
 from benchmarks import __main__ as benchmarks
 from benchmarks import devices
 from docs import hooks, layers, picture
-from fastmaml import _engine, cli, graph_ops, losses
+from fastmaml import cli, losses
+from fastmaml.engine import binding
+from fastmaml.tracing import ops
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -53,7 +55,7 @@ def test_snippets_run(need: str, codes: list[str], monkeypatch: pytest.MonkeyPat
     absence = NEEDS[need]() if need else None
     if absence:
         pytest.skip(f"the snippet needs {need}: {absence}")
-    monkeypatch.setattr(_engine, "ALL_THREADS", False)
+    monkeypatch.setattr(binding, "ALL_THREADS", False)
     namespace: dict[str, Any] = {}
     for code in codes:
         exec(compile(code, "<snippet>", "exec"), namespace)
@@ -208,7 +210,7 @@ def test_links_stay_within_the_site(page: Path) -> None:
 def test_layers_are_those_of_the_tracer() -> None:
     assert layers.main(["--check"]) == 0, "run `python -m docs.layers` and commit docs/layers.md"
     text = (DOCS / "layers.md").read_text()
-    calls = [graph_ops.function_name(f) for f in (*graph_ops.FUNCTIONS, *graph_ops.METHODS)]
+    calls = [ops.function_name(f) for f in (*ops.FUNCTIONS, *ops.METHODS)]
     last = [re.split(r"\.(?:special_)?", call)[-1] for call in calls]
     assert [call for call in last if not re.search(rf"`\w+(\.\w+)*\.{call}`", text)] == []
     assert [loss for loss in losses._NAMED if f'`"{loss}"`' not in text] == []

@@ -13,10 +13,10 @@ from torch import nn
 from torch.func import functional_call
 
 import fastmaml
-from fastmaml import _engine
+from fastmaml.calls.evaluate import Evaluation
 from fastmaml.data import Episode, SinusoidTasks, episodes
+from fastmaml.engine import binding
 from fastmaml.errors import SettingError
-from fastmaml.evaluate import Evaluation
 
 
 def classification(sizes: tuple[int, ...]) -> list[Episode]:
@@ -144,7 +144,7 @@ def test_one_run_gives_every_point(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a frozen first layer makes is there once for all passes over a set."""
-    monkeypatch.setattr(_engine, "FACTORED", factored)
+    monkeypatch.setattr(binding, "FACTORED", factored)
     model = images(freeze)
     batch = (
         (torch.randn(2, 6, 2, 8, 8).double(), torch.randint(3, (2, 6))),
@@ -153,14 +153,14 @@ def test_one_run_gives_every_point(
     options = {"inner_steps": steps, "inner_lr": 0.1}
     expected = fastmaml.evaluate(model, [batch], backend="reference", **options)
     runs = 0
-    run = _engine.CompiledPlan.run
+    run = binding.CompiledPlan.run
 
-    def counted(plan: _engine.CompiledPlan, *arguments: Any) -> object:
+    def counted(plan: binding.CompiledPlan, *arguments: Any) -> object:
         nonlocal runs
         runs += plan.purpose == "curve"
         return run(plan, *arguments)
 
-    monkeypatch.setattr(_engine.CompiledPlan, "run", counted)
+    monkeypatch.setattr(binding.CompiledPlan, "run", counted)
     with on_fibers(monkeypatch) if device else nullcontext():
         found = fastmaml.evaluate(model, [batch], backend="fused", **options)
     assert runs == 1

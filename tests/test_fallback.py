@@ -12,7 +12,8 @@ from door import refused
 from tolerances import assert_close
 from torch import Tensor, nn
 
-from fastmaml import fallback, reference
+from fastmaml import reference
+from fastmaml.definition import fallback
 from fastmaml.errors import SettingError
 from fastmaml.reference import Outcome
 from fastmaml.tasks import Settings, Tasks, check_settings, validate

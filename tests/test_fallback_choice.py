@@ -13,7 +13,8 @@ from test_fallback import problem, same, verdicts
 from torch import Tensor, nn
 
 from benchmarks.fallback import Case, Contest, peak_bytes
-from fastmaml import fallback, reference
+from fastmaml import reference
+from fastmaml.definition import fallback
 from fastmaml.reference import Outcome
 
 pytestmark = pytest.mark.usefixtures("float64")

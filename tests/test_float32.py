@@ -13,8 +13,9 @@ from tolerances import TOLERANCE
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine, verify
-from fastmaml.meta import _compute
+from fastmaml import verify
+from fastmaml.calls.meta import _compute
+from fastmaml.engine import binding
 
 ROWS, WAYS, DRAWS = 10, 5, 6
 
@@ -117,7 +118,7 @@ def test_data_far_from_zero(build: Callable[[], nn.Module], draw: Callable[[], T
 def test_forward_by_winograd_rounds_no_more_than_a_plain_sum(
     width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_engine, "WINOGRAD", 5)
+    monkeypatch.setattr(binding, "WINOGRAD", 5)
     layers: list[nn.Module] = []
     for inputs in (3, width, width):
         block = nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()

@@ -17,8 +17,8 @@ from graph_image_forms import IMAGE, IMAGE_FUNCTIONS, IMAGE_METHODS, IMAGE_MODUL
 from interpreter import INTERPRETER, Model, check
 from torch import Tensor, nn
 
-from fastmaml.graph import trace
-from fastmaml.graph_ops import FUNCTIONS, METHODS, function_name
+from fastmaml.tracing.ops import FUNCTIONS, METHODS, function_name
+from fastmaml.tracing.trace import trace
 
 MODULE_FORMS: dict[type[nn.Module], list[Callable[[], nn.Module]]] = {
     nn.Linear: [lambda: nn.Linear(3, 2), lambda: nn.Linear(3, 2, bias=False)],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml.errors import DtypeError, ShapeError, UnsupportedModelError
-from fastmaml.graph import trace
+from fastmaml.tracing.trace import trace
 
 IMAGE = (2, 5, 4)
 

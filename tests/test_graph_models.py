@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from interpreter import Model, check
 from torch import Tensor, fx, nn
 
-from fastmaml.graph import Network, trace
+from fastmaml.tracing.trace import Network, trace
 
 
 class Residual(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.utils.prune
 from torch import Tensor, nn
 
 from fastmaml.errors import ShapeError, UnsupportedModelError
-from fastmaml.graph import layer_name, trace
+from fastmaml.tracing.trace import layer_name, trace
 
 
 def refused(model: Any, text: str, row_shape: tuple[int, ...] = (3,)) -> None:

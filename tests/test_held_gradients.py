@@ -14,8 +14,8 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 import fastmaml
+from fastmaml.definition.functional import accumulate
 from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError
-from fastmaml.functional import accumulate
 
 pytestmark = pytest.mark.usefixtures("float64")
 

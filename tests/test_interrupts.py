@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml._engine import CompiledPlan
-from fastmaml.graph import trace
+from fastmaml.engine.binding import CompiledPlan
+from fastmaml.tracing.trace import trace
 
 RUN, PLANNING = CompiledPlan._call.__code__, CompiledPlan.__init__.__code__
 TIMES = 3

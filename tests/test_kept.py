@@ -15,9 +15,9 @@ from small import network
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import plan, workspaces
-from fastmaml._engine import CompiledPlan
-from fastmaml.kept import Recent, holds_itself
+from fastmaml.engine import plan, workspaces
+from fastmaml.engine.binding import CompiledPlan
+from fastmaml.engine.kept import Recent, holds_itself
 
 
 @pytest.fixture(autouse=True)

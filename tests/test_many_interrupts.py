@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from trusted import quiet
 
 import fastmaml
-from fastmaml import _engine
+from fastmaml.engine import binding
 
 THREADS = 8
 X, Y = torch.randn(3, 5, 6), torch.arange(15).remainder(3).reshape(3, 5)
@@ -278,7 +278,7 @@ def told_but_interrupts(told: Callable[[Any], object]) -> Callable[[Any], None]:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("wanted", [40, pytest.param(500, marks=pytest.mark.slow)])
 def test_nothing_is_left_behind(wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "ALL_THREADS", False)
+    monkeypatch.setattr(binding, "ALL_THREADS", False)
     monkeypatch.setattr(sys, "unraisablehook", told_but_interrupts(sys.unraisablehook))
     fastmaml.set_num_threads(3)
     run, interrupts = Run(), Interrupts()

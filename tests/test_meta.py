@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import notices, reference
-from fastmaml.meta import query_losses
+from fastmaml.calls.meta import query_losses
 
 
 def refuses(kind: type[Exception], text: str, call: Callable[[], object]) -> None:

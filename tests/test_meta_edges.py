@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import notices, reference
+from fastmaml.calls.verify import _relative
 from fastmaml.errors import DtypeError
-from fastmaml.verify import _relative
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -22,7 +22,8 @@ from tolerances import (
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine, reference
+from fastmaml import reference
+from fastmaml.engine import binding
 
 DRAWS = 16  # equivalent runs that torch's spread is read off
 EXCUSED = 0.02  # share of the examples that may need it
@@ -86,7 +87,7 @@ def test_many_random_networks_agree() -> None:
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
 def test_both_forms_of_wide_weights_agree(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "FACTORED", factored)
+    monkeypatch.setattr(binding, "FACTORED", factored)
     all_agree(25)
 
 
@@ -151,7 +152,7 @@ def test_central_differences(steps: int) -> None:
 def test_learned_rate(
     rate: float, first_order: bool, factored: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_engine, "FACTORED", factored)
+    monkeypatch.setattr(binding, "FACTORED", factored)
     data = NET.data()
     grads = []
     for call in (fastmaml.meta_step, reference.meta_step):
@@ -238,7 +239,7 @@ def test_many_tasks_take_several_rounds(
     factored: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More tasks than one round keeps: the gradient still is the mean over all of them."""
-    monkeypatch.setattr(_engine, "FACTORED", factored)
+    monkeypatch.setattr(binding, "FACTORED", factored)
     model = nn.Sequential(nn.Linear(64, 300), nn.Tanh(), nn.Linear(300, 3)).double()
     data = [
         (torch.randn(400, rows, 64, dtype=torch.float64), torch.randint(3, (400, rows)))
@@ -254,7 +255,7 @@ def test_many_tasks_take_several_rounds(
 def test_the_generator_makes_what_it_says() -> None:
     """The random networks do contain shared and residual layers."""
     assert isinstance(NET.model(), RandomNet)
-    names = fastmaml.graph.trace(NET.model(), (3,)).nodes
+    names = fastmaml.tracing.trace.trace(NET.model(), (3,)).nodes
     assert [node.op for node in names].count("add") == 1
     assert len({node.params for node in names if node.op == "linear"}) < sum(
         node.op == "linear" for node in names

@@ -22,9 +22,10 @@ from tolerances import TOLERANCE, assert_close, relative_error
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine, losses, reference
-from fastmaml._engine import CompiledPlan
-from fastmaml.graph import trace
+from fastmaml import losses, reference
+from fastmaml.engine import binding
+from fastmaml.engine.binding import CompiledPlan
+from fastmaml.tracing.trace import trace
 
 NEVER = 1 << 60
 Shape = tuple[int, int, int]
@@ -32,8 +33,8 @@ Shape = tuple[int, int, int]
 
 @pytest.fixture(autouse=True)
 def _always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "MOMENT_BYTES", 0)
-    monkeypatch.setattr(_engine, "WINOGRAD", 0)
+    monkeypatch.setattr(binding, "MOMENT_BYTES", 0)
+    monkeypatch.setattr(binding, "WINOGRAD", 0)
 
 
 # What follows the norm: nothing, or what the planner takes into it.
@@ -136,7 +137,7 @@ def test_bits_are_those_of_the_norms_own_sums(
     for _ in every_set():
         found = []
         for least in (0, NEVER):
-            monkeypatch.setattr(_engine, "MOMENT_BYTES", least)
+            monkeypatch.setattr(binding, "MOMENT_BYTES", least)
             found.append(answer(model, pairs, dtype, fused=True, **settings))
         assert all(map(torch.equal, *found))
 
@@ -165,7 +166,7 @@ SOME = pytest.mark.parametrize(
 def test_blocks_may_take_runs_of_the_rows_behind(
     case: OpCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_engine, "RUN_PIXELS", 7)
+    monkeypatch.setattr(binding, "RUN_PIXELS", 7)
     loss = nn.MSELoss()
     settings = {"loss": loss, "inner_lr": RATE, "inner_steps": 1}
     test_device_ops.check(monkeypatch, case.model(), data(loss), **settings)
@@ -299,7 +300,7 @@ def test_a_norm_of_other_rows_reads_them_itself() -> None:
 
 def test_small_outputs_are_left_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32: 2.25 MiB from one set on, and from both."""
-    monkeypatch.setattr(_engine, "MOMENT_BYTES", -1)
+    monkeypatch.setattr(binding, "MOMENT_BYTES", -1)
     model = network(nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64))
     few, many = (torch.rand(1, rows, 3, 48, 48) for rows in (1, 4))
     settings = {"inner_steps": 1}

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import fastmaml
 from benchmarks import test_ops_bench
-from fastmaml import _C, graph, losses, reference
+from fastmaml import _C, losses, reference
+from fastmaml.tracing.trace import trace
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS, SUPPORT, QUERY = 3, 5, 4
@@ -263,7 +264,7 @@ def test_every_op_has_a_case_and_a_translator() -> None:
     assert {case.op for case in CASES} == registered("Op") | {"reshape"}
     for case in CASES:
         model = case.model()
-        network = graph.trace(model, (INPUTS,))
+        network = trace(model, (INPUTS,))
         if case.op in INSERTED:
             text = fastmaml.describe(model, *data(nn.MSELoss()), loss="mse")
             line = rf"^  ({case.op} +step 0 |\w+ +step 0 .* {case.op}\.forward)"

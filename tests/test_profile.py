@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.passes import PASSES, SUMS, Profiled, total_by_pass
 from benchmarks.workloads import WORKLOADS, make_problem
-from fastmaml._allocate import InstructionTime
+from fastmaml.engine.allocate import InstructionTime
 
 LOSSES = ["mse", "cross_entropy", "bce_with_logits"]
 NARROW = replace(WORKLOADS["wide-mlp"], widths=(9, 8, 7, 3), tasks=2, inner_steps=1, bias=False)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmaml
-from fastmaml import _engine, plan
-from fastmaml._engine import CompiledPlan, Purpose
-from fastmaml.graph import trace
+from fastmaml.engine import binding, plan
+from fastmaml.engine.binding import CompiledPlan, Purpose
 from fastmaml.losses import resolve
+from fastmaml.tracing.trace import trace
 
 PURPOSES: tuple[Purpose, ...] = ("meta_step", "adapt", "evaluate", "curve")
 
@@ -227,13 +227,13 @@ def test_adapt_copies_only_what_no_layer_uses() -> None:
 
 def test_adapt_takes_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    take = _engine.take_workspace
+    take = binding.take_workspace
 
     def watched(size: int, device: torch.device) -> Tensor:
         taken.append(size)
         return take(size, device)
 
-    monkeypatch.setattr(_engine, "take_workspace", watched)
+    monkeypatch.setattr(binding, "take_workspace", watched)
     torch.set_num_threads(2)
     model = nn.Sequential(nn.Linear(100, 300), nn.ReLU(), nn.Linear(300, 5))
     data = torch.randn(20, 5, 100), torch.randint(5, (20, 5))

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine
+from fastmaml.engine import binding
 from fastmaml.errors import SettingError
 
 
 @pytest.fixture(autouse=True)
 def _as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that wait for nobody."""
-    monkeypatch.setattr(_engine, "ALL_THREADS", False)
+    monkeypatch.setattr(binding, "ALL_THREADS", False)
 
 
 def sinusoid() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:

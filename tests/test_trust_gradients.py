@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trusted import DATA, X, Y, grads, net, quiet
 
 import fastmaml
-from fastmaml.wrappers import unwrap
+from fastmaml.calls.wrappers import unwrap
 
 # --- gradients go where backward() puts them ------------------------------------------------------
 

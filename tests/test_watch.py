@@ -21,8 +21,8 @@ from tolerances import assert_close, within
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml.graph import trace
-from fastmaml.watch import Watch
+from fastmaml.tracing.trace import trace
+from fastmaml.tracing.watch import Watch
 
 DATA = torch.randn(2, 6, 4, dtype=torch.float64), torch.arange(6).remainder(3).repeat(2, 1)
 PLACE = {"act": "relu", "more": [1, 2]}
@@ -222,11 +222,11 @@ def test_changes_are_seen(
 def test_what_nobody_changes_is_traced_once() -> None:
     model = Nested().double()
     fastmaml.meta_step(model, DATA, DATA)
-    first = fastmaml.plan.lookup(model)
+    first = fastmaml.engine.plan.lookup(model)
     PLACE["unread"] = 1
     model.args.unread = 2
     fastmaml.meta_step(model, DATA, DATA)
-    assert fastmaml.plan.lookup(model) is first
+    assert fastmaml.engine.plan.lookup(model) is first
     del PLACE["unread"]
 
 

@@ -15,7 +15,7 @@ from tolerances import Claim
 from torch import nn
 
 import fastmaml
-from fastmaml import _engine
+from fastmaml.engine import binding
 
 
 def sized(variant: str, shape: tuple[int, int, int], out: int, padding: object) -> OpCase:
@@ -53,7 +53,7 @@ MAGNIFIED: dict[int, Claim] = {5: "winograd_5", 6: "winograd_6"}
 @pytest.fixture(params=[5, 6])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every convolution that can takes Winograd's method, but forward with tiles of this side."""
-    monkeypatch.setattr(_engine, "WINOGRAD", request.param)
+    monkeypatch.setattr(binding, "WINOGRAD", request.param)
     return int(request.param)
 
 
@@ -150,13 +150,13 @@ def test_flops_are_those_of_a_product_for_each_tap(
 ) -> None:
     model, found = make(), []
     for winograd in (0, 5, 6):
-        monkeypatch.setattr(_engine, "WINOGRAD", winograd)
+        monkeypatch.setattr(binding, "WINOGRAD", winograd)
         found.append(necessary(description(model)))
     assert found[0]
     assert found == found[:1] * 3
 
 
 def test_tiles_of_other_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "WINOGRAD", 4)
+    monkeypatch.setattr(binding, "WINOGRAD", 4)
     with pytest.raises(fastmaml.SettingError, match="winograd must be -1, 0, 5 or 6, got 4"):
         description(wide(3))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import memory, models
+from fastmaml import models
+from fastmaml.engine import memory
 
 STEPS = 4
 
@@ -57,7 +58,7 @@ def gradients(model: nn.Module, data: tuple[Pair, Pair], **settings: Any) -> lis
 def test_recomputation_changes_no_bit(
     name: str, factored: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmaml._engine.FACTORED", factored)
+    monkeypatch.setattr("fastmaml.engine.binding.FACTORED", factored)
     make, row = MODELS[name]
     model, data = make(), tasks(row)
     kept = gradients(model, data, recompute=False)

@@ -16,10 +16,11 @@ class Fastmaml(TorchRival):
 
     def prepare(self, problem: Problem) -> None:
         try:
-            from fastmaml import _engine, meta_step
+            from fastmaml import meta_step
+            from fastmaml.engine import binding
         except ImportError as error:
             raise UnavailableError("fastmaml is not installed") from error
-        if not _engine.available():
+        if not binding.available():
             raise UnavailableError("fastmaml's engine is not built")
         self._meta_step = meta_step
         self._workload = problem.workload

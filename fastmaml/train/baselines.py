@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmaml.calls.evaluate import Evaluation, correct, from_tasks
 from fastmaml.data import Batch, Episode
-from fastmaml.evaluate import Evaluation, correct, from_tasks
 
 BACKEND = "torch"
 Scorer = Callable[[Batch, Tensor], Tensor]

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from fastmaml.calls.evaluate import Evaluation
 from fastmaml.errors import SettingError
-from fastmaml.evaluate import Evaluation
 from fastmaml.train import checkpoint, pictures, protocol, workloads
 from fastmaml.train.baselines import BACKEND
 from fastmaml.train.loop import Run, train

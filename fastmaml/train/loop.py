@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
+from fastmaml.calls.meta import meta_step
 from fastmaml.data import Episode, TaskSource
 from fastmaml.errors import SettingError
-from fastmaml.meta import meta_step
 from fastmaml.train import checkpoint
 from fastmaml.train.baselines import BACKEND, protonet_step
 from fastmaml.train.progress import progress_bar

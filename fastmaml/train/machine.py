@@ -24,11 +24,11 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """The system, with what the engine says about itself and its threads."""
-    from fastmaml import _engine
+    from fastmaml.engine import binding
     from fastmaml.threads import get_num_threads
 
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        **_engine.info(),
+        **binding.info(),
         "threads": f"{get_num_threads()} of {os.cpu_count()} processors",
     }

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Generator, nn
 
+from fastmaml.calls.evaluate import Evaluation
+from fastmaml.calls.meta import query_losses
 from fastmaml.data import SinusoidTasks
-from fastmaml.evaluate import Evaluation
-from fastmaml.meta import query_losses
 from fastmaml.train.checkpoint import write_atomically
 from fastmaml.train.settings import TrainSettings
 

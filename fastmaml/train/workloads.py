@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fastmaml import models
+from fastmaml.calls.evaluate import Evaluation, evaluate
 from fastmaml.data import (
     ImageTasks,
     OmniglotTasks,
@@ -19,7 +20,6 @@ from fastmaml.data import (
     split_classes,
 )
 from fastmaml.errors import SettingError
-from fastmaml.evaluate import Evaluation, evaluate
 from fastmaml.train.baselines import evaluate_nearest, evaluate_protonet
 from fastmaml.train.protocol import VALIDATION_TASKS
 from fastmaml.train.settings import TrainSettings

@@ -11,14 +11,15 @@ from test_ops import Answer, Pairs, answer
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine, reference
+from fastmaml import reference
+from fastmaml.engine import binding
 
 
 def absence() -> str:
     """Why no CUDA device can be used by torch or by the engine, or ""."""
     if not torch.cuda.is_available():
         return "torch sees none"
-    return "the engine is not built" if not _engine.available() else _engine._C.device_absence()
+    return "the engine is not built" if not binding.available() else binding._C.device_absence()
 
 
 class Place(NamedTuple):

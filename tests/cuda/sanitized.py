@@ -17,7 +17,7 @@ from place import Place  # noqa: E402
 from test_ops import RATE, data  # noqa: E402
 from torch import nn  # noqa: E402
 
-from fastmaml import _engine  # noqa: E402
+from fastmaml.engine import binding  # noqa: E402
 
 
 def run(place: Place) -> int:
@@ -33,11 +33,11 @@ def run(place: Place) -> int:
         tasks = data(loss)
         for dtype in (torch.float32, torch.float64):
             for team in (0, 2):
-                _engine.TEAM = team
+                binding.TEAM = team
                 try:
                     place.answer(model, tasks, dtype, loss=loss, inner_lr=RATE, inner_steps=2)
                 finally:
-                    _engine.TEAM = 0
+                    binding.TEAM = 0
                 count += 1
     return count
 

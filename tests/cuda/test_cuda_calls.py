@@ -22,7 +22,7 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine
+from fastmaml.engine import binding
 
 pytestmark = pytest.mark.cuda
 
@@ -79,7 +79,7 @@ def test_the_widest_network_of_one_launch(place: Place) -> None:
 def test_executors_agree_bitwise(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = model().to(place.device), place.put(NET.data())
     resident = call_for_grad(net, data)
-    monkeypatch.setattr(_engine, "TEAM", MANY)
+    monkeypatch.setattr(binding, "TEAM", MANY)
     assert call(net, data).executor == "cuda graph"
     assert torch.equal(resident, call_for_grad(net, data))
 

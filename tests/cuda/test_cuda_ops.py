@@ -12,7 +12,7 @@ from test_ops import RATE, Pairs, answer, data
 from tolerances import assert_close, assert_float32
 from torch import nn
 
-from fastmaml import _engine
+from fastmaml.engine import binding
 
 pytestmark = pytest.mark.cuda
 
@@ -44,7 +44,7 @@ def test_op_agrees(case: OpCase, settings: dict[str, object], place: Place) -> N
 def test_short_runs_of_pixels_agree(
     case: OpCase, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_engine, "RUN_PIXELS", 7)
+    monkeypatch.setattr(binding, "RUN_PIXELS", 7)
     loss = nn.MSELoss()
     check(place, case.model(), data(loss), loss=loss, inner_lr=RATE, inner_steps=2)
 
@@ -52,7 +52,7 @@ def test_short_runs_of_pixels_agree(
 @tiles.each_shape
 def test_tiles_agree(name: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = tiles.SHAPES[name]
-    monkeypatch.setattr(_engine, "FACTORED", shape.factored)
+    monkeypatch.setattr(binding, "FACTORED", shape.factored)
     loss = nn.MSELoss()
     check(place, shape.model(), tiles.data(shape), loss=loss, inner_lr=RATE, inner_steps=1)
 
@@ -71,7 +71,7 @@ def test_bits_depend_on_neither_repetition_nor_team(
     tasks, settings = data(loss), {"loss": loss, "inner_lr": RATE, "inner_steps": 2}
     answers = []
     for team in (0, 0, 0, *TEAMS):
-        monkeypatch.setattr(_engine, "TEAM", team)
+        monkeypatch.setattr(binding, "TEAM", team)
         answers.append(place.answer(model, tasks, torch.float32, **settings))
     for other in answers[1:]:
         assert all(map(torch.equal, answers[0], other))

@@ -16,7 +16,8 @@ from tolerances import assert_close, assert_float32, assert_within_spread, relat
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml import _engine, models, reference
+from fastmaml import models, reference
+from fastmaml.engine import binding
 
 pytestmark = pytest.mark.cuda
 
@@ -79,7 +80,7 @@ def test_learned_rate(
     rate: float, first_order: bool, team: int, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rate lies on the device, and so does its gradient."""
-    monkeypatch.setattr(_engine, "TEAM", team)
+    monkeypatch.setattr(binding, "TEAM", team)
     grads: list[tuple[Tensor, Tensor]] = []
     for device in (place.device, torch.device("cpu")):
         net, data = model(), NET.data()
@@ -117,7 +118,7 @@ def test_adapt_and_evaluate(place: Place) -> None:
 def test_less_memory_takes_rounds(
     factored: int, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_engine, "FACTORED", factored)
+    monkeypatch.setattr(binding, "FACTORED", factored)
     net, data = wide(), NET.data()
     there = deepcopy(net).to(place.device)
     free = fastmaml.workspace_bytes(there, *place.put(data), **SETTINGS)

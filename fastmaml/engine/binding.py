@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from . import _device
-from ._allocate import InstructionTime, Layouts, Outputs, all_empty
-from .errors import BackendError
+from fastmaml.engine import _device
+from fastmaml.errors import BackendError
+from fastmaml.modes import grad_mode
+
+from .allocate import InstructionTime, Layouts, Outputs, all_empty
 from .kept import Recent
-from .modes import grad_mode
 from .workspaces import keep_workspace, release_workspaces, take_workspace
 
 try:
-    from . import _C
+    from fastmaml import _C
 except ImportError as error:  # a source tree that was not built, or a platform without a wheel
     _C = None  # type: ignore[assignment]
     _REASON = str(error)
@@ -35,9 +36,9 @@ Purpose = Literal["meta_step", "evaluate", "curve", "adapt"]
 _Answer = TypeVar("_Answer")
 _Written = tuple[Tensor, Tensor, list[Tensor], Tensor | None]
 if TYPE_CHECKING:
-    from .graph import Network
-    from .losses import Loss
-    from .tasks import Tasks
+    from fastmaml.losses import Loss
+    from fastmaml.tasks import Tasks
+    from fastmaml.tracing.trace import Network
 
     Snapshot = _C.Snapshot
     Theta = list[Tensor] | _C.Tensors  # a network's tensors, contiguous, in its order

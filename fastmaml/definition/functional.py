@@ -1,8 +1,8 @@
 """A module as a function of its parameters, for everything that runs in PyTorch.
 
-The forward runs on a copy of the module (`fastmaml.copies`), whose buffers are as the call found
-them in each pass, and on copies of the data: batch norm in training mode uses the statistics of its
-own rows and updates nothing, and in-place layers leave the caller's data alone.
+The forward runs on a copy of the module (`fastmaml.definition.copies`), whose buffers are as the
+call found them in each pass, and on copies of the data: batch norm in training mode uses the
+statistics of its own rows and updates nothing, and in-place layers leave the caller's data alone.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import _engine
+from fastmaml.engine import binding
+from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError
+from fastmaml.losses import Loss
+from fastmaml.modes import Mode, all_at_once, autograd_mode, grad_mode, within
+from fastmaml.readable import check_readable, check_tensors
+from fastmaml.statistics import warn_of_initial_statistics
+from fastmaml.tasks import Tasks, validate_inputs
+
 from .copies import ModelCopy
-from .errors import DeviceError, DtypeError, SettingError, ShapeError
-from .losses import Loss
-from .modes import Mode, all_at_once, autograd_mode, grad_mode, within
-from .readable import check_readable, check_tensors
 from .returned import check_logits, check_loss, check_tensor
-from .statistics import warn_of_initial_statistics
-from .tasks import Tasks, validate_inputs
 
 __all__ = [
     "Function",
@@ -338,7 +339,7 @@ def _fit(held: list[Tensor], added: list[Tensor]) -> bool:
     """Whether all may be added to, as nearly always; all gradients share dtype and device."""
     if any(map(Tensor.is_inference, held)):
         return False
-    return _engine.fitting(held, [grad.shape for grad in added], added[0]) is not None
+    return binding.fitting(held, [grad.shape for grad in added], added[0]) is not None
 
 
 def _check_held(where: str, name: str, old: Tensor, grad: Tensor) -> None:

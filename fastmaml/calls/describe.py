@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .errors import BackendError, UnsupportedModelError
-from .losses import LossArgument
-from .memory import Recompute, check_memory
+from fastmaml.engine.memory import Recompute, check_memory
+from fastmaml.errors import BackendError, UnsupportedModelError
+from fastmaml.losses import LossArgument
+from fastmaml.settings import Precision, check_settings
+from fastmaml.tasks import Pair
+
 from .meta import _prepare
-from .settings import Precision, check_settings
-from .tasks import Pair
 
 __all__ = ["describe", "workspace_bytes"]
 

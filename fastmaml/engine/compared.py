@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import _device
-from ._engine import CompiledPlan
-from .copies import ModelCopy
-from .losses import resolve
-from .modes import grad_mode
-from .tasks import Tasks
-from .threads import get_num_threads
+from fastmaml.definition.copies import ModelCopy
+from fastmaml.engine import _device
+from fastmaml.losses import resolve
+from fastmaml.modes import grad_mode
+from fastmaml.tasks import Tasks
+from fastmaml.threads import get_num_threads
+
+from .binding import CompiledPlan
 
 if TYPE_CHECKING:
-    from ._engine import Theta
-    from .graph import Network
+    from fastmaml.tracing.trace import Network
+
+    from .binding import Theta
 
 __all__ = ["agrees"]
 

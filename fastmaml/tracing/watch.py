@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .copies import is_record
-from .kept import contents
+from fastmaml.definition.copies import is_record
+from fastmaml.engine.kept import contents
 
 __all__ = ["Watch"]
 

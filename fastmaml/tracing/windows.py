@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .graph_base import Builder, Value, dim_of, to_shape
+from .network import Builder, Value, dim_of, to_shape
 
 __all__ = [
     "adaptive_avg_pool2d",

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import graph_norms as norms
-from . import graph_windows as windows
-from .graph_base import Builder, Held, Value, dim_of, to_shape
+from fastmaml.tracing import norms as norms
+from fastmaml.tracing import windows as windows
+
+from .network import Builder, Held, Value, dim_of, to_shape
 
 __all__ = ["FUNCTIONS", "METHODS", "Builder", "Value", "function_name"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import DeviceError, DtypeError, SettingError, ShapeError
-from .losses import Loss
-from .tasks import Tasks, check_output
+from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError
+from fastmaml.losses import Loss
+from fastmaml.tasks import Tasks, check_output
 
 __all__ = ["check_logits", "check_loss", "check_tensor"]
 

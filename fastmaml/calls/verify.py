@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import reference
-from .copies import ModelCopy
-from .losses import Loss, LossArgument
+from fastmaml import reference
+from fastmaml.definition.copies import ModelCopy
+from fastmaml.losses import Loss, LossArgument
+from fastmaml.reference import Outcome
+from fastmaml.results import Backend
+from fastmaml.settings import Settings, check_settings
+from fastmaml.tasks import Pair
+
 from .meta import BackendChoice, _Call, _compute, _prepare
-from .reference import Outcome
-from .results import Backend
-from .settings import Settings, check_settings
-from .tasks import Pair
 from .wrappers import unwrap
 
 __all__ = ["VerifyReport", "verify"]

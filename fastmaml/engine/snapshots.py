@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import _engine
+from fastmaml.engine import binding
 
 if TYPE_CHECKING:
-    from ._engine import Snapshot
+    from .binding import Snapshot
 
 __all__ = ["snapshot", "weak_snapshot"]
 
@@ -36,7 +36,7 @@ def snapshot(model: nn.Module, items: list[tuple[Any, str, Any]]) -> Snapshot:
         equal.append((live, dict(live)))
         same += [(live[kind], dict(live[kind])) for kind in ("_modules", "_parameters", "_buffers")]
     empty = [*_GLOBAL_HOOKS, *(live[name] for live in parts for name in _HOOKS)]
-    return _engine.snapshot(equal, same, empty, _flags(model), items)
+    return binding.snapshot(equal, same, empty, _flags(model), items)
 
 
 def _flags(model: nn.Module) -> list[tuple[Tensor, bool]]:
@@ -45,4 +45,4 @@ def _flags(model: nn.Module) -> list[tuple[Tensor, bool]]:
 
 def weak_snapshot(model: nn.Module, items: list[tuple[Any, str, Any]]) -> Snapshot:
     """Of this only what keeps no module alive."""
-    return _engine.snapshot([], [], list(_GLOBAL_HOOKS), _flags(model), items)
+    return binding.snapshot([], [], list(_GLOBAL_HOOKS), _flags(model), items)

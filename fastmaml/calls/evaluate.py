@@ -117,8 +117,8 @@ def _curve(
 
     Each task adapts once, and its query set is looked at before every step.
     """
-    from fastmaml import fallback
-    from fastmaml.meta import _prepare, _run
+    from fastmaml.calls.meta import _prepare, _run
+    from fastmaml.definition import fallback
 
     call = _prepare("evaluate", model, support, query, settings, backend, "curve")
     if call.fit is not None:

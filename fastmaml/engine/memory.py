@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from . import _device
-from ._engine import CompiledPlan
-from .errors import SettingError, shown
-from .settings import whole_number
+from fastmaml.engine import _device
+from fastmaml.errors import SettingError, shown
+from fastmaml.settings import whole_number
+
+from .binding import CompiledPlan
 
 __all__ = ["AUTO", "Fit", "Memory", "Recompute", "check_memory", "fit", "most_program_bytes"]
 

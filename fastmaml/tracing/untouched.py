@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .errors import UnsupportedModelError
+from fastmaml.errors import UnsupportedModelError
 
 __all__ = ["untouched"]
 

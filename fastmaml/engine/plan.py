@@ -3,8 +3,8 @@
 A model is an ordinary module that its owner may change between calls: switch to eval mode, freeze
 a parameter, replace a layer, add a hook. `lookup` compares the module tree with what it was when it
 was traced, by identity and equality of attributes, in about a tenth of a microsecond per module and
-tensor, and what its code reads besides (`fastmaml.watch`); any difference drops the trace and its
-plans.
+tensor, and what its code reads besides (`fastmaml.tracing.watch`); any difference drops the trace
+and its plans.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from . import _device, _engine
-from ._engine import CompiledPlan, Purpose, first_bad_class
+from fastmaml.definition.functional import model_kind
+from fastmaml.engine import _device, binding
+from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError, UnsupportedModelError
+from fastmaml.losses import Loss
+from fastmaml.readable import check_readable, check_tensors
+from fastmaml.settings import Settings
+from fastmaml.statistics import warn_of_initial_statistics
+from fastmaml.tasks import Tasks, check_classes, check_targets
+from fastmaml.threads import get_num_threads
+from fastmaml.tracing.trace import Network, layer_name, trace
+from fastmaml.tracing.watch import Watch
+
+from .binding import CompiledPlan, Purpose, first_bad_class
 from .compared import agrees
-from .errors import DeviceError, DtypeError, SettingError, ShapeError, UnsupportedModelError
-from .functional import model_kind
-from .graph import Network, layer_name, trace
 from .kept import Recent, WeakCopy, held_bytes, holds_itself
-from .losses import Loss
 from .memory import Fit, Memory, fit, most_program_bytes
-from .readable import check_readable, check_tensors
-from .settings import Settings
 from .snapshots import snapshot, weak_snapshot
-from .statistics import warn_of_initial_statistics
-from .tasks import Tasks, check_classes, check_targets
-from .threads import get_num_threads
-from .watch import Watch
 
 if TYPE_CHECKING:
-    from ._engine import Snapshot, Theta
+    from .binding import Snapshot, Theta
 
 __all__ = ["ModelPlans", "lookup", "traced_now"]
 
@@ -174,7 +175,7 @@ class _Traced:
             SettingError: One cannot be read.
         """
         if not self._negated:
-            found = _engine.fitting(self._live, self._shapes, self._first[1])
+            found = binding.fitting(self._live, self._shapes, self._first[1])
             if found is not None:
                 return found
         self._check(where)
@@ -225,11 +226,11 @@ class _Traced:
         rate_grad = rate_grad and steps > 0
         device = tasks.support_x.device
         forced = (
-            _engine.FACTORED,
-            _engine.WINOGRAD,
+            binding.FACTORED,
+            binding.WINOGRAD,
             _device.on_device(device),
-            _engine.RUN_PIXELS,
-            _engine.MOMENT_BYTES,
+            binding.RUN_PIXELS,
+            binding.MOMENT_BYTES,
         )
         threads = get_num_threads()
         key = (

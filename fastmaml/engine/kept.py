@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from .copies import is_record
+from fastmaml.definition.copies import is_record
 
 __all__ = ["Recent", "WeakCopy", "contents", "held_bytes", "holds_itself"]
 

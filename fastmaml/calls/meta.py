@@ -11,17 +11,26 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import _device, _engine, fallback
-from .errors import BackendError, SettingError, ShapeError, UnsupportedModelError, shown
-from .functional import accumulate, attach, is_autocast, model_kind, predictor, trainable
-from .losses import LossArgument
-from .memory import AUTO, Fit, Memory, Recompute, check_memory
-from .notices import warn_of_reference, was_told
-from .plan import ModelPlans, lookup, traced_now
-from .reference import Outcome, fast_weights
-from .results import AdaptedTasks, Backend, MetaStepResult, accuracy
-from .settings import Precision, Settings, check_precision, check_settings
-from .tasks import Pair, Tasks, validate
+from fastmaml.definition import fallback
+from fastmaml.definition.functional import (
+    accumulate,
+    attach,
+    is_autocast,
+    model_kind,
+    predictor,
+    trainable,
+)
+from fastmaml.engine import _device, binding
+from fastmaml.engine.memory import AUTO, Fit, Memory, Recompute, check_memory
+from fastmaml.engine.plan import ModelPlans, lookup, traced_now
+from fastmaml.errors import BackendError, SettingError, ShapeError, UnsupportedModelError, shown
+from fastmaml.losses import LossArgument
+from fastmaml.notices import warn_of_reference, was_told
+from fastmaml.reference import Outcome, fast_weights
+from fastmaml.results import AdaptedTasks, Backend, MetaStepResult, accuracy
+from fastmaml.settings import Precision, Settings, check_precision, check_settings
+from fastmaml.tasks import Pair, Tasks, validate
+
 from .wrappers import average, unwrap
 
 __all__ = ["BackendChoice", "adapt", "meta_loss", "meta_step", "query_losses"]
@@ -37,7 +46,7 @@ class _Call(NamedTuple):
     tasks: Tasks
     settings: Settings
     fit: Fit | None
-    theta: _engine.Theta  # the network's tensors
+    theta: binding.Theta  # the network's tensors
     parameters: dict[str, Tensor]  # the trainable ones among them, in the plan's order
 
 
@@ -124,7 +133,7 @@ def meta_step(
     ran = _compute(call, want_grad=True) if call.fit is None else _run(call, call.fit)
     result = _finish(call, ran)
     # `.grad` is written last and at once: an interrupt finds all of it as it was, or done.
-    if isinstance(ran, _engine.Outputs):
+    if isinstance(ran, binding.Outputs):
         if call.model is model and _gave(call, ran):
             return result
         ran = _outcome(call, ran)
@@ -196,7 +205,7 @@ def meta_loss(
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
     graph = torch.is_grad_enabled()
-    purpose: _engine.Purpose = "meta_step" if graph else "evaluate"
+    purpose: binding.Purpose = "meta_step" if graph else "evaluate"
     call = _prepare(where, model, support, query, settings, backend, purpose, memory)
     outcome = _compute(call, want_grad=graph)
     value = outcome.task_losses.mean()
@@ -259,7 +268,7 @@ def _prepare(
     query: Pair,
     settings: Settings,
     backend: BackendChoice,
-    purpose: _engine.Purpose,
+    purpose: binding.Purpose,
     memory: Memory = AUTO,
 ) -> _Call:
     """Check everything, and find the plan unless the call must run in PyTorch."""
@@ -288,18 +297,18 @@ def _prepare_fused(
     query: Pair,
     settings: Settings,
     backend: BackendChoice,
-    purpose: _engine.Purpose,
+    purpose: binding.Purpose,
     memory: Memory,
 ) -> _Call:
     """The fused half of `_prepare`: raises when the engine cannot take the call."""
-    _engine.require(where)
+    binding.require(where)
     if not isinstance(model, nn.Module):
         raise _unsupported(where, f"{type(model).__name__}, which is not a torch.nn.Module")
     plans = lookup(model, where)
     dtype, device = plans.kind(where, model)
     check_precision(where, settings.precision, dtype, device, backend)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
-    _engine.require(where, device)
+    binding.require(where, device)
     if is_autocast(device):
         raise _unsupported(where, "a call under torch.autocast")
     if settings.loss.op is None:
@@ -346,7 +355,7 @@ def _unsupported(where: str, what: str) -> UnsupportedModelError:
     )
 
 
-def _run(call: _Call, fit: Fit) -> _engine.Outputs:
+def _run(call: _Call, fit: Fit) -> binding.Outputs:
     """One run of the engine."""
     rate = call.settings.inner_lr
     rate = rate.detach() if isinstance(rate, Tensor) else rate
@@ -365,20 +374,20 @@ def _compute(call: _Call, *, want_grad: bool) -> Outcome:
     return _outcome(call, ran)
 
 
-def _outcome(call: _Call, ran: _engine.Outputs) -> Outcome:
+def _outcome(call: _Call, ran: binding.Outputs) -> Outcome:
     """What a run of the engine for a meta-step came to, by name."""
     grads = dict(zip(call.parameters, ran.tensors, strict=True))
     return Outcome(ran.task_losses, ran.logits, grads, _rate_grad(call, ran), ran.executor)
 
 
-def _gave(call: _Call, ran: _engine.Outputs) -> bool:
+def _gave(call: _Call, ran: binding.Outputs) -> bool:
     """Make the gradients ``.grad`` where none is there yet, as nearly always; else do nothing."""
     rate = call.settings.inner_lr
     learned = isinstance(rate, Tensor) and rate.requires_grad
-    return not learned and _engine.give_grads(list(call.parameters.values()), ran.tensors)
+    return not learned and binding.give_grads(list(call.parameters.values()), ran.tensors)
 
 
-def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
+def _rate_grad(call: _Call, ran: binding.Outputs) -> Tensor | None:
     """The learning rate's meta-gradient from the support losses' tangents along u = sigma v.
 
     d/d alpha = - sum over k of <v, g[k]> = - loss_dot / sigma, with sigma = -alpha (1 where still).
@@ -393,7 +402,7 @@ def _rate_grad(call: _Call, ran: _engine.Outputs) -> Tensor | None:
     return torch.where(_device.is_still(alpha), -total, total / alpha).to(rate.dtype)
 
 
-def _finish(call: _Call, outcome: Outcome | _engine.Outputs) -> MetaStepResult:
+def _finish(call: _Call, outcome: Outcome | binding.Outputs) -> MetaStepResult:
     """Reduce the task losses and logits to the result."""
     share = accuracy(outcome.logits, call.tasks.query_y) if call.settings.loss.classifies else None
     backend: Backend = "reference" if call.fit is None else "fused"

@@ -16,8 +16,8 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from .errors import UnsupportedModelError
-from .modes import all_at_once
+from fastmaml.errors import UnsupportedModelError
+from fastmaml.modes import all_at_once
 
 __all__ = ["derived_twice"]
 

@@ -1,11 +1,11 @@
 """From `torch.nn.Module` to a network of the engine's ops, by one run of its forward.
 
 The forward runs on a copy of the model whose tensors have no memory (torch's meta device), under a
-`TorchFunctionMode` that sees each torch call: it is looked up in the tables of `fastmaml.graph_ops`
-and appended to the network. The model's code meets tensors in everything but their numbers, and as
-many rows as it will be given. It stops, with the name of the layer, at a call that no table holds,
-where numbers are asked for, and where autograd would not record what the engine would derive.
-What has been stopped stays so: a `try` of the model's own changes nothing.
+`TorchFunctionMode` that sees each torch call: it is looked up in the tables of
+`fastmaml.tracing.ops` and appended to the network. The model's code meets tensors in everything but
+their numbers, and as many rows as it will be given. It stops, with the name of the layer, at a call
+that no table holds, where numbers are asked for, and where autograd would not record what the
+engine would derive. What has been stopped stays so: a `try` of the model's own changes nothing.
 
 Value 0 is the input of the network; node i produces value i + 1. A shape is that of one row.
 """
@@ -15,12 +15,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .copies import ModelCopy
-from .errors import UnsupportedModelError
-from .graph_base import Network, Node, TensorSpec, layer_name
-from .graph_recorder import Recorder
-from .modes import grad_mode
-from .readable import obstacle, readable
+from fastmaml.definition.copies import ModelCopy
+from fastmaml.errors import UnsupportedModelError
+from fastmaml.modes import grad_mode
+from fastmaml.readable import obstacle, readable
+
+from .network import Network, Node, TensorSpec, layer_name
+from .recorder import Recorder
 from .untouched import untouched
 from .watch import Watch
 

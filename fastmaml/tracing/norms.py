@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .graph_base import Builder, Value
+from .network import Builder, Value
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm"]
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .errors import ShapeError, UnsupportedModelError
-from .functional import is_autocast, is_index
-from .graph_base import Held, Network, Node, TensorSpec, Value, layer_name
-from .graph_ops import CALLED, FUNCTIONS, METHODS, function_name, is_in_place
-from .graph_questions import UNANSWERED, answer, tells_rows
-from .modes import Mode, within
+from fastmaml.definition.functional import is_autocast, is_index
+from fastmaml.errors import ShapeError, UnsupportedModelError
+from fastmaml.modes import Mode, within
+
+from .network import Held, Network, Node, TensorSpec, Value, layer_name
+from .ops import CALLED, FUNCTIONS, METHODS, function_name, is_in_place
+from .questions import UNANSWERED, answer, tells_rows
 
 __all__ = ["Recorder"]
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .modes import grad_mode
+from fastmaml.modes import grad_mode
 
 __all__ = ["ModelCopy", "is_record"]
 

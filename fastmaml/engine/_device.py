@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .errors import BackendError
+from fastmaml.errors import BackendError
 
 __all__ = [
     "Tables",
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 DEVICE_CODE = False
-"""Whether calls on the CPU run the device's code. Tests set it, with another `_engine._C`."""
+"""Whether calls on the CPU run the device's code. Tests set it, with another `binding._C`."""
 
 
 def on_device(device: torch.device) -> bool:

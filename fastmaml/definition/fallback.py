@@ -25,14 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from . import reference
+from fastmaml import reference
+from fastmaml.engine.kept import Recent
+from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError
+from fastmaml.modes import Mode, grad_mode, within
+from fastmaml.reference import Outcome, added
+from fastmaml.tasks import Settings, Tasks
+
 from .derivatives import derived_twice
-from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .functional import Function, leaf, trainable
-from .kept import Recent
-from .modes import Mode, grad_mode, within
-from .reference import Outcome, added
-from .tasks import Settings, Tasks
 
 __all__ = ["compute"]
 

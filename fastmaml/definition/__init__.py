@@ -1,0 +1,1 @@
+"""The paper's algorithm in PyTorch: what runs where the engine cannot."""

@@ -1,0 +1,1 @@
+"""The engine's side: the compiled module, plans, memory, and what is kept between calls."""
