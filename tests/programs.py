@@ -67,12 +67,22 @@ def _random(draw: random.Random, i: int) -> Program:
     images = i % 2 == 1
     load = _images(draw) if images else _rows(draw)
     row = (load.inputs, load.height, load.width) if images else (load.inputs,)
-    traced = trace(load.model().double(), row, rows=(load.support_rows, load.query_rows))
+    model = load.model().double()
+    share = draw.choice([0.0, 0.0, 0.4, 1.0, 1.0])  # of what is frozen
+    norms = draw.random() < 0.5  # but for these
+    for name, parameter in list(model.named_parameters())[:-2]:
+        keeps = norms and "norm" in name
+        parameter.requires_grad_(draw.random() >= share or keeps)
+    traced = trace(model, row, rows=(load.support_rows, load.query_rows))
     options = {
         "device": draw.random() < 0.25,
         "factored": draw.choice([-1, -1, 0, 1]),
-        "recompute": draw.random() < 0.25,
+        "recompute": draw.random() < 0.4,
         "first_order": load.first_order,
+        "rate_grad": draw.random() < 0.25,
+        "winograd": draw.choice([-1, -1, 0, 5, 6]),
+        "moment_bytes": draw.choice([-1, -1, 0]),
+        "run_pixels": draw.choice([512, 16]),
     }
     purpose = draw.choice(["meta_step", "meta_step", "meta_step", "evaluate", "curve", "adapt"])
     dtype = draw.choice([torch.float32, torch.float64])
@@ -82,16 +92,16 @@ def _random(draw: random.Random, i: int) -> Program:
 
 def _settings(purpose: Purpose, dtype: torch.dtype, steps: int, load: Any, **options: Any) -> Any:
     sweeps = purpose == "meta_step" and steps > 0
-    chosen = {"first_order": False, "recompute": False, **options}
+    chosen = {"first_order": False, "recompute": False, "rate_grad": False, **options}
+    chosen["rate_grad"] = chosen["rate_grad"] and sweeps
     chosen["first_order"] = chosen["first_order"] or not sweeps
-    chosen["recompute"] = chosen["recompute"] and not chosen["first_order"]
+    chosen["recompute"] = chosen["recompute"] and (chosen["rate_grad"] or not chosen["first_order"])
     return {
         "purpose": purpose,
         "dtype": dtype,
         "support_rows": load.support_rows,
         "query_rows": load.query_rows,
         "inner_steps": steps,
-        "rate_grad": False,
         **chosen,
     }
 
@@ -132,7 +142,10 @@ def _images(draw: random.Random) -> conv_networks.ConvWorkload:
         inputs=draw.choice([1, 2, 3, 6]),
         height=draw.randint(1, 13),
         width=draw.randint(1, 13),
-        layers=tuple(_layer(draw) for _ in range(draw.randint(1, 3))),
+        layers=tuple(
+            STEM if i == 0 and draw.random() < 0.5 else _layer(draw)
+            for i in range(draw.randint(1, 3))
+        ),
         head=draw.choice(conv_networks.HEADS),
         outputs=draw.choice([2, 3, 5]),
         tasks=draw.randint(1, 5),
@@ -143,6 +156,27 @@ def _images(draw: random.Random) -> conv_networks.ConvWorkload:
         channels_last=False,
         seed=0,
     )
+
+
+# What the planner folds into one where it begins a network.
+STEM = conv_networks.ConvLayer(
+    channels=8,
+    groups=1,
+    kernel=(3, 3),
+    stride=(1, 1),
+    padding=(1, 1),
+    dilation=1,
+    bias=True,
+    norm="batch",
+    joined=False,
+    activation="relu",
+    pool="max",
+    pool_kernel=2,
+    pool_stride=2,
+    pool_padding=0,
+    ceil=False,
+    residual=False,
+)
 
 
 def _layer(draw: random.Random) -> conv_networks.ConvLayer:

@@ -33,9 +33,30 @@ def convolutions() -> nn.Module:
     )  # fmt: skip
 
 
+def norms_alone() -> nn.Module:
+    """All else is frozen: norms whose input no step moves, one of them pooled."""
+    model = convolutions()
+    for layer in (model[0], model[4]):
+        layer.requires_grad_(False)
+    return model
+
+
+def norm_first() -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 30), nn.Tanh(), nn.Linear(30, 3))
+
+
+def norm_of_frozen() -> nn.Module:
+    model = mlp()
+    model[0].requires_grad_(False)
+    return model
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (6,)),
     "convolutions": (convolutions, (1, 12, 12)),
+    "norms alone": (norms_alone, (1, 12, 12)),
+    "norm first": (norm_first, (6,)),
+    "norm of frozen": (norm_of_frozen, (6,)),
 }
 Pair = tuple[Tensor, Tensor]
 
@@ -63,6 +84,7 @@ def test_recomputation_changes_no_bit(
     model, data = make(), tasks(row)
     kept = gradients(model, data, recompute=False)
     assert all(map(torch.equal, kept, gradients(model, data, recompute=True)))
+    assert len(kept) == sum(p.requires_grad for p in model.parameters())
     assert all(g.abs().sum() > 0 for g in kept[-2:])
 
 

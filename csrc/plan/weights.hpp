@@ -1,4 +1,4 @@
-// The trainable tensors over the course of a program: versions phi[k], the sweep's v and its
+// The tensors over the course of a program: versions phi[k], the sweep's v and its
 // direction u, and what the commit makes of them. Knows no layer, and no pass but by what it is
 // told.
 //
@@ -25,7 +25,7 @@ struct Factor {
   Operand a;  // [rows, O] cotangent of y
   Operand b;  // [rows, I] input
   int64_t rows = 0;
-  int step = 0;               // whose update it is part of
+  int step = 0;               // of the pass that made it
   int scale = Scalars::kOne;  // scalar slot of its coefficient
   int gate = -1;              // scalar slot; left out while that scalar is 0
 };
@@ -59,7 +59,7 @@ class Weights {
   void end_update();           // and is the current version
   void begin_query();          // v starts
   void begin_sweep(int step);  // back to phi[step]; u = sigma v
-  void end_sweep();            // v has all of the last one's factors
+  void end_sweep();            // v has the factors that waited
   void write_commit();         // sums over tasks into the gradients
   void write_fast_weights();   // the current version into the outputs of Mode::adapt
 

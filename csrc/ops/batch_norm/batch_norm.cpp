@@ -152,9 +152,11 @@ void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
   if (!active && !any_trainable(emit, node)) return;
   BatchNormArgs args = batch_norm_args(emit, node, PassKind::backward_jvp);
   args.y_bar = emit.y_bar(node), args.y_bar_dot = emit.y_bar_dot(node);
-  if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
   if (active) args.x_dot = emit.x_dot(node, 0);
-  if (active && args.batch_stats) args.n = emit.saved(node, kTangentMeans, 2 * args.features);
+  if (active && args.batch_stats) {
+    args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
+    args.n = emit.saved(node, kTangentMeans, 2 * args.features);
+  }
   sum_runs(emit, args, active);
   if (active) {
     const Sink sink = emit.x_bar_dot(node, 0);
