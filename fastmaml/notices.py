@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-__all__ = ["warn", "warn_of_reference", "was_told"]
+__all__ = ["warn", "warn_of_reference"]
 
 _HERE = str(Path(__file__).parent) + os.sep
 _SAID: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
@@ -29,11 +29,6 @@ def warn_of_reference(where: str, model: nn.Module, error: Exception) -> None:
         return
     said.add(reason)
     warn(f"{where}: {type(model).__name__} runs on the slower PyTorch reference, because {reason}.")
-
-
-def was_told(model: nn.Module) -> bool:
-    """Whether there was a reason already why PyTorch runs models of this class."""
-    return type(model) in _SAID
 
 
 def _level_outside() -> int:

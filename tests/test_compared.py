@@ -14,6 +14,7 @@ from trusted import DATA, X, Y, grads, net, quiet
 
 import fastmaml
 from fastmaml.engine import compared, plan
+from fastmaml.engine.compared import agrees
 from fastmaml.tracing.trace import Network, trace
 
 
@@ -101,10 +102,10 @@ def _verdicts(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
     verdicts: list[bool | None] = []
 
     def noted(*args: Any) -> bool | None:
-        verdicts.append(compared.agrees(*args))
+        verdicts.append(agrees(*args))
         return verdicts[-1]
 
-    monkeypatch.setattr(plan, "agrees", noted)
+    monkeypatch.setattr(compared, "agrees", noted)
     return verdicts
 
 
@@ -153,6 +154,86 @@ def test_nothing_can_be_told_of_noise() -> None:
     assert fastmaml.meta_step(model, same, same, backend="fused").backend == "fused"
 
 
+def _blank(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+def _tiny(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return 1e-9 * torch.randn(shape, dtype=dtype)
+
+
+class Centred(nn.Module):
+    """Ends in 0 whatever comes, but for rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.LayerNorm(16))
+        self.head = nn.Linear(16, 3)
+        nn.init.ones_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.net(x))  # type: ignore[no-any-return]
+
+
+def normed() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    nn.init.zeros_(model[-1].bias)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("draw", [_blank, _tiny, torch.randn])
+@pytest.mark.parametrize("make", [normed, Centred])
+def test_rounding_alone_is_no_difference(
+    make: Callable[[], nn.Module], draw: Callable[..., Tensor], dtype: torch.dtype
+) -> None:
+    """Blank tasks, inputs far below the biases, and outputs that are only rounding."""
+    for seed in range(10):
+        torch.manual_seed(seed)
+        model, data = make().to(dtype), (draw((1, 5, 6), dtype=dtype), Y[:1, :5])
+        assert fastmaml.meta_step(model, data, data, backend="fused").backend == "fused"
+
+
+class Fails(nn.Module):
+    """Fails where a trace does not: for want of memory, say."""
+
+    short = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._forward_hooks or not Fails.short:
+            return self.net(x)  # type: ignore[no-any-return]
+        raise MemoryError("no room for 1 TiB")
+
+
+def test_a_forward_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Fails()
+    with pytest.raises(fastmaml.UnsupportedModelError, match=r"fails \(no room for 1 TiB\)"):
+        fastmaml.meta_step(model, DATA, DATA, backend="fused")
+    monkeypatch.setattr(Fails, "short", False)
+    assert fastmaml.meta_step(model, DATA, DATA, backend="fused").backend == "fused"
+
+
+def test_data_that_a_module_holds_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net()
+    model.held = torch.zeros(7, 3)
+    copied: list[torch.Size] = []
+    clone = Tensor.clone
+
+    def noted(tensor: Tensor, *args: Any, **options: Any) -> Tensor:
+        copied.append(tensor.shape)
+        return clone(tensor, *args, **options)
+
+    monkeypatch.setattr(Tensor, "clone", noted)
+    fastmaml.meta_step(model, DATA, DATA, backend="fused")
+    assert copied
+    assert torch.Size([7, 3]) not in copied
+
+
 def test_the_forward_runs_on_copies() -> None:
     norm = nn.BatchNorm1d(4)
     model = nn.Sequential(nn.ReLU(inplace=True), norm, nn.Linear(4, 3)).double()
@@ -174,9 +255,9 @@ def test_the_rows_of_a_set_that_is_used(
 
     def noted(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor) -> bool | None:
         rows.append(len(x))
-        return compared.agrees(model, network, tensors, x)
+        return agrees(model, network, tensors, x)
 
-    monkeypatch.setattr(plan, "agrees", noted)
+    monkeypatch.setattr(compared, "agrees", noted)
     norm = nn.BatchNorm1d(6)  # without inner steps the support set meets none, and may be one row
     last = [Rows()] if knows else []
     model = nn.Sequential(nn.Linear(4, 6), norm, nn.Linear(6, 3), *last).double()

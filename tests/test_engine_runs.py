@@ -15,12 +15,15 @@ from typing import Any
 
 import psutil
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import gradients
-from torch import nn
+from torch import Tensor, nn
 
 import fastmaml
+from fastmaml.definition import derivatives
+from fastmaml.engine import plan
 
 
 def net() -> nn.Module:
@@ -109,6 +112,57 @@ def fork_and_compare() -> None:
 def test_fork_after_use() -> None:
     """In a process of its own: other libraries' threads in this one may not survive a fork."""
     code = "import test_engine_runs; test_engine_runs.fork_and_compare()"
+    here = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", code], cwd=here, check=True, timeout=200)
+
+
+class Attends(nn.Module):
+    """Torch's kernel of it cannot be derived twice: a switch of the process's is turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, None, None]
+        return self.layer(F.scaled_dot_product_attention(x, x, self.layer.weight[0] * x)[:, 0, 0])  # type: ignore[no-any-return]
+
+
+def _in_torch(queue: Any) -> None:
+    model = Attends()
+    fastmaml.meta_step(model, *tasks(3), backend="reference")
+    queue.put([p.grad.tolist() for p in model.parameters()])
+
+
+def fork_while_locked() -> None:
+    """What another thread has locked when a process is forked, nobody unlocks in the child."""
+    torch.set_num_threads(1)  # torch's own threads would not come along
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with plan._LOCK, derivatives._LOCK:
+            taken.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait()
+    context = multiprocessing.get_context("fork")
+    try:
+        for target in (_child, _in_torch):
+            queue = context.Queue()
+            child = context.Process(target=target, args=(queue,))
+            child.start()
+            assert queue.get(timeout=60)
+            child.join(timeout=60)
+            assert child.exitcode == 0
+    finally:
+        done.set()
+        holder.join()
+
+
+def test_fork_while_another_thread_holds_a_lock() -> None:
+    code = "import test_engine_runs; test_engine_runs.fork_while_locked()"
     here = Path(__file__).parent
     subprocess.run([sys.executable, "-c", code], cwd=here, check=True, timeout=200)
 

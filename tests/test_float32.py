@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import verify
-from fastmaml.calls.meta import _compute
+from fastmaml.calls.prepared import compute
 from fastmaml.engine import binding
 
 ROWS, WAYS, DRAWS = 10, 5, 6
@@ -142,13 +142,13 @@ def test_verify_compares_medians_of_draws(calls: int, monkeypatch: pytest.Monkey
     off: list[object] = []
 
     def spoiled(call: Any, *, want_grad: bool) -> Any:
-        outcome = _compute(call, want_grad=want_grad)
+        outcome = compute(call, want_grad=want_grad)
         if call.tasks.support_x.dtype is torch.float64 or len(off) == calls:
             return outcome
         off.append(call)
         return outcome._replace(logits=outcome.logits * 1.01)
 
-    monkeypatch.setitem(verify.__globals__, "_compute", spoiled)
+    monkeypatch.setitem(verify.__globals__, "compute", spoiled)
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
     before = torch.random.get_rng_state()
     data = torch.ones(4, 5, 3), torch.zeros(4, 5, dtype=torch.int64)

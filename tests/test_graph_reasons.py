@@ -1,12 +1,16 @@
-"""Tracing: a refusal names every reason, and goes on for them without doing any harm."""
+"""Tracing: what is derived otherwise than it is computed, and what a refusal leaves behind."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-import torch.nn.functional as F
-from test_graph_refusals import BLOCK, Block, inside, refused
+from test_graph_refusals import BLOCK, inside, refused
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from trusted import quiet
 
 import fastmaml
 
@@ -31,69 +35,108 @@ def test_plain_tensors_for_parameters() -> None:
         assert torch.allclose(given[name].grad, p.grad, rtol=1e-12, atol=0)
 
 
-def test_further_reasons_are_named() -> None:
-    def form(x: Tensor) -> Tensor:
-        y = F.relu(F.selu(x)) * 2
-        return F.softmax(F.selu(y), -1)
-
-    refused(
-        inside(form),
-        f"torch.nn.functional.selu in {BLOCK}; and torch.Tensor.mul in {BLOCK}; and "
-        f"torch.nn.functional.softmax in {BLOCK}",
-    )
-    deep = nn.Sequential(nn.Softmax(-1), nn.Linear(3, 3), nn.Dropout(), nn.SELU(), nn.Softsign())
-    refused(
-        deep,
-        "layer `0` (torch.nn.Softmax); and layer `2` (torch.nn.Dropout), which drops at random in "
-        "training mode; and layer `3` (torch.nn.SELU); and others",
-    )
+# --- gradients that are not those of the operations -----------------------------------------------
 
 
-def test_what_comes_of_a_refusal_is_no_reason() -> None:
-    class Made(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(3, 4))
+class Enabled(torch.autograd.Function):
+    """Its operations would be recorded, but it has a derivative of its own."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return F.linear(x, self.weight.T) + self.weight.sum(1)
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return torch.tanh(x)
 
-    name = f"model ({__name__}.{Made.__qualname__})"
-    refused(
-        Made(), f"torch.Tensor.T of `weight` in {name}; and torch.Tensor.sum of `weight` in {name}"
-    )
-    refused(inside(lambda x: F.relu(x.sum(0))), f"torch.Tensor.sum in {BLOCK}")
-    refused(
-        inside(lambda x: F.relu(x.softmax(-1).sum().item())),
-        f"torch.Tensor.softmax in {BLOCK}; and torch.Tensor.sum in {BLOCK}",
-    )
+    @staticmethod
+    def backward(ctx: Any, bar: Tensor) -> Tensor:
+        return -bar
 
 
-def test_going_on_draws_no_numbers_and_ends() -> None:
-    def draws(x: Tensor) -> Tensor:
-        return torch.selu(x) + torch.rand(3)
+class Marked(Enabled):
+    """Gives back what it was given."""
 
-    def long(x: Tensor) -> Tensor:
-        for i in range(100_000):
-            calls.append(i)
-            x = torch.sin(x)
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
         return x
 
-    calls: list[int] = []
-    state = torch.random.get_rng_state()
-    refused(inside(draws), f"torch.selu in {BLOCK}; and torch.rand in {BLOCK}")
-    assert torch.equal(torch.random.get_rng_state(), state)
-    layers = nn.Sequential(Block(torch.sin), Block(long))
-    names = [f"torch.sin in layer `{i}` ({Block.__module__}.Block)" for i in range(2)]
-    refused(layers, "; and ".join(names))
-    assert len(calls) < 2000
+
+class Outside(Enabled):
+    """Leaves inference mode, which records as `enable_grad` does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.tanh(x)
+
+
+def _hooked(x: Tensor) -> Tensor:
+    y = torch.tanh(x)
+    assert y.grad_fn is not None
+    y.grad_fn.register_hook(lambda of, bar: tuple(-g for g in of))
+    return y
+
+
+def _halved(x: Tensor) -> Tensor:
+    with saved_tensors_hooks(lambda tensor: tensor / 2, lambda tensor: tensor):
+        return torch.tanh(x)
+
+
+def _saved(x: Tensor) -> Tensor:
+    with save_on_cpu():
+        return torch.tanh(x)
+
+
+class Between(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.function = nn.Linear(3, 4), nn.Linear(4, 2), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))  # type: ignore[no-any-return]
+
+
+@quiet
+@pytest.mark.parametrize(
+    "function",
+    [Enabled.apply, Marked.apply, Outside.apply, _hooked, _halved, _saved],
+    ids=["enabled", "marked", "outside", "hook", "halved", "saved"],
+)
+def test_gradients_of_the_models_own(function: Callable[[Tensor], Tensor]) -> None:
+    model = Between(function).double()
+    x, y = torch.randn(2, 4, 3).double(), torch.randn(2, 4, 2).double()
+    settings: dict[str, Any] = {"loss": "mse", "inner_steps": 0}
+    with pytest.raises(fastmaml.UnsupportedModelError):
+        fastmaml.meta_step(model, (x, y), (x, y), **settings, backend="fused")
+    fastmaml.meta_step(model, (x, y), (x, y), **settings)
+    got = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    nn.functional.mse_loss(model(x.flatten(0, 1)), y.flatten(0, 1)).backward()
+    for one, parameter in zip(got, model.parameters(), strict=True):
+        assert torch.allclose(one, parameter.grad, rtol=1e-12, atol=1e-15)
+
+
+# --- what a refusal leaves behind -----------------------------------------------------------------
+
+KEPT: dict[int, Tensor] = {}
+
+
+def _keeps(x: Tensor) -> Tensor:
+    y = torch.sin(x)  # refused: what comes next must not happen
+    if 3 not in KEPT:
+        KEPT[3] = torch.ones_like(y[:1])
+    return y * KEPT[3]
+
+
+def test_a_refusal_ends_the_forward() -> None:
+    refused(inside(_keeps), f"torch.sin in {BLOCK}")
+    assert not KEPT, "or tensors without memory would be in the user's own containers"
 
 
 def test_a_model_that_catches_refusals_is_refused_all_the_same() -> None:
     def form(x: Tensor) -> Tensor:
         try:
-            return torch.selu(x).item() * x
+            return torch.selu(x)
         except Exception:
-            return F.relu(x)
+            return torch.relu(x)
 
-    refused(inside(form), f"torch.selu in {BLOCK}; and torch.Tensor.item in {BLOCK}")
+    refused(inside(form), f"torch.selu in {BLOCK}")

@@ -11,7 +11,7 @@ from fastmaml.losses import LossArgument
 from fastmaml.settings import Precision, check_settings
 from fastmaml.tasks import Pair
 
-from .meta import _prepare
+from .prepared import prepare
 
 __all__ = ["describe", "workspace_bytes"]
 
@@ -48,10 +48,10 @@ def describe(
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
     try:
-        call = _prepare(where, model, support, query, settings, "fused", "meta_step", memory)
+        call = prepare(where, model, support, query, settings, "fused", "meta_step", memory)
     except (UnsupportedModelError, BackendError) as error:
         plain = settings._replace(precision="float32")  # the reference runs as torch is set to
-        _prepare(where, model, support, query, plain, "reference", "meta_step")
+        prepare(where, model, support, query, plain, "reference", "meta_step")
         return f"backend reference\n{error}"
     assert call.fit is not None
     plan, threads, lanes = call.fit
@@ -90,7 +90,7 @@ def workspace_bytes(
     where = "workspace_bytes"
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
-    call = _prepare(where, model, support, query, settings, "fused", "meta_step", memory)
+    call = prepare(where, model, support, query, settings, "fused", "meta_step", memory)
     assert call.fit is not None
     plan, threads, lanes = call.fit
     device = call.tasks.support_x.device

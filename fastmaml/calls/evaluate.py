@@ -14,9 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastmaml.definition import fallback
 from fastmaml.errors import SettingError
 from fastmaml.losses import LossArgument
 from fastmaml.settings import Precision, Settings, check_settings, check_steps
+
+from .prepared import prepare, run
 
 Batch = tuple[Tensor, Tensor]
 _Backend = Literal["auto", "fused", "reference"]
@@ -117,12 +120,9 @@ def _curve(
 
     Each task adapts once, and its query set is looked at before every step.
     """
-    from fastmaml.calls.meta import _prepare, _run
-    from fastmaml.definition import fallback
-
-    call = _prepare("evaluate", model, support, query, settings, backend, "curve")
+    call = prepare("evaluate", model, support, query, settings, backend, "curve")
     if call.fit is not None:
-        ran = _run(call, call.fit)
+        ran = run(call, call.fit)
         return ran.task_losses.T, ran.logits.transpose(0, 1), "fused"
     points = fallback.compute(
         call.model, call.tasks, settings, want_grad=False, where=call.where, every_step=True

@@ -1,53 +1,28 @@
-"""The calls: `meta_step`, `meta_loss`, `adapt`, and which backend runs them.
-
-Every call passes the same door (`fastmaml.tasks`), then runs the fused engine where it can take the
-model and the reference algorithm in PyTorch where it cannot.
-"""
+"""The calls: `meta_step`, `meta_loss`, `adapt`."""
 
 from __future__ import annotations
-
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastmaml.definition import fallback
 from fastmaml.definition.functional import (
     accumulate,
     attach,
-    is_autocast,
-    model_kind,
     predictor,
     trainable,
 )
-from fastmaml.engine import _device, binding
-from fastmaml.engine.memory import AUTO, Fit, Memory, Recompute, check_memory
-from fastmaml.engine.plan import ModelPlans, lookup, traced_now
-from fastmaml.errors import BackendError, SettingError, ShapeError, UnsupportedModelError, shown
+from fastmaml.engine import binding
+from fastmaml.engine.memory import Recompute, check_memory
 from fastmaml.losses import LossArgument
-from fastmaml.notices import warn_of_reference, was_told
 from fastmaml.reference import Outcome, fast_weights
 from fastmaml.results import AdaptedTasks, Backend, MetaStepResult, accuracy
-from fastmaml.settings import Precision, Settings, check_precision, check_settings
-from fastmaml.tasks import Pair, Tasks, validate
+from fastmaml.settings import Precision, check_settings
+from fastmaml.tasks import Pair
 
-from .wrappers import average, unwrap
+from .prepared import BackendChoice, Call, compute, outcome_of, prepare, run
+from .wrappers import average
 
 __all__ = ["BackendChoice", "adapt", "meta_loss", "meta_step", "query_losses"]
-
-BackendChoice = Literal["auto", "fused", "reference"]
-
-
-class _Call(NamedTuple):
-    """A call that passed the door. Without a fit it runs in PyTorch."""
-
-    where: str  # what error texts begin with
-    model: nn.Module
-    tasks: Tasks
-    settings: Settings
-    fit: Fit | None
-    theta: binding.Theta  # the network's tensors
-    parameters: dict[str, Tensor]  # the trainable ones among them, in the plan's order
 
 
 def meta_step(
@@ -129,14 +104,14 @@ def meta_step(
     where = "meta_step"
     settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
     memory = check_memory(where, recompute, max_workspace_bytes)
-    call = _prepare(where, model, support, query, settings, backend, "meta_step", memory)
-    ran = _compute(call, want_grad=True) if call.fit is None else _run(call, call.fit)
+    call = prepare(where, model, support, query, settings, backend, "meta_step", memory)
+    ran = compute(call, want_grad=True) if call.fit is None else run(call, call.fit)
     result = _finish(call, ran)
     # `.grad` is written last and at once: an interrupt finds all of it as it was, or done.
     if isinstance(ran, binding.Outputs):
         if call.model is model and _gave(call, ran):
             return result
-        ran = _outcome(call, ran)
+        ran = outcome_of(call, ran)
     average(model, ran.all_grads())
     parameters, grads = ran.with_others(call.parameters)
     accumulate(where, parameters, settings.inner_lr, grads, ran.rate_grad)
@@ -166,8 +141,8 @@ def query_losses(
     where = "query_losses"
     settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
     memory = check_memory(where, "auto", max_workspace_bytes)
-    call = _prepare(where, model, support, query, settings, backend, "evaluate", memory)
-    return _finish(call, _compute(call, want_grad=False))
+    call = prepare(where, model, support, query, settings, backend, "evaluate", memory)
+    return _finish(call, compute(call, want_grad=False))
 
 
 def meta_loss(
@@ -206,8 +181,8 @@ def meta_loss(
     memory = check_memory(where, recompute, max_workspace_bytes)
     graph = torch.is_grad_enabled()
     purpose: binding.Purpose = "meta_step" if graph else "evaluate"
-    call = _prepare(where, model, support, query, settings, backend, purpose, memory)
-    outcome = _compute(call, want_grad=graph)
+    call = prepare(where, model, support, query, settings, backend, purpose, memory)
+    outcome = compute(call, want_grad=graph)
     value = outcome.task_losses.mean()
     if not graph:
         return value
@@ -245,12 +220,12 @@ def adapt(
     where = "adapt"
     settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
     memory = check_memory(where, "auto", max_workspace_bytes)
-    call = _prepare(where, model, support, support, settings, backend, "adapt", memory)
+    call = prepare(where, model, support, support, settings, backend, "adapt", memory)
     predict = predictor(call.model, call.tasks)
     if call.fit is None:
         parameters = fast_weights(call.model, call.tasks, settings)
         return AdaptedTasks(parameters, "reference", predict)
-    ran = _run(call, call.fit)
+    ran = run(call, call.fit)
     fast = dict(zip(call.parameters, ran.tensors, strict=True))
     count = call.tasks.tasks
     parameters = {
@@ -261,148 +236,14 @@ def adapt(
     return AdaptedTasks(parameters, "fused", predict)
 
 
-def _prepare(
-    where: str,
-    model: nn.Module,
-    support: Pair,
-    query: Pair,
-    settings: Settings,
-    backend: BackendChoice,
-    purpose: binding.Purpose,
-    memory: Memory = AUTO,
-) -> _Call:
-    """Check everything, and find the plan unless the call must run in PyTorch."""
-    model = unwrap(model)
-    if not isinstance(backend, str) or backend not in ("auto", "fused", "reference"):
-        raise SettingError(
-            f'{where}: backend must be "auto", "fused" or "reference", got {shown(backend)}.'
-        )
-    if backend != "reference":
-        try:
-            return _prepare_fused(where, model, support, query, settings, backend, purpose, memory)
-        except (UnsupportedModelError, BackendError) as error:
-            if backend == "fused":
-                raise
-            warn_of_reference(where, model, error)
-    dtype, device = model_kind(where, model)
-    check_precision(where, settings.precision, dtype, device, backend)
-    tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
-    return _Call(where, model, tasks, settings, None, [], trainable(where, model))
-
-
-def _prepare_fused(
-    where: str,
-    model: nn.Module,
-    support: Pair,
-    query: Pair,
-    settings: Settings,
-    backend: BackendChoice,
-    purpose: binding.Purpose,
-    memory: Memory,
-) -> _Call:
-    """The fused half of `_prepare`: raises when the engine cannot take the call."""
-    binding.require(where)
-    if not isinstance(model, nn.Module):
-        raise _unsupported(where, f"{type(model).__name__}, which is not a torch.nn.Module")
-    plans = lookup(model, where)
-    dtype, device = plans.kind(where, model)
-    check_precision(where, settings.precision, dtype, device, backend)
-    tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
-    binding.require(where, device)
-    if is_autocast(device):
-        raise _unsupported(where, "a call under torch.autocast")
-    if settings.loss.op is None:
-        told = backend != "fused" and was_told(model)  # as by all calls of a loop but the first
-        also = "" if told else _refusal(model, plans, tasks, where)
-        raise _unsupported(where, f"loss `{settings.loss.name}`{also}")
-    if settings.loss.classifies and tasks.support_y.is_floating_point():
-        raise _unsupported(where, "class probabilities as targets")
-    try:
-        traced, theta = traced_now(model, plans, tasks, where)
-    except UnsupportedModelError as error:
-        raise _unsupported(where, str(error)) from None
-    rate = settings.inner_lr
-    found = traced.plan(
-        tasks,
-        settings,
-        memory,
-        purpose=purpose,
-        dtype=dtype,
-        rate_grad=purpose == "meta_step" and isinstance(rate, Tensor) and rate.requires_grad,
-        where=where,
-    )
-    try:
-        traced.compare(model, tasks, settings.inner_steps)
-    except UnsupportedModelError as error:
-        raise _unsupported(where, str(error)) from None
-    return _Call(where, model, tasks, settings, found, theta, traced.parameters)
-
-
-def _refusal(model: nn.Module, plans: ModelPlans, tasks: Tasks, where: str) -> str:
-    """What of the model itself the engine could not take either, behind another reason."""
-    try:
-        plans.traced(model, tasks, where)
-    except UnsupportedModelError as error:
-        return f"; and {error}"
-    except ShapeError:  # the model's own will say so
-        pass
-    return ""
-
-
-def _unsupported(where: str, what: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f'{where}: backend "fused" cannot take {what}; use backend="reference".'
-    )
-
-
-def _run(call: _Call, fit: Fit) -> binding.Outputs:
-    """One run of the engine."""
-    rate = call.settings.inner_lr
-    rate = rate.detach() if isinstance(rate, Tensor) else rate
-    return fit.plan.run(call.tasks, call.theta, rate, fit.threads, fit.lanes)
-
-
-def _compute(call: _Call, *, want_grad: bool) -> Outcome:
-    """Run the call on its backend."""
-    if call.fit is None:
-        return fallback.compute(
-            call.model, call.tasks, call.settings, want_grad=want_grad, where=call.where
-        )
-    ran = _run(call, call.fit)
-    if not want_grad:
-        return Outcome(ran.task_losses, ran.logits, {}, None, ran.executor)
-    return _outcome(call, ran)
-
-
-def _outcome(call: _Call, ran: binding.Outputs) -> Outcome:
-    """What a run of the engine for a meta-step came to, by name."""
-    grads = dict(zip(call.parameters, ran.tensors, strict=True))
-    return Outcome(ran.task_losses, ran.logits, grads, _rate_grad(call, ran), ran.executor)
-
-
-def _gave(call: _Call, ran: binding.Outputs) -> bool:
+def _gave(call: Call, ran: binding.Outputs) -> bool:
     """Make the gradients ``.grad`` where none is there yet, as nearly always; else do nothing."""
     rate = call.settings.inner_lr
     learned = isinstance(rate, Tensor) and rate.requires_grad
     return not learned and binding.give_grads(list(call.parameters.values()), ran.tensors)
 
 
-def _rate_grad(call: _Call, ran: binding.Outputs) -> Tensor | None:
-    """The learning rate's meta-gradient from the support losses' tangents along u = sigma v.
-
-    d/d alpha = - sum over k of <v, g[k]> = - loss_dot / sigma, with sigma = -alpha (1 where still).
-    """
-    rate = call.settings.inner_lr
-    if not isinstance(rate, Tensor) or not rate.requires_grad:
-        return None
-    if ran.loss_dots is None:
-        return torch.zeros_like(rate, requires_grad=False)
-    total = ran.loss_dots.sum().to(rate.device)
-    alpha = rate.detach().to(total.dtype)  # as the engine saw it
-    return torch.where(_device.is_still(alpha), -total, total / alpha).to(rate.dtype)
-
-
-def _finish(call: _Call, outcome: Outcome | binding.Outputs) -> MetaStepResult:
+def _finish(call: Call, outcome: Outcome | binding.Outputs) -> MetaStepResult:
     """Reduce the task losses and logits to the result."""
     share = accuracy(outcome.logits, call.tasks.query_y) if call.settings.loss.classifies else None
     backend: Backend = "reference" if call.fit is None else "fused"

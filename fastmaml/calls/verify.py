@@ -22,7 +22,7 @@ from fastmaml.results import Backend
 from fastmaml.settings import Settings, check_settings
 from fastmaml.tasks import Pair
 
-from .meta import BackendChoice, _Call, _compute, _prepare
+from .prepared import BackendChoice, Call, compute, prepare
 from .wrappers import unwrap
 
 __all__ = ["VerifyReport", "verify"]
@@ -133,10 +133,10 @@ class _Sides:
     def _settings64(self) -> Settings:
         return self._settings._replace(loss=_double_loss(self._settings.loss))
 
-    def errors(self, support: Pair, query: Pair) -> tuple[_Call, Outcome, float, float]:
+    def errors(self, support: Pair, query: Pair) -> tuple[Call, Outcome, float, float]:
         """The call, the truth, and the engine's error and torch's in the model's own dtype."""
         call = self._prepared(self._model, self._settings, support, query)
-        ours = _compute(call, want_grad=True)
+        ours = compute(call, want_grad=True)
         own = self._reference(self._model, self._settings, call)
         call64 = self._prepared64(support, query)
         truth = self._reference(self._double, self._settings64, call64)
@@ -144,16 +144,16 @@ class _Sides:
 
     def error_float64(self, support: Pair, query: Pair, truth: Outcome) -> float:
         """The engine's in float64."""
-        return _distance(_compute(self._prepared64(support, query), want_grad=True), truth)
+        return _distance(compute(self._prepared64(support, query), want_grad=True), truth)
 
-    def _prepared64(self, support: Pair, query: Pair) -> _Call:
+    def _prepared64(self, support: Pair, query: Pair) -> Call:
         pairs = _double(support), _double(query)
         return self._prepared(self._double, self._settings64, *pairs)
 
-    def _prepared(self, model: nn.Module, settings: Settings, support: Pair, query: Pair) -> _Call:
-        return _prepare(self._where, model, support, query, settings, self._backend, "meta_step")
+    def _prepared(self, model: nn.Module, settings: Settings, support: Pair, query: Pair) -> Call:
+        return prepare(self._where, model, support, query, settings, self._backend, "meta_step")
 
-    def _reference(self, model: nn.Module, settings: Settings, call: _Call) -> Outcome:
+    def _reference(self, model: nn.Module, settings: Settings, call: Call) -> Outcome:
         return reference.compute(model, call.tasks, settings, want_grad=True, where=self._where)
 
 

@@ -7,7 +7,6 @@ Which kernel runs is a setting of the whole process; it is changed while a call 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -16,6 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from fastmaml import forks
 from fastmaml.errors import UnsupportedModelError
 from fastmaml.modes import all_at_once
 
@@ -32,7 +32,7 @@ _KERNELS: list[tuple[Callable[[], bool], Callable[[bool], None], bool]] = [
     )
     for kernel in ("math", "flash", "mem_efficient", "cudnn")
 ]
-_LOCK = threading.Lock()  # of the next two, never held while anything runs
+_LOCK = forks.lock()  # of the next two, never held while anything runs
 _users: set[object] = set()
 _before: list[bool] = []  # what was set before the first of them came
 

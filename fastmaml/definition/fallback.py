@@ -183,6 +183,10 @@ def _affordable(call: _Call) -> int:
             call._replace(tasks=first).loop()
     except Exception:  # torch.func in the forward, for one, does not work under hooks
         return 1
+    finally:
+        top = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        if top is not None and top[0] is count:  # left by an interrupt
+            torch._C._autograd._pop_saved_tensors_default_hooks()
     chunk = 1
     while 2 * chunk <= min(_CHUNK, call.tasks.tasks) and 2 * chunk * held <= _MOST_BYTES:
         chunk *= 2

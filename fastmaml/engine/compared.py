@@ -10,18 +10,20 @@ rounding makes into large ones, or numbers that are not finite, prove nothing.
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from fastmaml import forks
 from fastmaml.definition.copies import ModelCopy
 from fastmaml.engine import _device
+from fastmaml.errors import UnsupportedModelError
 from fastmaml.losses import resolve
 from fastmaml.modes import grad_mode
 from fastmaml.tasks import Tasks
 from fastmaml.threads import get_num_threads
+from fastmaml.tracing.network import layer_name
 
 from .binding import CompiledPlan
 
@@ -30,21 +32,61 @@ if TYPE_CHECKING:
 
     from .binding import Theta
 
-__all__ = ["agrees"]
+__all__ = ["ForwardError", "Proof", "agrees"]
 
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}  # of the largest output
-_NUDGE = 2.0**-40  # of the largest input: thousands of times what rounding can be
-
-_forked = False
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
+_GROSS = 0.1  # of it: more than float32 explains of any model worth training
+_NUDGE = 2.0**-40  # of the largest input, or of 1: thousands of times what rounding can be
+_CHANCE = 64  # how many times as large one of two numbers that are rounding may be as the other
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
+_ATTEMPTS = 3  # on data that may prove nothing
+
+
+class Proof:
+    """What is known of a network and the forward that it stands for."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._agrees: bool | None = None
+        self._attempts = _ATTEMPTS
+
+    def check(
+        self,
+        model: nn.Module,
+        network: Network,
+        tensors: list[Tensor],
+        tasks: Tasks,
+        inner_steps: int,
+    ) -> None:
+        """Compare both on the first call's data, and on the next ones' where these prove nothing.
+
+        It is the first task's smaller set, or two rows of it where their number is none of the
+        forward's business: batch statistics need two.
+
+        Raises:
+            UnsupportedModelError: The network gives other numbers than the model's forward.
+        """
+        if self._agrees is None and self._attempts > 0:
+            on_support = inner_steps > 0 and tasks.support_rows < tasks.query_rows
+            x = tasks.support_x if on_support else tasks.query_x
+            rows = None if network.knows_rows else 2
+            try:
+                self._agrees = agrees(model, network, tensors, x[0, :rows])
+            except ForwardError as error:  # perhaps not the next time
+                raise UnsupportedModelError(
+                    f"{layer_name('', model)}, whose forward fails ({error})"
+                ) from None
+            self._attempts -= 1
+        if self._agrees is False:
+            raise UnsupportedModelError(
+                f"{layer_name('', model)}, whose forward gives other numbers than what was "
+                "recorded of it"
+            )
+
+
+class ForwardError(Exception):
+    """The model's own forward failed."""
 
 
 def agrees(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor) -> bool | None:
@@ -59,48 +101,54 @@ def agrees(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor)
     Returns:
         True or False, or None where nothing can be told: by the data, in a process that was forked
         (torch's threads did not come along, and it may wait for them for ever), or while a CUDA
-        graph is recorded. Of a forward that fails the network is no likeness: False.
+        graph is recorded.
+
+    Raises:
+        ForwardError: The forward failed, as it may for want of memory.
     """
-    if _forked or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if forks.is_child() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         return None
     with grad_mode():
         x = x.detach().clone()
-        own = _own(model, x)
-        if own is None:
-            return False
-        fused = _fused(network, tensors, x)
+        own, fused = _own(model, x), _fused(network, tensors, x)
         if _close(own, fused, _ROUNDING[x.dtype]):
             return True
         if not torch.isfinite(own).all():
             return None
-        return _exactly(model, network, tensors, x.double())
+        try:
+            return _exactly(model, network, tensors, x.double())
+        except ForwardError:  # it names its dtype
+            return None if _close(own, fused, _GROSS) else False
 
 
 def _exactly(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor) -> bool | None:
     """The same in float64."""
+    nudge = _NUDGE * max(1.0, float(x.abs().max()))
     ramp = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).view_as(x)
-    own, nudged = _own(model, x), _own(model, x + _NUDGE * float(x.abs().max()) * ramp)
-    if own is None or nudged is None:
-        return False
+    own, nudged = _own(model, x), _own(model, x + nudge * ramp)
     fused = _fused(network, tensors, x)
     if _close(own, fused, _ROUNDING[x.dtype]):
         return True
-    return None if _apart(own, nudged) >= _apart(own, fused) else False
+    unsure = max(nudge, _CHANCE * _apart(own, nudged))
+    return None if _apart(own, fused) <= unsure else False
 
 
-def _own(model: nn.Module, x: Tensor) -> Tensor | None:
-    """The forward's output ``[rows, ...]``, in the dtype of x; None where it fails.
+def _own(model: nn.Module, x: Tensor) -> Tensor:
+    """The forward's output ``[rows, ...]``, in the dtype of x.
 
-    The forward may ask whether autograd records, so that it must; what backward would need is not
-    kept.
+    The forward may ask whether autograd records, so that it must.
     """
-    twin = ModelCopy(model, lambda tensor: _as(tensor, x.dtype)).module
+    # Of other tensors a recorded forward reads and writes nothing.
+    copied = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    twin = ModelCopy(model, lambda t: _as(t, x.dtype) if id(t) in copied else t).module
     try:
-        with torch.autograd.graph.saved_tensors_hooks(_forget, _forgotten):
-            output = twin(x.clone())
-    except Exception:  # of any kind: it is the user's code
-        return None
-    return output.detach() if isinstance(output, Tensor) else None
+        output = twin(x.clone())
+    except Exception as error:  # of any kind: it is the user's code
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ForwardError(text) from error
+    if not isinstance(output, Tensor):
+        raise ForwardError(f"it returned a {type(output).__name__}")
+    return output.detach()
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -110,14 +158,6 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(made, requires_grad=tensor.requires_grad)
     return made.requires_grad_(tensor.requires_grad)
-
-
-def _forget(tensor: Tensor) -> None:
-    return None
-
-
-def _forgotten(nothing: None) -> Any:
-    raise RuntimeError("no graph was kept")
 
 
 def _fused(network: Network, tensors: list[Tensor], x: Tensor) -> Tensor:

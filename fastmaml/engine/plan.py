@@ -9,7 +9,6 @@ and its plans.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -17,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fastmaml import forks
 from fastmaml.definition.functional import model_kind
 from fastmaml.engine import _device, binding
 from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError, UnsupportedModelError
@@ -26,11 +26,11 @@ from fastmaml.settings import Settings
 from fastmaml.statistics import warn_of_initial_statistics
 from fastmaml.tasks import Tasks, check_classes, check_targets
 from fastmaml.threads import get_num_threads
-from fastmaml.tracing.trace import Network, layer_name, trace
+from fastmaml.tracing.trace import Network, trace
 from fastmaml.tracing.watch import Watch
 
 from .binding import CompiledPlan, Purpose, first_bad_class
-from .compared import agrees
+from .compared import Proof
 from .kept import Recent, WeakCopy, held_bytes, holds_itself
 from .memory import Fit, Memory, fit, most_program_bytes
 from .snapshots import snapshot, weak_snapshot
@@ -42,7 +42,6 @@ __all__ = ["ModelPlans", "lookup", "traced_now"]
 
 _KEPT = 64  # traces of a model, calls' fits of a trace
 _MOST_BYTES = 256 << 20  # of all plans and traces together
-_ATTEMPTS = 3  # of comparing a trace with the forward, on data that may prove nothing
 
 
 class ModelPlans:
@@ -140,29 +139,11 @@ class _Traced:
         }
         self.plans: dict[Hashable, CompiledPlan] = {}
         self._fits = Recent[Hashable, Fit](_KEPT)
-        self._attempts = _ATTEMPTS
-        self._agrees: bool | None = None
+        self._proof = Proof()
 
     def compare(self, model: nn.Module, tasks: Tasks, inner_steps: int) -> None:
-        """Let no network run that is none of the model's, by the numbers of its first call.
-
-        Compared is the first task's smaller set, or two rows of it where their number is none of
-        the forward's business: batch statistics need two.
-
-        Raises:
-            UnsupportedModelError: It gives other numbers than the model's forward.
-        """
-        if self._agrees is None and self._attempts > 0:
-            on_support = inner_steps > 0 and tasks.support_rows < tasks.query_rows
-            x = tasks.support_x if on_support else tasks.query_x
-            rows = None if self.network.knows_rows else 2
-            self._agrees = agrees(model, self.network, self._live, x[0, :rows])
-            self._attempts -= 1
-        if self._agrees is False:
-            raise UnsupportedModelError(
-                f"{layer_name('', model)}, whose forward gives other numbers than what was recorded"
-                " of it"
-            )
+        """Let no network run that is none of the model's; errors as `Proof.check`."""
+        self._proof.check(model, self.network, self._live, tasks, inner_steps)
 
     def tensors(self, where: str) -> Theta | None:
         """The network's live tensors, in its order, or contiguous copies.
@@ -325,7 +306,7 @@ class _Traced:
 
 
 _CACHE: WeakKeyDictionary[nn.Module, ModelPlans] = WeakKeyDictionary()
-_LOCK = threading.RLock()  # of what threads add to the cache, and of the next two
+_LOCK = forks.lock()  # of what threads add to the cache, and of the next two
 _misses = 0  # kinds of calls so far: the clock that says when a plan was used
 _unseen = 0  # bytes added since all were last looked at
 

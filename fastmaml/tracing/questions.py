@@ -18,7 +18,7 @@ UNANSWERED = object()
 _ATTRIBUTES = frozenset(
     (
         *("shape", "ndim", "dtype", "layout", "requires_grad", "is_leaf", "itemsize", "nbytes"),
-        *("is_sparse", "is_sparse_csr", "is_quantized", "is_nested", "is_mkldnn", "grad_fn"),
+        *("is_sparse", "is_sparse_csr", "is_quantized", "is_nested", "is_mkldnn"),
     )
 )
 _DEVICES = {"is_cpu": "cpu", "is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu", "is_meta": "meta"}

@@ -20,8 +20,6 @@ from .questions import UNANSWERED, answer, tells_rows
 __all__ = ["Recorder"]
 
 
-_MOST_BEYOND = 1000  # calls that are looked at behind one that was refused
-_MOST_REASONS = 3
 _OWN_FORMS = frozenset(("linear", "conv2d"))  # whose weights are kept factored or packed
 
 
@@ -47,17 +45,18 @@ class Recorder(Mode):
         self.named: dict[int, tuple[str, Tensor, int]] = {}
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.named.setdefault(id(tensor), (name, tensor, tensor._version))
-        # By tensor: the value that it holds, and which state of its memory that is.
-        self.values: dict[int, tuple[Tensor, Value, int]] = {}
+        # By tensor: the value that it holds, which state of its memory that is, and what kind of
+        # node derives it.
+        self.values: dict[int, tuple[Tensor, Value, int, type]] = {}
         self.bind(self.input, Value(0, self.row_shape))
         self.nodes: list[Node] = []
         self.tensors: list[TensorSpec] = []
         self.index: dict[int, int] = {}
         self.path: list[tuple[str, nn.Module]] = []
         self.name = ""
-        self.error: Exception | None = None  # the first refusal: what comes later changes nothing
-        self.others: dict[str, None] = {}  # further ones, in their order
-        self.beyond, self.clean = 0, True
+        self.error: Exception | None = None
+        self.records = True  # whether autograd does, by the calls that switch it
+        self.hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
         self.knows_rows = False
         self.graph = torch.empty((), dtype=x.dtype, device="meta", requires_grad=True)
         for name, module in model.named_modules():
@@ -74,7 +73,7 @@ class Recorder(Mode):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.error = self.error or UnsupportedModelError(f"{self.place()}: {reason}")
         if self.error is not None:
-            raise self._refusal() from None
+            raise self.error from None
         self.path = []
         if not isinstance(result, Tensor):
             raise UnsupportedModelError(
@@ -136,7 +135,11 @@ class Recorder(Mode):
 
     def call(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """One call: what it means, then what it gives."""
+        if self.error is not None:
+            raise _Stop
         name = function_name(func)
+        if func is torch._C._set_grad_enabled:
+            self._switch(args[0])
         answered = self._counts(func, args)
         if answered is UNANSWERED:
             answered = answer(func, args, kwargs, self.device)
@@ -144,59 +147,14 @@ class Recorder(Mode):
         if answered is not UNANSWERED:
             return answered
         try:
-            value = self._translated(func, name, args, kwargs)
-        except _Stop:
-            if not self._may_go_on(args, kwargs):
-                raise
-            return self._go_on(func, args, kwargs)
-        if self.error is not None:
-            return self._go_on(func, args, kwargs)
+            value = self.translate(func, name, args, kwargs)
+        except (TypeError, ValueError, AttributeError) as error:
+            self.stop(f", which calls {name} in a way that is not known ({error})")
         result = self._execute(func, args, kwargs, value)
         if not isinstance(result, Tensor) or tuple(result.shape) != (self.rows, *value.shape):
             self.refuse(f"{name} in {self.place()}")
         self.bind(result, value)
         return result
-
-    def _translated(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Value:
-        try:
-            return self.translate(func, name, args, kwargs)
-        except (TypeError, ValueError, AttributeError) as error:
-            self.stop(f", which calls {name} in a way that is not known ({error})")
-
-    # Behind a refusal the forward goes on as long as it can, for what else is to be refused.
-
-    def _may_go_on(self, args: Any, kwargs: Any) -> bool:
-        """Whether a refused call can be made: of tensors without memory, which draw no numbers."""
-        self.beyond += 1
-        operands = [item for arg in (*args, *kwargs.values()) for item in _items(arg)]
-        tensors = [operand for operand in operands if isinstance(operand, Tensor)]
-        return (
-            isinstance(self.error, UnsupportedModelError)
-            and self.beyond <= _MOST_BEYOND
-            and len(tensors) > 0
-            and all(tensor.is_meta for tensor in tensors)
-        )
-
-    def _go_on(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        """What such a call gives: an activation, if it was of one and has as many rows."""
-        try:
-            result = func(*args, **kwargs)
-        except Exception:
-            self.beyond = _MOST_BEYOND
-            raise _Stop from None
-        operands = (item for arg in (*args, *kwargs.values()) for item in _items(arg))
-        of_activations = any(id(operand) in self.values for operand in operands)
-        if of_activations and isinstance(result, Tensor) and result.shape[:1] == (self.rows,):
-            self.bind(result, Value(0, tuple(result.shape[1:])))
-        return result
-
-    def _refusal(self) -> Exception:
-        """The first reason, and others if there are."""
-        if not self.others or self.error is None:
-            return self.error  # type: ignore[return-value]
-        reasons = list({str(self.error): None} | self.others)
-        more = ["others"] if len(reasons) > _MOST_REASONS else []
-        return UnsupportedModelError("; and ".join(reasons[:_MOST_REASONS] + more))
 
     def _execute(
         self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], value: Value
@@ -228,9 +186,6 @@ class Recorder(Mode):
         translator = FUNCTIONS.get(func) or METHODS.get(func)
         operands = [self.operand(arg) for arg in args]
         named = {key: self.operand(arg) for key, arg in kwargs.items()}
-        if self.error is not None:  # what comes of a refused call is no reason of its own
-            held = [item for operand in (*operands, *named.values()) for item in _items(operand)]
-            self.clean = all(id(h.tensor) in self.named for h in held if isinstance(h, Held))
         first = operands[0] if operands else named.get("input", named.get("tensors"))
         if translator is None or not _has_value(first):
             of = self.named.get(id(first.tensor)) if isinstance(first, Held) else None
@@ -240,8 +195,16 @@ class Recorder(Mode):
         self.name = path or name.rpartition(".")[2].rstrip("_")
         return translator(self, *operands, **named)
 
+    def _switch(self, on: bool) -> None:
+        """Follow what the forward itself switches; the off of a custom Function is not its own."""
+        if self.records != torch.is_grad_enabled():
+            self.stop(", which switches gradients in a torch.autograd.Function")
+        self.records = on
+
     def _check_contexts(self) -> None:
         """Refuse what autograd would not record, or would compute otherwise."""
+        if torch._C._autograd._top_saved_tensors_default_hooks(True) != self.hooks:
+            self.stop(", which computes under hooks of saved tensors, as checkpointing does")
         if not torch.is_grad_enabled():
             self.stop(", which computes under torch.no_grad() or in a torch.autograd.Function")
         if is_autocast(self.device):
@@ -264,9 +227,11 @@ class Recorder(Mode):
             found = self.values.get(id(argument))
             if found is None:
                 return Held(argument)
-            _, value, version = found
+            _, value, version, node = found
             if argument._version != version:
                 self.stop(", which uses a view of a tensor that an in-place operation has changed")
+            if type(argument.grad_fn) is not node:
+                self.stop(", which derives by a torch.autograd.Function of its own")
             return value
         if type(argument) in (list, tuple):
             return type(argument)(self.operand(item) for item in argument)
@@ -274,7 +239,7 @@ class Recorder(Mode):
 
     def bind(self, tensor: Tensor, value: Value) -> None:
         """Note what a tensor holds by now."""
-        self.values[id(tensor)] = (tensor, value, tensor._version)
+        self.values[id(tensor)] = (tensor, value, tensor._version, type(tensor.grad_fn))
 
     # --- what translators call --------------------------------------------------------------------
 
@@ -295,10 +260,7 @@ class Recorder(Mode):
         self._stop(UnsupportedModelError(self.place() + reason))
 
     def _stop(self, error: Exception) -> NoReturn:
-        if self.error is None:
-            self.error = error
-        elif self.clean and isinstance(error, UnsupportedModelError):
-            self.others[str(error)] = None
+        self.error = self.error or error
         raise _Stop
 
     def misfit(self, expected: str, got: tuple[int, ...]) -> NoReturn:
