@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_fallback import problem, same, verdicts
@@ -47,6 +49,31 @@ def seconds(monkeypatch: pytest.MonkeyPatch, loop: float, batched: float) -> Non
         return loop if getattr(run, "__name__", "") == "loop" else batched
 
     monkeypatch.setattr(fallback, "_seconds", told)
+
+
+class Draws(nn.Module):
+    """Depends on a generator that is not torch's."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.net, self.draw = net(), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * (1 + self.draw())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.normal], ids=["python", "numpy"])
+def test_who_draws_other_numbers_draws_as_the_loop_does(draw: Callable[[], float]) -> None:
+    model, given = Draws(draw), problem()
+    for _ in range(3):
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002 - the model draws from it
+        ours = call(model, given)
+        after = draw()
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002 - the model draws from it
+        assert equal(ours, reference.compute(model, *given, want_grad=True))
+        assert draw() == after
 
 
 def test_a_disturbed_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,11 @@ Layouts::Layouts(const Network& network) : packing_(network.tensors.size()) {
       const Packing wanted = i == kWeight ? node.op->packing(node, spec.shape) : Packing{};
       Packing& known = packing_[tensor];
       if (read[tensor] && known.groups != wanted.groups)
-        throw UnsupportedModelError(message("layer `", node.name, "`: `", spec.name, "` lies in ",
-                                            known.groups, " groups for another layer, and in ",
-                                            wanted.groups, " for this one (0: as torch has it)"));
+        throw UnsupportedModelError(message(
+            "layer `", node.name, "`: `", spec.name, "` is shared between ",
+            known && wanted
+                ? message("convolutions of ", known.groups, " and ", wanted.groups, " groups")
+                : std::string("a convolution and another kind of layer")));
       known = wanted, read[tensor] = true;
     }
 }

@@ -1,9 +1,9 @@
 // The program of one task: a list of instructions over operands, in four sections.
 //
 //   prologue   once per call, all threads together (transposed theta, zeroed gradients)
-//   body       per task: K inner steps, the query pass (of a curve: before each step, too), the
-//   sweep commit     once per round of tasks, all threads together: sums over tasks into the
-//   gradients epilogue   once per call, all threads together: gradients to torch's layout
+//   body       per task: K inner steps, the query pass (of a curve: before each step, too), sweep
+//   commit     once per round of tasks, all threads together: sums over tasks into the gradients
+//   epilogue   once per call, all threads together: gradients to torch's layout
 #pragma once
 
 #include <string>

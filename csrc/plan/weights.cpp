@@ -1,5 +1,7 @@
 #include "plan/weights.hpp"
 
+#include <utility>
+
 #include "core/error.hpp"
 
 namespace fastmaml {
@@ -70,20 +72,20 @@ Operand Weights::transposed(Version& version, int tensor) {
   const Shape& shape = network_.tensors[tensor].shape;
   if (layouts_.packed(tensor)) return transposed_packed(version, tensor);
   if (shape[0] == 1 || shape[1] == 1) return version.w_t = version.w;  // the same numbers in a row
-  const bool theta = version.w == phi_[0][tensor].w;
+  const bool still = version.w == phi_[0][tensor].w;
   TransposeArgs args;
   args.in = version.w, args.rows = shape[0], args.cols = shape[1];
-  args.out = version.w_t = draft_.buffer(shape[0] * shape[1], theta);
-  theta ? draft_.prologue(args) : draft_.body(args);
+  args.out = version.w_t = draft_.buffer(shape[0] * shape[1], still);
+  still ? draft_.prologue(args) : draft_.body(args);
   return version.w_t;
 }
 
 Operand Weights::transposed_packed(Version& version, int tensor) {
-  const bool theta = version.w == phi_[0][tensor].w;
-  version.w_t = draft_.buffer(numel(network_.tensors[tensor].shape), theta);
-  if (theta) {
+  const bool still = version.w == phi_[0][tensor].w;
+  version.w_t = draft_.buffer(numel(network_.tensors[tensor].shape), still);
+  if (still) {
     PermuteArgs args = layouts_.pack(tensor, true);
-    args.in = this->theta(tensor), args.out = version.w_t;
+    args.in = theta(tensor), args.out = version.w_t;
     draft_.prologue(args);
   } else {
     const Packing& p = layouts_.packing(tensor);

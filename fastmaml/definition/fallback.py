@@ -34,6 +34,7 @@ from fastmaml.tasks import Settings, Tasks
 
 from .derivatives import derived_twice
 from .functional import Function, leaf, trainable
+from .generators import positions
 
 __all__ = ["compute"]
 
@@ -118,10 +119,13 @@ def compute(
 def _choose(call: _Call) -> tuple[int | None, Outcome]:
     """Tasks per vmap, or 1 for the loop, and what the chosen form computed.
 
-    None where the data are not finite and prove nothing. Random numbers that the trials take are
-    given back.
+    None where the data are not finite and prove nothing. Torch's random numbers that the trials
+    take are given back; who draws others stays with the loop.
     """
+    before = positions()
     loop = call.loop()
+    if positions() != before:
+        return 1, loop
     if not _finite(loop):
         return None, loop
     device = call.tasks.query_x.device

@@ -63,6 +63,15 @@ TEST(a_trainable_tensor_without_a_cotangent_is_refused) {
                Plan(spec, settings));
 }
 
+TEST(a_weight_of_convolutions_in_two_layouts_is_refused) {
+  Builder b({2, 5, 5});
+  const int pooled = b.adaptive_avg_pool2d(b.conv2d(b.conv2d(0, 4, 3, 1, 1), 4, 3, 1, 1, 2), 1, 1);
+  NetworkSpec spec = b.finish(b.reshape(pooled, {4}), "mse");
+  spec.nodes[1].params[0] = spec.nodes[0].params[0];
+  CHECK_THROWS(UnsupportedModelError, "is shared between convolutions of 1 and 2 groups",
+               Plan(spec, {}));
+}
+
 TEST(reading_what_was_never_written_is_refused) {
   const Poll poll;
   auto place = [&](bool written) {
