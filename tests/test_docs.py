@@ -67,6 +67,18 @@ def test_the_readme_has_an_example_and_is_short() -> None:
     assert "fastmaml.meta_step(" in SNIPPET.findall(text)[0][1]
 
 
+def test_the_api_page_names_what_there_is() -> None:
+    named = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert named
+    for path in named:
+        module, _, last = path.rpartition(".")
+        try:
+            found: Any = importlib.import_module(path)
+        except ModuleNotFoundError:
+            found = getattr(importlib.import_module(module), last)
+        assert found.__doc__, path
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 
