@@ -15,6 +15,7 @@ Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, 2017, algorithm 1 an
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -371,8 +372,10 @@ def _step(
             continue
         if isinstance(alpha, Tensor):
             phi[name] = phi[name] - alpha * g
-        else:  # one operation, and one in backward
+        elif abs(alpha) <= torch.finfo(g.dtype).max:  # one operation, and one in backward
             phi[name] = torch.sub(phi[name], g, alpha=alpha)
+        else:  # infinite in the model's dtype, as for the engine
+            phi[name] = phi[name] - math.copysign(math.inf, alpha) * g
 
 
 def finish(tasks: Tasks, settings: Settings, outcome: Outcome) -> MetaStepResult:

@@ -35,6 +35,16 @@ def test_plain_tensors_for_parameters() -> None:
         assert torch.allclose(given[name].grad, p.grad, rtol=1e-12, atol=0)
 
 
+def test_frozen_plain_tensors_are_as_good_as_parameters() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model[1]._parameters["weight"] = torch.ones(4)  # type: ignore[assignment]
+    data = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
+    assert fastmaml.meta_step(model, data, data, loss="mse").backend == "fused"
+    model[1]._parameters["weight"] = torch.ones(4, 1)  # type: ignore[assignment]
+    with pytest.raises(fastmaml.ShapeError, match="layer `1`"):
+        fastmaml.meta_step(model, data, data, loss="mse")
+
+
 # --- gradients that are not those of the operations -----------------------------------------------
 
 

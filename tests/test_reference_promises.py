@@ -12,6 +12,7 @@ from small import Q, S, T, classification, gradients, network, regression
 from tolerances import assert_close
 from torch import nn
 
+import fastmaml
 from fastmaml import reference
 from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError
 
@@ -94,6 +95,16 @@ def test_learned_rates_pass_their_gradient_on() -> None:
     reference.meta_step(model, support, query, inner_lr=lost, inner_steps=0)
     assert lost.grad is not None
     assert float(lost.grad) == 0.0
+
+
+@pytest.mark.parametrize("tasks", [2, 16])
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_rates_beyond_the_models_dtype_are_infinite(tasks: int, backend: Any) -> None:
+    model = nn.Linear(2, 1).float()
+    data = torch.ones(tasks, 3, 2).float(), torch.zeros(tasks, 3, 1).float()
+    for _ in range(2):
+        result = fastmaml.meta_step(model, data, data, loss="mse", inner_lr=1e300, backend=backend)
+        assert not result.task_losses.isfinite().any()
 
 
 def test_rates_of_another_dtype() -> None:

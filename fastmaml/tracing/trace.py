@@ -122,7 +122,8 @@ def _check_modules(model: nn.Module) -> None:
             raise UnsupportedModelError(f"{name} with backward hooks")
         if isinstance(module, torch.jit.ScriptModule):
             raise UnsupportedModelError(f"{name}, which is compiled")
-        if not all(isinstance(p, nn.Parameter) for p in module.parameters(recurse=False)):
+        own = module.parameters(recurse=False)
+        if any(p.requires_grad and not isinstance(p, nn.Parameter) for p in own):
             raise UnsupportedModelError(
                 f"{name}, whose parameters are plain tensors, as functional_call puts them"
             )
