@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_graph_refusals import BLOCK, inside, refused
+from tolerances import assert_close
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from trusted import quiet
@@ -32,7 +33,7 @@ def test_plain_tensors_for_parameters() -> None:
         torch.func.functional_call(model, given, data).backward()
     model(*data).backward()
     for name, p in model.named_parameters():
-        assert torch.allclose(given[name].grad, p.grad, rtol=1e-12, atol=0)
+        assert_close(given[name].grad, p.grad, "meta_f64")
 
 
 def test_frozen_plain_tensors_are_as_good_as_parameters() -> None:
@@ -122,7 +123,7 @@ def test_gradients_of_the_models_own(function: Callable[[Tensor], Tensor]) -> No
     model.zero_grad()
     nn.functional.mse_loss(model(x.flatten(0, 1)), y.flatten(0, 1)).backward()
     for one, parameter in zip(got, model.parameters(), strict=True):
-        assert torch.allclose(one, parameter.grad, rtol=1e-12, atol=1e-15)
+        assert_close(one, parameter.grad, "meta_f64")
 
 
 # --- what a refusal leaves behind -----------------------------------------------------------------
