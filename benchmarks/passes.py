@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from fastmaml.engine.allocate import InstructionTime
 
 PASSES = ("forward", "backward", "forward_jvp", "backward_jvp")
+LOSS_PASSES = tuple(name for name in PASSES if name != "forward_jvp")  # nothing reads its tangent
 _LABEL = re.compile(rf"(?:step \d+|query) (?P<layer>.+)\.(?P<pass>{'|'.join(PASSES)})")
 # The program's own instructions that a layer's work is in. The copy u is made for the first pass
 # that reads it, but is not its arithmetic; the sums over tasks hold what factored weights leave to
 # them.
-_COPY, _SUMS = "u = sigma v", ".meta_grad"
+_COPY, _SUMS = "u = -alpha v", ".meta_grad"
 SUMS = "sums over tasks"
 
 
@@ -74,21 +75,21 @@ def total_by_pass(
 class Profiled:
     """A second-order meta-step with one inner step whose every call is profiled.
 
-    The step also writes the learning rate's meta-gradient, so that every op, the loss too, runs
-    each of its four passes.
-
     Args:
         model: The network.
         data: The support set, which is also the query set.
         loss: Name of the loss.
         factored: How weights are kept: 0 dense, 1 factored.
+        rate_grad: Whether the learning rate's meta-gradient is written, too.
 
     Attributes:
         network: The traced model.
         times: One list of instructions for each call.
     """
 
-    def __init__(self, model: nn.Module, data: Any, loss: str, *, factored: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, data: Any, loss: str, *, factored: int = 0, rate_grad: bool = False
+    ) -> None:
         """Compile the step."""
         from fastmaml import losses, tasks
         from fastmaml.engine.binding import CompiledPlan
@@ -110,7 +111,7 @@ class Profiled:
             query_rows=self._tasks.query_rows,
             inner_steps=1,
             first_order=False,
-            rate_grad=True,
+            rate_grad=rate_grad,
             factored=factored,
         )
 

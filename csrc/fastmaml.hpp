@@ -54,7 +54,7 @@ struct Settings {
   int64_t query_rows = 1;     // Q (ignored by Mode::adapt)
   int inner_steps = 1;        // K
   bool first_order = false;   // drop the Hessian terms
-  bool rate_grad = false;     // also write the loss tangents that give the rates' meta-gradient
+  bool rate_grad = false;     // also write what gives the rates' meta-gradient
   bool recompute = false;     // the sweep makes the activations of each step again
   int factored = -1;          // linear weights: -1 chosen by cost, 0 all dense, 1 all factored
   int winograd = -1;          // convolutions that can: -1 chosen by cost, 0 none, 5 or 6 all
@@ -81,7 +81,7 @@ struct Call {
   std::vector<void*> fast;           // out (adapt): [T, shape...] for each trainable tensor
   void* task_losses = nullptr;       // out [T]; of a curve [T, K + 1]
   void* logits = nullptr;            // out [T, Q, ...]; [T, K + 1, Q, ...]
-  void* loss_dots = nullptr;         // out [T, K] tangents of the support losses (rate_grad)
+  void* rate_dots = nullptr;         // out [T, K] <v, g[k]>, of d L / d alpha[k] = -<v, g[k]>
   void* workspace = nullptr;         // 64-byte aligned
   size_t workspace_bytes = 0;
   Poll poll;  // of runs on the CPU
@@ -89,13 +89,19 @@ struct Call {
   int device = -1;                // its ordinal; -1: the CPU
   void* stream = nullptr;         // cudaStream_t
   const void* tables = nullptr;   // a copy there of Plan::device_tables()
-  const void* scalars = nullptr;  // the plan's scalars (ops/operand.hpp) instead of `rates`
+  const void* scalars = nullptr;  // what Plan::scalars says, instead of `rates`
   int team = 0;                   // blocks that share a task, at most; 0: as many as pay
+};
+
+// A scalar of a call: `number`, or, where step >= 0, `number` times the rate of that inner step.
+struct Scalar {
+  double number = 0;
+  int step = -1;
 };
 
 // What one instruction of the program took in a profiled call.
 struct InstructionTime {
-  std::string label;   // of the pass: "step 0 fc1.backward", or "u = sigma v" of none
+  std::string label;   // of the pass: "step 0 fc1.backward", or "u = -alpha v" of none
   double seconds = 0;  // all tasks together; every group of tasks adds one reading of the clock
   double flops = 0;    // multiply-adds counted as two; 0 unless it is a contraction
 };
@@ -119,6 +125,8 @@ class Plan {
   // For a CUDA device, and the bytes it needs a copy of; BackendError in a build without CUDA.
   size_t device_workspace_bytes(int64_t tasks, int lanes = 0) const;
   const std::vector<char>& device_tables() const;
+  // The scalars of a call, for who writes them on a device (Call::scalars).
+  std::vector<Scalar> scalars(int64_t tasks) const;
   // The cost of a call on a device; any build can say. `shared_limit`: see device_shared_limit.
   DeviceCost device_cost(int64_t tasks, int lanes, int team, int64_t shared_limit) const;
   std::string describe_device(int64_t tasks, int lanes, int team, int64_t shared_limit) const;

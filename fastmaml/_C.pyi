@@ -104,6 +104,7 @@ class Plan:
     def describe(self, tasks: int, threads: int, lanes: int = 0) -> str: ...
     def flops(self, tasks: int) -> float: ...
     def output_shape(self) -> list[int]: ...
+    def scalars(self, tasks: int) -> list[tuple[float, int]]: ...
     def run(
         self,
         tasks: int,
@@ -118,7 +119,7 @@ class Plan:
         outputs: list[Tensor],
         task_losses: Tensor,
         logits: Tensor,
-        loss_dots: Tensor | None,
+        rate_dots: Tensor | None,
         workspace: Tensor,
         workspace_bytes: int,
         place: Place,
@@ -138,7 +139,7 @@ class Plan:
         outputs: list[Tensor],
         task_losses: Tensor,
         logits: Tensor,
-        loss_dots: Tensor | None,
+        rate_dots: Tensor | None,
         workspace: Tensor,
         workspace_bytes: int,
         place: Place,

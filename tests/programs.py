@@ -95,7 +95,7 @@ def _settings(purpose: Purpose, dtype: torch.dtype, steps: int, load: Any, **opt
     chosen = {"first_order": False, "recompute": False, "rate_grad": False, **options}
     chosen["rate_grad"] = chosen["rate_grad"] and sweeps
     chosen["first_order"] = chosen["first_order"] or not sweeps
-    chosen["recompute"] = chosen["recompute"] and (chosen["rate_grad"] or not chosen["first_order"])
+    chosen["recompute"] = chosen["recompute"] and not chosen["first_order"]
     return {
         "purpose": purpose,
         "dtype": dtype,

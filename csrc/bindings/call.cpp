@@ -77,7 +77,7 @@ Door::Door(const NetworkSpec& network, const Settings& settings, const Shape& ou
 Call Door::open(int64_t tasks, int threads, int lanes, py::handle support_x, py::handle support_y,
                 py::handle query_x, py::handle query_y, std::vector<double> rates,
                 const Tensors& tensors, const Tensors& outputs, py::handle task_losses,
-                py::handle logits, py::handle loss_dots, py::handle workspace,
+                py::handle logits, py::handle rate_dots, py::handle workspace,
                 size_t workspace_bytes, const Place& place, py::handle scalars) const {
   const Settings& s = settings_;
   const uint8_t bits = s.dtype == Dtype::f32 ? 32 : 64;
@@ -100,7 +100,7 @@ Call Door::open(int64_t tasks, int threads, int lanes, py::handle support_x, py:
     if (s.mode == Mode::meta_step) call.grads = of.all<void*>("outputs", outputs, trainable_, 1);
   }
   if (s.rate_grad)
-    call.loss_dots = of.take("loss_dots", loss_dots, times(tasks, s.inner_steps), of.dtype);
+    call.rate_dots = of.take("rate_dots", rate_dots, times(tasks, s.inner_steps), of.dtype);
   const Memory room = memory_of(workspace);
   if (room.count < 0 || static_cast<size_t>(room.count) < workspace_bytes)
     throw py::type_error("expected a workspace of as many bytes as are said to be there");

@@ -29,7 +29,7 @@ class Door {
   Call open(int64_t tasks, int threads, int lanes, pybind11::handle support_x,
             pybind11::handle support_y, pybind11::handle query_x, pybind11::handle query_y,
             std::vector<double> rates, const Tensors& tensors, const Tensors& outputs,
-            pybind11::handle task_losses, pybind11::handle logits, pybind11::handle loss_dots,
+            pybind11::handle task_losses, pybind11::handle logits, pybind11::handle rate_dots,
             pybind11::handle workspace, size_t workspace_bytes, const Place& place,
             pybind11::handle scalars) const;
 

@@ -63,7 +63,7 @@ template <auto entry>
 auto invoke(const BoundPlan& bound, int64_t tasks, int threads, int lanes, py::handle support_x,
             py::handle support_y, py::handle query_x, py::handle query_y, std::vector<double> rates,
             py::handle tensors, const py::list& outputs, py::handle task_losses, py::handle logits,
-            py::handle loss_dots, py::handle workspace, size_t workspace_bytes, const Place& place,
+            py::handle rate_dots, py::handle workspace, size_t workspace_bytes, const Place& place,
             py::handle scalars) {
   // Made here and not by pybind11, which would show the arguments that it cannot convert.
   const bool read = py::isinstance<Tensors>(tensors);
@@ -71,7 +71,7 @@ auto invoke(const BoundPlan& bound, int64_t tasks, int threads, int lanes, py::h
   const Plan& plan = bound;
   Call call = bound.door.open(tasks, threads, lanes, support_x, support_y, query_x, query_y,
                               std::move(rates), found, Tensors(outputs), task_losses, logits,
-                              loss_dots, workspace, workspace_bytes, place, scalars);
+                              rate_dots, workspace, workspace_bytes, place, scalars);
   call.poll.ask = handle_signals;
   const py::gil_scoped_release release;
   if constexpr (std::is_same_v<decltype((plan.*entry)(call)), Executor>)
@@ -197,6 +197,15 @@ void register_plan(py::module_& module) {
       .def("describe", &Plan::describe, py::arg("tasks"), py::arg("threads"), py::arg("lanes") = 0)
       .def("flops", &Plan::flops, py::arg("tasks"))
       .def("output_shape", &Plan::output_shape)
+      .def(
+          "scalars",
+          [](const BoundPlan& plan, int64_t tasks) {
+            std::vector<std::pair<double, int>> all;
+            for (const Scalar& scalar : plan.scalars(tasks))
+              all.emplace_back(scalar.number, scalar.step);
+            return all;
+          },
+          py::arg("tasks"))
       .def("run", &invoke<&Plan::run>)
       .def("profile", &invoke<&Plan::profile>);
 }

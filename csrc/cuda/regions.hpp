@@ -28,7 +28,7 @@ inline std::vector<simt::Region> regions_of(const Program& program, const Call& 
   const int64_t sets = query_passes(program.settings);
   set(kLogits, sets * query * program.output_numel, bytes);
   set(kLosses, sets * call.tasks, bytes);
-  set(kLossDots, call.tasks * program.settings.inner_steps, bytes);
+  set(kRateDots, call.tasks * program.settings.inner_steps, bytes);
   int space = kTensors;
   for (const TensorSpec& tensor : network.tensors) set(space++, numel(tensor.shape), bytes);
   const int first_output = space;
@@ -39,7 +39,7 @@ inline std::vector<simt::Region> regions_of(const Program& program, const Call& 
                                     {"the tables' counter", call.tables, 16, true},
                                     {"the program's tables", call.tables, table_bytes, false}};
   for_each_space(program, call, [&](int s, const void* pointer) {
-    const bool output = s == kLogits || s == kLosses || s == kLossDots || s >= first_output;
+    const bool output = s == kLogits || s == kLosses || s == kRateDots || s >= first_output;
     if (pointer)
       regions.push_back(
           {"space " + std::to_string(s), pointer, sizes[static_cast<size_t>(s)], output});

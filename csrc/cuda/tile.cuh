@@ -9,7 +9,7 @@
 // A `Problem` is a list of segments of the depth and says where their factors lie:
 //
 //   kDeep                                    // in a, neighbours of l are neighbours in memory
-//   int segments();                          bool open(int s, Segment& to);   // false: left out
+//   int segments();                          void open(int s, Segment& to);
 //   segment.k                                // its depth
 //   segment.a_wide, segment.b_wide           // so many neighbours as 16 bytes hold, of i (where
 //                                            // kDeep, of l) and of j, are 16 aligned bytes
@@ -198,8 +198,7 @@ class Tile {
   }
   FASTMAML_DEVICE void open_next(Cursor& at) const {
     at.l = at.segment.k = 0;
-    while (!at.more() && ++at.s < problem_.segments())
-      if (!problem_.open(at.s, at.segment)) at.segment.k = 0;
+    while (!at.more() && ++at.s < problem_.segments()) problem_.open(at.s, at.segment);
     if (!at.more() || !kHolds) return;
 #pragma unroll
     for (int r = 0; r < kRowsHeld; ++r)

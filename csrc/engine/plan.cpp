@@ -76,7 +76,7 @@ void check_call(const Program& program, const Call& call, size_t bytes) {
   if (s.mode != Mode::adapt)
     require(call.query_x && call.query_y && call.logits && call.task_losses,
             "the query set or its outputs are null");
-  require(!s.rate_grad || call.loss_dots, "loss_dots is null");
+  require(!s.rate_grad || call.rate_dots, "rate_dots is null");
   require(reinterpret_cast<uintptr_t>(call.workspace) % 64 == 0,
           "the workspace must be aligned to 64 bytes");
   require(call.device < 0 || call.tables, "tables is null");
@@ -157,6 +157,15 @@ std::string Plan::describe(int64_t tasks, int threads, int lanes) const {
 
 double Plan::flops(int64_t tasks) const {
   return compiled_->body_flops * static_cast<double>(tasks);
+}
+
+std::vector<Scalar> Plan::scalars(int64_t tasks) const {
+  const Settings& settings = compiled_->settings;
+  std::vector<Scalar> scalars(static_cast<size_t>(Scalars::count(settings.inner_steps)));
+  for_each_scalar(settings, tasks, [&](int slot, const Scalar& scalar) {
+    scalars[static_cast<size_t>(slot)] = scalar;
+  });
+  return scalars;
 }
 
 Shape Plan::output_shape() const { return compiled_->network.loss.in_shapes[0]; }

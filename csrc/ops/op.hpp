@@ -5,7 +5,7 @@
 //   forward_jvp    y_dot     = J (x_dot, p_dot)
 //   backward_jvp   x_bar_dot += tangent of backward, p_bar_dot likewise
 //
-// The last two along u = sigma v are the Hessian-vector product. `Emit` is what a pass sees of the
+// The last two along u = -alpha v are the Hessian-vector product. `Emit` is what a pass sees of the
 // program: its own node, the rows of the current pass, and the operands of values and parameters.
 #pragma once
 
@@ -73,14 +73,13 @@ class Op {
   virtual void backward_jvp(Emit& emit, const Node& node) const = 0;
 };
 
-// A loss ends the network: its input is the logits, its four passes make the scalar, its
-// cotangent (times `seed`), the scalar's tangent and the tangent of the cotangent.
+// A loss ends the network: its input is the logits, its three passes make the scalar, its
+// cotangent (times `seed`) and the cotangent's tangent.
 class LossOp {
  public:
   virtual ~LossOp() = default;
   virtual void forward(Emit& emit, const Node& loss) const = 0;       // -> emit.loss()
   virtual void backward(Emit& emit, const Node& loss) const = 0;      // -> emit.x_bar(loss, 0)
-  virtual void forward_jvp(Emit& emit, const Node& loss) const = 0;   // -> emit.loss_dot()
   virtual void backward_jvp(Emit& emit, const Node& loss) const = 0;  // -> emit.x_bar_dot(loss, 0)
 };
 

@@ -24,7 +24,7 @@ enum Space : int32_t {
   kQueryY,
   kLogits,
   kLosses,
-  kLossDots,
+  kRateDots,
   kTensors,  // kTensors + i: theta of tensor i; then one output for each trainable tensor
 };
 
@@ -46,18 +46,13 @@ struct Operand {
   }
 };
 
-// Slots of the scalar table of one call. With u = sigma[k] v the sweep reads
-// v += sweep[k] * H u, where sigma[k] = -alpha[k] and sweep[k] = 1. Where alpha[k] is nothing
-// (is_still in plan/scalars.hpp) and the rate's own gradient still needs a tangent, sigma[k] = 1
-// and sweep[k] = 0.
+// Slots of the scalar table of one call; plan/scalars.hpp says what is in them.
 struct Scalars {
   static constexpr int kOne = 0;
   static constexpr int kSeed = 1;  // 1 / T, the cotangent of every query loss
-  static constexpr int kSupportShare = 2, kQueryShare = 3;    // -1 / S, -1 / Q: less a row's mean
-  static constexpr int neg_rate(int k) { return 4 + 3 * k; }  // -alpha[k]
-  static constexpr int sigma(int k) { return 5 + 3 * k; }
-  static constexpr int sweep(int k) { return 6 + 3 * k; }
-  static constexpr int count(int inner_steps) { return 4 + 3 * inner_steps; }
+  static constexpr int kSupportShare = 2, kQueryShare = 3;  // -1 / S, -1 / Q: less a row's mean
+  static constexpr int neg_rate(int k) { return 4 + k; }    // -alpha[k]
+  static constexpr int count(int inner_steps) { return 4 + inner_steps; }
 };
 
 }  // namespace fastmaml

@@ -1,5 +1,7 @@
 #include "plan/draft.hpp"
 
+#include <algorithm>
+
 #include "core/error.hpp"
 #include "plan/footprint.hpp"
 #include "plan/fuse.hpp"
@@ -36,6 +38,16 @@ void Draft::append(std::vector<Instruction>& section, Args args) {
                                s.most_bytes, " bytes, and has more; raise max_workspace_bytes or ",
                                "give fewer inner steps"));
   section.push_back({std::move(args), label_});
+}
+
+int64_t Draft::runs(int64_t pixels, int64_t blocks) const {
+  // Each costs a write and a read of the sums, and a task need not fill a device twice.
+  constexpr int64_t kMostRuns = 64, kMostBlocks = 256;
+  const int64_t wanted = settings().device ? pixels / settings().run_pixels : 1;
+  const int64_t most = std::min(kMostRuns, kMostBlocks / blocks);
+  const int64_t runs = std::max<int64_t>(1, std::min(wanted, most));
+  const int64_t run = (pixels + runs - 1) / runs;
+  return (pixels + run - 1) / run;
 }
 
 Operand Draft::buffer(int64_t numel, bool shared) {

@@ -32,6 +32,10 @@ class Draft {
   void commit(Args args) { append(program_.commit, std::move(args)); }
   void epilogue(Args args) { append(program_.epilogue, std::move(args)); }
 
+  // How many runs a device cuts a sum over so many pixels into, none of them empty, where each is
+  // work for so many blocks. On the CPU: 1.
+  int64_t runs(int64_t pixels, int64_t blocks = 1) const;
+
   // A new one of `numel` numbers for each task, or, shared, for the call.
   Operand buffer(int64_t numel, bool shared = false);
   // Fuses what can be, and gives the buffers their places. The last that happens to a program.

@@ -84,26 +84,19 @@ Operand Emit::loss() const {
   return Operand{kLosses, -1, 0, sets, sets > 1 ? pass_->step : 0};
 }
 
-Operand Emit::loss_dot() const {
-  return Operand{kLossDots, -1, 0, settings().inner_steps, pass_->step};
-}
-
 // --- parameters ----------------------------------------------------------------------------------
 
 Sink Emit::param_bar(const Node& node, size_t i) {
   const int tensor = node.params[i];
   if (updates()) return weights_.update(tensor, pass_->step);
-  return weights_.cotangent(tensor, pass_->query ? Scalars::kOne : Scalars::sweep(pass_->step));
+  return weights_.cotangent(tensor);
 }
 
 void Emit::add_factor(const Node& node, size_t i, const Operand& a, const Operand& b,
                       int64_t rows) {
   if (replays_) return;
   Factor factor{a, b, rows, pass_->step};
-  if (updates())
-    factor.scale = Scalars::neg_rate(pass_->step);
-  else if (!pass_->query)
-    factor.gate = Scalars::sweep(pass_->step);
+  if (updates()) factor.scale = Scalars::neg_rate(pass_->step);
   weights_.add_factor(node.params[i], factor);
 }
 

@@ -5,7 +5,6 @@
 // contributions share are handed out as a Sink: where to write, and what to start from.
 #pragma once
 
-#include <algorithm>
 #include <map>
 #include <memory>
 #include <utility>
@@ -66,17 +65,7 @@ class Emit {
   // The map of a window's pixels, to its output or back: one for all layers of this window.
   std::shared_ptr<const Stencil> gathered(const Window& window);
   std::shared_ptr<const Stencil> scattered(const Window& window);
-  // How many runs a device cuts a sum over so many pixels into, none of them empty, where each is
-  // work for so many blocks. On the CPU: 1.
-  int64_t runs(int64_t pixels, int64_t blocks = 1) const {
-    // Each costs a write and a read of the sums, and a task need not fill a device twice.
-    constexpr int64_t kMostRuns = 64, kMostBlocks = 256;
-    const int64_t wanted = settings().device ? pixels / settings().run_pixels : 1;
-    const int64_t most = std::min(kMostRuns, kMostBlocks / blocks);
-    const int64_t runs = std::max<int64_t>(1, std::min(wanted, most));
-    const int64_t run = (pixels + runs - 1) / runs;
-    return (pixels + run - 1) / run;
-  }
+  int64_t runs(int64_t pixels, int64_t blocks = 1) const { return draft_.runs(pixels, blocks); }
   // Those that the maker of input i left of it: absent where it did not.
   Moments moments(const Node& node, int i) const;
   // Where the node leaves those of its output.
@@ -106,10 +95,9 @@ class Emit {
 
   Operand targets() const { return pass_->targets; }
   Operand loss() const;
-  Operand loss_dot() const;
   int seed() const { return pass_->query ? Scalars::kSeed : Scalars::kOne; }
   int share() const { return pass_->query ? Scalars::kQueryShare : Scalars::kSupportShare; }
-  int sigma() const { return Scalars::sigma(pass_->step); }
+  int neg_rate() const { return Scalars::neg_rate(pass_->step); }
 
   void add(Args args) { draft_.body(std::move(args)); }
 

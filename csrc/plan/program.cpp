@@ -2,7 +2,7 @@
 //
 //   for k < K:        forward, backward on the support set -> phi[k + 1]
 //   query:            forward (and backward -> v)
-//   for k = K-1..0:   u = sigma[k] v;  forward_jvp, backward_jvp on the values of step k -> v
+//   for k = K-1..0:   u = -alpha[k] v;  forward_jvp, backward_jvp on the values of step k -> v
 #include "plan/program.hpp"
 
 #include <algorithm>
@@ -136,14 +136,11 @@ class Writer {
     } else {
       write_query(s.inner_steps);
       if (s.mode == Mode::meta_step) {
-        if (!s.first_order || s.rate_grad)
-          for (int k = s.inner_steps - 1; k >= 0; --k) {
-            poll_();
-            weights_.begin_sweep(k);
-            if (s.recompute) make_again(support[k], support);
-            sweep(support[k]);
-          }
-        weights_.end_sweep();
+        for (int k = s.inner_steps - 1; k >= 0; --k) {
+          poll_();
+          if (s.rate_grad) weights_.write_rate_dot(k);
+          if (!s.first_order) sweep(k, support);
+        }
         weights_.write_commit();
       }
     }
@@ -171,8 +168,7 @@ class Writer {
     Pass again = support_pass(pass.step, support);
     emit_.replay(true);
     forward(again);
-    loss_backward(again);  // the loss's tangent reads it
-    if (!settings_.first_order) layers_backward(again);
+    backward(again);
     emit_.replay(false);
     pass = std::move(again);
   }
@@ -191,17 +187,9 @@ class Writer {
   }
 
   void backward(Pass& pass) {
-    loss_backward(pass);
-    layers_backward(pass);
-  }
-
-  void loss_backward(Pass& pass) {
     emit_.enter(pass, Phase::backward);
     label(network_.loss, pass, "backward");
     network_.loss_op->backward(emit_, network_.loss);
-  }
-
-  void layers_backward(Pass& pass) {
     for (size_t i = network_.nodes.size(); i-- > 0;) {
       const Node& node = network_.nodes[i];
       if (!network_.active[node.output]) continue;
@@ -220,20 +208,19 @@ class Writer {
     if (settings_.mode != Mode::meta_step) return;
     weights_.begin_query();
     backward(query);
+    weights_.end_cotangents();
   }
 
-  void sweep(Pass& pass) {
+  void sweep(int k, std::vector<Pass>& support) {
+    weights_.begin_sweep(k);
+    if (settings_.recompute) make_again(support[k], support);
+    Pass& pass = support[k];
     emit_.enter(pass, Phase::forward_jvp);
     for (const Node& node : network_.nodes) {
       if (!network_.active[node.output]) continue;
       label(node, pass, "forward_jvp");
       node.op->forward_jvp(emit_, node);
     }
-    if (settings_.rate_grad) {
-      label(network_.loss, pass, "forward_jvp");
-      network_.loss_op->forward_jvp(emit_, network_.loss);
-    }
-    if (settings_.first_order) return;  // the tangents were for the rates alone
     emit_.enter(pass, Phase::backward_jvp);
     label(network_.loss, pass, "backward_jvp");
     network_.loss_op->backward_jvp(emit_, network_.loss);
@@ -243,6 +230,7 @@ class Writer {
       label(node, pass, "backward_jvp");
       node.op->backward_jvp(emit_, node);
     }
+    weights_.end_cotangents();
   }
 
   const Settings& settings_;
@@ -255,7 +243,7 @@ class Writer {
 };
 
 const char* decision_on_activations(const Settings& s) {
-  const bool sweeps = s.mode == Mode::meta_step && (!s.first_order || s.rate_grad);
+  const bool sweeps = s.mode == Mode::meta_step && !s.first_order;
   if (!sweeps || s.inner_steps == 0) return "of one inner step at a time";
   return s.recompute ? "recomputed for each inner step of the sweep" : "kept of all inner steps";
 }

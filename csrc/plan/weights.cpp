@@ -103,14 +103,17 @@ Sink Weights::update(int tensor, int step) {
   const Operand out = dense(next_block_, tensor);
   const bool first = !next_written_[tensor];
   next_written_[tensor] = true;
-  return {out, first ? now(tensor) : out, Scalars::neg_rate(step)};
+  if (!draft_.settings().rate_grad)
+    return {out, first ? now(tensor) : out, Scalars::neg_rate(step)};
+  const Operand g = dense(gradients_[step].block, tensor);
+  return {g, first ? Operand{} : g, Scalars::kOne};
 }
 
-Sink Weights::cotangent(int tensor, int scale) {
+Sink Weights::cotangent(int tensor) {
   const Operand out = dense(v_block_, tensor);
   const bool first = !v_written_[tensor];
   v_written_[tensor] = true;
-  return {out, first ? Operand{} : out, scale};
+  return {out, first ? Operand{} : out, Scalars::kOne};
 }
 
 // --- the course of the program -------------------------------------------------------------------
@@ -118,9 +121,12 @@ Sink Weights::cotangent(int tensor, int scale) {
 void Weights::begin_update() {
   next_block_ = dense_numel_ ? draft_.buffer(dense_numel_) : Operand{};
   next_written_.assign(network_.tensors.size(), false);
+  if (draft_.settings().rate_grad)
+    gradients_.push_back({dense_numel_ ? draft_.buffer(dense_numel_) : Operand{}, {}});
 }
 
 void Weights::end_update() {
+  if (draft_.settings().rate_grad) move_dense(version_);
   phi_.push_back(phi_.back());
   ++version_;
   for (int t = 0; t < static_cast<int>(network_.tensors.size()); ++t) {
@@ -130,12 +136,89 @@ void Weights::end_update() {
   }
 }
 
+// phi[step + 1] = phi[step] - alpha[step] g[step], of neighbours in the blocks at once.
+void Weights::move_dense(int step) {
+  gradients_[step].written = next_written_;
+  draft_.label("phi - alpha g", step);
+  for (size_t t = 0; t < offset_.size();) {
+    const size_t first = t++;
+    if (!next_written_[first]) continue;
+    const Operand from = phi_[step][first].w;
+    int64_t end = offset_[first] + numel(network_.tensors[first].shape);
+    for (; t < offset_.size(); ++t) {
+      if (offset_[t] < 0) continue;
+      if (!next_written_[t] || phi_[step][t].w != from.at(offset_[t] - offset_[first])) break;
+      end = offset_[t] + numel(network_.tensors[t].shape);
+    }
+    ContractArgs move;
+    move.m = 1, move.n = end - offset_[first];
+    move.c = next_block_.at(offset_[first]), move.c_row = move.cin_row = move.n;
+    move.cin = from;
+    move.scale = Scalars::neg_rate(step);
+    const Operand g = gradients_[step].block.at(offset_[first]);
+    move.terms = {{Operand{kScalars}, 0, 0, g, move.n, 1, 1}};
+    draft_.body(std::move(move));
+  }
+}
+
 void Weights::begin_query() {
   if (dense_numel_) v_block_ = draft_.buffer(dense_numel_);
 }
 
+void Weights::write_rate_dot(int step) {
+  ContractArgs dot;
+  dot.m = dot.n = 1;
+  dot.c = Operand{kRateDots, -1, 0, draft_.settings().inner_steps, step}, dot.c_row = 1;
+  draft_.label("<v, g>", step);
+  for (int t = 0; t < static_cast<int>(network_.tensors.size()); ++t) {
+    if (factored_[t])
+      add_factored_dot(t, step, dot);
+    else if (gradients_[step].written[t])
+      add_dense_dot(t, step, dot);
+  }
+  draft_.body(std::move(dot));
+}
+
+void Weights::add_dense_dot(int tensor, int step, ContractArgs& dot) {
+  const Operand v = dense(v_block_, tensor), g = dense(gradients_[step].block, tensor);
+  const ContractTerm products{v, 0, 1, g, 1, 1, numel(network_.tensors[tensor].shape)};
+  const int64_t runs = draft_.runs(products.k);
+  if (runs == 1) {
+    dot.terms.push_back(products);
+    return;
+  }
+  ContractArgs part;
+  part.m = part.n = part.c_row = 1, part.runs = runs;
+  part.c = draft_.buffer(runs);
+  part.terms = {products};
+  dot.terms.push_back({Operand{kScalars}, 0, 0, part.c, 1, 1, runs});
+  draft_.body(std::move(part));
+}
+
+// <A^T B, D^T X> = <A D^T, B X^T>, for each factor (A, B) of v and (D, X) of g.
+void Weights::add_factored_dot(int tensor, int step, ContractArgs& dot) {
+  const Shape& shape = network_.tensors[tensor].shape;
+  const auto products = [&](const Operand& left, int64_t m, const Operand& right, int64_t n,
+                            int64_t k) {
+    ContractArgs args;
+    args.m = m, args.n = args.c_row = n;
+    args.c = draft_.buffer(m * n);
+    args.terms = {{left, k, 1, right, 1, k, k}};
+    const Operand out = args.c;
+    draft_.body(std::move(args));
+    return out;
+  };
+  for (const Factor& g : update_factors_[tensor]) {
+    if (g.step != step) continue;
+    for (const Factor& v : sweep_factors_[tensor]) {
+      const Operand left = products(v.a, v.rows, g.a, g.rows, shape[0]);
+      const Operand right = products(v.b, v.rows, g.b, g.rows, shape[1]);
+      dot.terms.push_back({left, 0, 1, right, 1, 1, v.rows * g.rows});
+    }
+  }
+}
+
 void Weights::begin_sweep(int step) {
-  end_sweep();
   version_ = step;
   // W[step] - W0 holds the factors of the earlier steps only.
   for (auto& factors : update_factors_)
@@ -143,18 +226,18 @@ void Weights::begin_sweep(int step) {
   direction_.assign(network_.tensors.size(), {});
   if (!dense_numel_) return;
   u_block_ = draft_.buffer(dense_numel_);
-  ContractArgs scale;  // u = sigma v, all dense tensors at once
+  ContractArgs scale;  // u = -alpha v, all dense tensors at once
   scale.m = 1, scale.n = dense_numel_;
   scale.c = u_block_, scale.c_row = dense_numel_;
-  scale.scale = Scalars::sigma(step);
+  scale.scale = Scalars::neg_rate(step);
   scale.terms = {{Operand{kScalars}, 0, 0, v_block_, dense_numel_, 1, 1}};
-  draft_.label("u = sigma v");
+  draft_.label("u = -alpha v");
   draft_.body(scale);
   for (int t = 0; t < static_cast<int>(network_.tensors.size()); ++t)
     if (offset_[t] >= 0) direction_[t].w = dense(u_block_, t);
 }
 
-void Weights::end_sweep() {
+void Weights::end_cotangents() {
   for (size_t t = 0; t < waiting_.size(); ++t) {
     for (const Factor& factor : waiting_[t]) sweep_factors_[t].push_back(factor);
     waiting_[t].clear();
@@ -184,7 +267,7 @@ void Weights::write_commit() {
     args.cin = grad, args.cin_row = args.n;
     if (!factored_[t]) args.terms = {{Operand{kScalars}, 0, 0, dense(v_block_, t), 0, 1, 1}};
     for (const Factor& f : sweep_factors_[t])
-      args.terms.push_back({f.a, 1, spec.shape[0], f.b, spec.shape[1], 1, f.rows, f.gate});
+      args.terms.push_back({f.a, 1, spec.shape[0], f.b, spec.shape[1], 1, f.rows});
     draft_.commit(args);
   }
 }

@@ -27,7 +27,6 @@ struct Factor {
   int64_t rows = 0;
   int step = 0;               // of the pass that made it
   int scale = Scalars::kOne;  // scalar slot of its coefficient
-  int gate = -1;              // scalar slot; left out while that scalar is 0
 };
 
 class Weights {
@@ -48,20 +47,22 @@ class Weights {
   const std::vector<Factor>& update_factors(int tensor) const { return update_factors_[tensor]; }
   const std::vector<Factor>& sweep_factors(int tensor) const { return sweep_factors_[tensor]; }
 
-  // Where cotangents go: into phi[step + 1], or into v.
+  // Where cotangents go: into phi[step + 1], or into v. Where rates are learned the former go into
+  // g[step], which the sweep reads.
   Sink update(int tensor, int step);
-  Sink cotangent(int tensor, int scale);
+  Sink cotangent(int tensor);
   // A pass must not see its own factors (a weight may be used twice): they wait for its end.
   void add_factor(int tensor, const Factor& factor) { waiting_[tensor].push_back(factor); }
 
   // The course of the program.
-  void begin_update();         // phi[k + 1] starts to be written
-  void end_update();           // and is the current version
-  void begin_query();          // v starts
-  void begin_sweep(int step);  // back to phi[step]; u = sigma v
-  void end_sweep();            // v has the factors that waited
-  void write_commit();         // sums over tasks into the gradients
-  void write_fast_weights();   // the current version into the outputs of Mode::adapt
+  void begin_update();            // phi[k + 1] starts to be written
+  void end_update();              // and is the current version
+  void begin_query();             // v starts
+  void end_cotangents();          // v has the factors that waited
+  void write_rate_dot(int step);  // <v, g[step]>
+  void begin_sweep(int step);     // back to phi[step]; u = -alpha[step] v
+  void write_commit();            // sums over tasks into the gradients
+  void write_fast_weights();      // the current version into the outputs of Mode::adapt
 
  private:
   struct Version {
@@ -74,6 +75,9 @@ class Weights {
   Operand dense(const Operand& block, int tensor) const { return block.at(offset_[tensor]); }
   void lay_out();
   void write_packed();
+  void move_dense(int step);
+  void add_dense_dot(int tensor, int step, ContractArgs& dot);
+  void add_factored_dot(int tensor, int step, ContractArgs& dot);
 
   Draft& draft_;
   const Network& network_;
@@ -85,6 +89,12 @@ class Weights {
   std::vector<int64_t> offset_;            // of each dense trainable tensor in a block, else -1
   int64_t dense_numel_ = 0;                // of a block
   Operand next_block_, v_block_, u_block_;
+  // Of learned rates: g[step], and which tensors it has.
+  struct Gradient {
+    Operand block;
+    std::vector<bool> written;
+  };
+  std::vector<Gradient> gradients_;
   std::vector<bool> next_written_, v_written_;
   std::vector<std::vector<Factor>> update_factors_, sweep_factors_, waiting_;
 };

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastmaml.definition import fallback
 from fastmaml.definition.functional import is_autocast, model_kind, trainable
-from fastmaml.engine import _device, binding
+from fastmaml.engine import binding
 from fastmaml.engine.memory import AUTO, Fit, Memory
 from fastmaml.engine.plan import ModelPlans, lookup, traced_now
 from fastmaml.errors import BackendError, SettingError, ShapeError, UnsupportedModelError, shown
@@ -166,15 +166,10 @@ def outcome_of(call: Call, ran: binding.Outputs) -> Outcome:
 
 
 def _rate_grad(call: Call, ran: binding.Outputs) -> Tensor | None:
-    """The learning rate's meta-gradient from the support losses' tangents along u = sigma v.
-
-    d/d alpha = - sum over k of <v, g[k]> = - loss_dot / sigma, with sigma = -alpha (1 where still).
-    """
+    """The learning rate's meta-gradient: - sum over tasks and steps of <v, g[k]>."""
     rate = call.settings.inner_lr
     if not isinstance(rate, Tensor) or not rate.requires_grad:
         return None
-    if ran.loss_dots is None:
+    if ran.rate_dots is None:
         return torch.zeros_like(rate, requires_grad=False)
-    total = ran.loss_dots.sum().to(rate.device)
-    alpha = rate.detach().to(total.dtype)  # as the engine saw it
-    return torch.where(_device.is_still(alpha), -total, total / alpha).to(rate.dtype)
+    return -ran.rate_dots.sum().to(rate.device, rate.dtype)

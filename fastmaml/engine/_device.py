@@ -16,7 +16,6 @@ __all__ = [
     "Tables",
     "current_stream",
     "is_capturing",
-    "is_still",
     "on_device",
     "scalars",
     "total_memory",
@@ -48,46 +47,29 @@ def total_memory(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def is_still(rate: Tensor) -> Tensor:
-    """Whether a learned rate is nothing to the engine (csrc/plan/scalars.hpp).
-
-    >>> is_still(torch.tensor([0.1, 1e-30, 0.0])).tolist()
-    [False, True, True]
-    """
-    return rate.abs() < torch.finfo(rate.dtype).eps ** 3
-
-
-def scalars(
-    rate: Tensor,
-    steps: int,
-    tasks: int,
-    rows: tuple[int, int],
-    dtype: torch.dtype,
-    rate_grad: bool,
-) -> Tensor:
-    """The engine's scalars (see csrc/ops/operand.hpp) from a rate that stays where it is.
+def scalars(table: list[tuple[float, int]], rate: Tensor, dtype: torch.dtype) -> Tensor:
+    """A call's scalars from a rate that stays where it is.
 
     Args:
-        rate: The inner learning rate, 0-dim, on the device.
-        steps: K.
-        tasks: T.
-        rows: S and Q.
+        table: What they are: a number and -1, or a number and the inner step whose rate it is
+            multiplied with (``Plan.scalars`` of the engine).
+        rate: The inner learning rate of every step, 0-dim, on the device.
         dtype: Of the plan.
-        rate_grad: Whether the rate's own meta-gradient is wanted.
 
     Returns:
-        ``[4 + 3 K]`` numbers of ``dtype`` on the rate's device, and one more where that is odd.
+        ``[len(table)]`` numbers of ``dtype`` on the rate's device, and one more where that is odd.
 
-    >>> scalars(torch.tensor(0.5), 1, 4, (2, 8), torch.float32, False).tolist()
-    [1.0, 0.25, -0.5, -0.125, -0.5, -0.5, 1.0, 0.0]
+    >>> scalars([(1.0, -1), (0.25, -1), (-1.0, 0)], torch.tensor(0.5), torch.float32).tolist()
+    [1.0, 0.25, -0.5, 0.0]
     """
-    falling = -rate.detach().to(dtype)
-    one = torch.ones_like(falling)
-    still = is_still(falling) if rate_grad else torch.zeros_like(falling, dtype=torch.bool)
-    step = [falling, torch.where(still, one, falling), torch.where(still, one - 1, one)]
-    fixed = [one, one / tasks, *(-one / count for count in rows)]
-    padding = [one - 1] * (steps % 2)
-    return torch.stack([*fixed, *step * steps, *padding])
+    alpha = rate.detach().to(dtype)
+    made: dict[tuple[float, bool], Tensor] = {}
+    for number, step in [*table, (0.0, -1)]:
+        of_rate = step >= 0
+        if (number, of_rate) not in made:
+            made[number, of_rate] = alpha * number if of_rate else torch.full_like(alpha, number)
+    padding = [made[0.0, False]] * (len(table) % 2)
+    return torch.stack([*(made[number, step >= 0] for number, step in table), *padding])
 
 
 class Tables:

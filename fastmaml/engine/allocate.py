@@ -23,7 +23,7 @@ class Outputs(NamedTuple):
     task_losses: Tensor  # [T]; of a curve [T, K + 1]
     logits: Tensor  # [T, Q, ...]; of a curve [T, K + 1, Q, ...]
     tensors: list[Tensor]  # meta-gradients [shape] or fast weights [T, shape], trainable order
-    loss_dots: Tensor | None  # [T, K]
+    rate_dots: Tensor | None  # [T, K]
     executor: str  # "cpu", or "cuda graph", "cuda launches", "cuda resident"
 
 
@@ -81,7 +81,7 @@ class Layouts:
         inner_steps: K.
         logits: Their shape for one task.
         trainable: The shapes of the parameters that are trained.
-        rate_grad: Whether the support losses' tangents are written.
+        rate_grad: Whether ``<v, g[k]>``, of the rates' meta-gradients, is written.
         kept: For how many numbers of tasks they are kept.
     """
 
@@ -108,7 +108,7 @@ class Layouts:
         self._made = Recent[int, list[Layout]](kept)
 
     def of(self, tasks: int) -> list[Layout]:
-        """Losses, logits, outputs, loss tangents."""
+        """Losses, logits, outputs, the rates' products."""
         found = self._made[tasks]
         if found is None:
             shapes = [(tasks, *shape) for shape in self._of_tasks] + self._of_all

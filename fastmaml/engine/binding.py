@@ -125,7 +125,7 @@ class CompiledPlan:
         query_rows: Q.
         inner_steps: K.
         first_order: Whether the Hessian terms are dropped.
-        rate_grad: Whether the support losses' tangents are wanted.
+        rate_grad: Whether the rates' meta-gradients are wanted.
         recompute: Whether the sweep makes the activations of inner steps again.
         factored: -1 lets the planner choose how wide weights are kept; 0 dense, 1 factored.
         winograd: The same for Winograd's method: 0 none; 5 or 6 all, the side of their tiles.
@@ -192,7 +192,6 @@ class CompiledPlan:
         self.dtype = dtype
         self.purpose = purpose
         self.inner_steps = inner_steps
-        self._rows = support_rows, query_rows
         self.rate_grad = rate_grad
         self.output_shape = tuple(self.plan.output_shape())
         self.used = self.counted = 0  # when it was last used, and bytes then: see `plan`
@@ -337,9 +336,7 @@ class CompiledPlan:
         """The rates as numbers, or, where they lie on the device, its scalars."""
         if not isinstance(rate, Tensor) or not _device.on_device(device) or rate.device != device:
             return [float(rate)] * self.inner_steps, None
-        scalars = _device.scalars(
-            rate, self.inner_steps, tasks, self._rows, self.dtype, self.rate_grad
-        )
+        scalars = _device.scalars(self.plan.scalars(tasks), rate, self.dtype)
         return [0.0] * self.inner_steps, scalars
 
 

@@ -227,9 +227,9 @@ class _Traced:
             def compiled(recompute: bool) -> CompiledPlan:
                 return self._compiled((key, recompute), tasks, loss, most, where)
 
-            sweeps = rate_grad or not first_order
+            back = not first_order
             try:
-                found = fit(where, compiled, tasks.tasks, threads, memory, device, sweeps=sweeps)
+                found = fit(where, compiled, tasks.tasks, threads, memory, device, sweeps=back)
                 self._fits[wanted] = found
             finally:  # what was written in vain goes
                 for made in set(self.plans.values()) - before:

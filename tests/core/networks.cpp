@@ -249,7 +249,7 @@ typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int f
   const int64_t sets = s.mode == Mode::curve ? s.inner_steps + 1 : 1;  // of query outputs
   result.losses.resize(adapt ? 0 : sets * tasks);
   result.logits.resize(adapt ? 0 : sets * tasks * s.query_rows * numel(plan.output_shape()));
-  result.loss_dots.resize(s.rate_grad ? tasks * s.inner_steps : 0);
+  result.rate_dots.resize(s.rate_grad ? tasks * s.inner_steps : 0);
   for (const TensorSpec& tensor : network.tensors)
     if (tensor.trainable && s.mode != Mode::evaluate && s.mode != Mode::curve)
       result.outputs.emplace_back(numel(tensor.shape) * (adapt ? tasks : 1));
@@ -263,7 +263,7 @@ typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int f
   for (const auto& values : theta) call.tensors.push_back(values.data());
   for (auto& values : result.outputs) (adapt ? call.fast : call.grads).push_back(values.data());
   call.task_losses = result.losses.data(), call.logits = result.logits.data();
-  call.loss_dots = result.loss_dots.data();
+  call.rate_dots = result.rate_dots.data();
   call.workspace = workspace.data(), call.workspace_bytes = workspace.bytes();
   if (times)
     *times = plan.profile(call);

@@ -83,7 +83,7 @@ struct Problem {
   Problem(const NetworkSpec& spec, const Settings& settings, int64_t tasks, unsigned seed);
 
   struct Result {
-    std::vector<T> losses, logits, loss_dots;
+    std::vector<T> losses, logits, rate_dots;
     std::vector<std::vector<T>> outputs;  // meta-gradients, or fast weights
     bool operator==(const Result&) const = default;
   };

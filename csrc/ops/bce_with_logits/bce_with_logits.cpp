@@ -31,13 +31,6 @@ void BceWithLogits::backward(Emit& emit, const Node& loss) const {
   emit.add(args);
 }
 
-void BceWithLogits::forward_jvp(Emit& emit, const Node& loss) const {
-  BceWithLogitsArgs args = bce_args(emit, loss, PassKind::forward_jvp);
-  args.x_dot = emit.x_dot(loss, 0);
-  args.out = emit.loss_dot();
-  emit.add(args);
-}
-
 void BceWithLogits::backward_jvp(Emit& emit, const Node& loss) const {
   BceWithLogitsArgs args = bce_args(emit, loss, PassKind::backward_jvp);
   const Sink sink = emit.x_bar_dot(loss, 0);

@@ -3,7 +3,6 @@
 //
 //   forward        L          = w sum (max(x, 0) - x t + log(1 + exp(-|x|)))    w = 1 / n, or 1
 //   backward       x_bar     += seed w (s - t)
-//   forward_jvp    L_dot      = w sum (s - t) x_dot
 //   backward_jvp   x_bar_dot += seed w s (1 - s) x_dot
 #pragma once
 
@@ -19,9 +18,9 @@ struct BceWithLogitsArgs {
   int seed = Scalars::kOne;  // scalar slot
   Operand x;                 // in [n]: logits
   Operand t;                 // in [n]: targets; not read by backward_jvp
-  Operand x_dot;             // in [n]: forward_jvp, backward_jvp
+  Operand x_dot;             // in [n]: backward_jvp
   Operand cin;               // in [n]: what out starts from in the backward passes; absent means 0
-  Operand out;               // out: one number (L, L_dot), or [n] (x_bar, x_bar_dot)
+  Operand out;               // out: L, or [n] (x_bar, x_bar_dot)
 
   template <class Visit>
   void visit(Visit&& visit) {
@@ -34,7 +33,6 @@ class BceWithLogits final : public LossOp {
  public:
   void forward(Emit& emit, const Node& loss) const override;
   void backward(Emit& emit, const Node& loss) const override;
-  void forward_jvp(Emit& emit, const Node& loss) const override;
   void backward_jvp(Emit& emit, const Node& loss) const override;
 };
 

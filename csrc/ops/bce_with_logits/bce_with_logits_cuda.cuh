@@ -24,10 +24,8 @@ FASTMAML_DEVICE void run_pass(const BceWithLogitsArgs& args, const Block& block,
     return;
   }
   if (block.rank > 0) return;
-  const bool tangent = args.pass == PassKind::forward_jvp;
   T total = 0;
-  for (int64_t i = threadIdx.x; i < args.n; i += kThreads)
-    total += tangent ? (logistic<T>(x[i]).s - t[i]) * x_dot[i] : softplus<T>(x[i]) - x[i] * t[i];
+  for (int64_t i = threadIdx.x; i < args.n; i += kThreads) total += softplus<T>(x[i]) - x[i] * t[i];
   Carve carve(block);
   total = block_sum(total, carve.take<T>(kWarps));
   if (threadIdx.x == 0) *out = total * weight;

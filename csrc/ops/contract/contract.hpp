@@ -22,7 +22,6 @@ struct ContractTerm {
   int64_t b_row = 0;  // elements between b's rows l
   int64_t b_col = 1;  // elements between b's columns j
   int64_t k = 0;
-  int gate = -1;  // scalar slot; the term is left out while that scalar is 0
 };
 
 // The last touch to each number of c: relu and its derivative, fused into the contraction.

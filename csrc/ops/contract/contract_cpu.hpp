@@ -73,7 +73,7 @@ class Contractor {
     }
   }
 
-  // Reads the terms [begin, end) whose gates are open, for task g.
+  // Reads the terms [begin, end) for task g.
   Form start(int64_t g, size_t begin, size_t end) {
     p_.c = address<T>(context_, args_.c, g), p_.c_row = args_.c_row;
     p_.cin = args_.cin ? address<T>(context_, args_.cin, g) : nullptr, p_.cin_row = args_.cin_row;
@@ -84,7 +84,6 @@ class Contractor {
     bool rows = p_.m == 1 && p_.n > kVectorTile * kWidth<T>;
     for (size_t t = begin; t < end; ++t) {
       const ContractTerm& term = args_.terms[t];
-      if (term.gate >= 0 && static_cast<const T*>(context_.scalars)[term.gate] == T(0)) continue;
       steps_[p_.count] = {term.a.stride, term.b.stride};
       Segment<T>& segment = segments_[p_.count++];
       segment = {address<T>(context_, term.a, g),

@@ -24,7 +24,7 @@ FASTMAML_DEVICE void contract_in_place(const ContractProblem<T>& problem) {
     int slabs = 0;
     typename ContractProblem<T>::Segment segment;
     for (int s = 0; s < problem.segments(); ++s) {
-      if (!problem.open(s, segment)) continue;
+      problem.open(s, segment);
       const T *a[R], *b[C];
 #pragma unroll
       for (int r = 0; r < R; ++r) a[r] = problem.row(segment, i0 + r < m ? i0 + r : m - 1);

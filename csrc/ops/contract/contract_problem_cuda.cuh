@@ -29,10 +29,9 @@ struct ContractProblem {
   FASTMAML_DEVICE ContractProblem(const DeviceContractArgs& a, const Block& b, int64_t t)
       : args(a), block(b), task(t), m(static_cast<int32_t>(a.m)), n(static_cast<int32_t>(a.n)) {}
   FASTMAML_DEVICE int segments() const { return args.count; }
-  FASTMAML_DEVICE bool open(int s, Segment& to) const {
+  FASTMAML_DEVICE void open(int s, Segment& to) const {
     const ContractTerm& term = block.table<ContractTerm>(args.terms)[s];
     const int64_t flatten = args.c.stride == 0 ? block.tasks : 1;
-    if (term.gate >= 0 && block.scalar<T>(term.gate) == T(0)) return false;
     to.from_a = address<T>(block, term.a, task), to.from_b = address<T>(block, term.b, task);
     const bool by_tasks = flatten > 1 && term.k == 1;
     to.a_row = static_cast<int32_t>(term.a_row), to.b_col = static_cast<int32_t>(term.b_col);
@@ -43,7 +42,6 @@ struct ContractProblem {
     const auto aligned = [](const T* p) { return reinterpret_cast<uint64_t>(p) % 16 == 0; };
     to.a_wide = to.a_row == 1 && m % kWide == 0 && to.a_col % kWide == 0 && aligned(to.from_a);
     to.b_wide = to.b_col == 1 && n % kWide == 0 && to.b_row % kWide == 0 && aligned(to.from_b);
-    return true;
   }
   FASTMAML_DEVICE Row row(const Segment& s, int32_t i) const {
     return s.from_a + int64_t{i} * s.a_row;

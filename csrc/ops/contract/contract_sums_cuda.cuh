@@ -24,7 +24,7 @@ FASTMAML_DEVICE void sum_products(const ContractProblem<T>& problem, int32_t j0,
   int batches = 0;
   typename ContractProblem<T>::Segment segment;
   for (int s = 0; s < problem.segments(); ++s) {
-    if (!problem.open(s, segment)) continue;
+    problem.open(s, segment);
     const int32_t end = stop < segment.k ? stop : segment.k;
     for (int32_t l = begin; l < end; l += D * lanes) {
       T a[D], b[D][C];
@@ -132,7 +132,7 @@ FASTMAML_DEVICE void sum_few_rows(const ContractProblem<T>& problem, const Block
     const auto j = static_cast<int32_t>(j0) + lane;
     T total[kRows] = {};
     for (int s = 0; s < problem.segments(); ++s) {
-      if (!problem.open(s, segment)) continue;
+      problem.open(s, segment);
       for (int32_t from = 0; from < segment.k; from += kChunk) {
         const int32_t l = from + static_cast<int32_t>(threadIdx.x);
 #pragma unroll
@@ -175,7 +175,7 @@ FASTMAML_DEVICE void sum_dots(const ContractProblem<T>& problem, const Block& bl
     T total[R][C] = {};
     typename ContractProblem<T>::Segment segment;
     for (int s = 0; s < problem.segments(); ++s) {
-      if (!problem.open(s, segment)) continue;
+      problem.open(s, segment);
       const T *a[R], *b[C];
 #pragma unroll
       for (int r = 0; r < R; ++r) a[r] = problem.row(segment, i0 + r < m ? i0 + r : m - 1);

@@ -49,13 +49,12 @@ struct ConvImages {
     sources = block.table<int32_t>(part.sources);
   }
   FASTMAML_DEVICE int segments() const { return args.terms; }
-  FASTMAML_DEVICE bool open(int s, Segment& to) const {
+  FASTMAML_DEVICE void open(int s, Segment& to) const {
     to.a = address<T>(block, args.term[s].a, task) + group * args.k;
     to.b = address<T>(block, args.term[s].b, task) + int64_t{group} * args.taps * args.k * args.n;
     to.k = part.taps * args.k;
     to.a_wide = args.k % kWide<T> == 0 && on_wide(to.a);
     to.b_wide = args.n % kWide<T> == 0 && on_wide(to.b);
-    return true;
   }
   FASTMAML_DEVICE Row row(const Segment&, int32_t at) const {
     const int32_t image = part.by_pixels.quotient(at);
@@ -147,7 +146,7 @@ struct ConvWeights {
     sources = block.table<int32_t>(part.sources);
   }
   FASTMAML_DEVICE int segments() const { return args.terms; }
-  FASTMAML_DEVICE bool open(int s, Segment& to) const {
+  FASTMAML_DEVICE void open(int s, Segment& to) const {
     to.a = address<T>(block, args.term[s].a, task) + group * args.k;
     to.b = address<T>(block, args.term[s].b, task) + group * args.n +
            int64_t{run} * args.run * b_pixel;
@@ -155,7 +154,6 @@ struct ConvWeights {
     to.k = left < args.run ? left : args.run;
     to.a_wide = args.k % kWide<T> == 0 && on_wide(to.a);
     to.b_wide = args.n % kWide<T> == 0 && on_wide(to.b);
-    return true;
   }
   FASTMAML_DEVICE Row row(const Segment&, int32_t at) const {
     const int32_t tap = args.by_k.quotient(at);

@@ -45,13 +45,6 @@ void CrossEntropy::backward(Emit& emit, const Node& loss) const {
   emit.add(args);
 }
 
-void CrossEntropy::forward_jvp(Emit& emit, const Node& loss) const {
-  CrossEntropyArgs args = cross_entropy_args(emit, loss, PassKind::forward_jvp);
-  args.x_dot = emit.x_dot(loss, 0);
-  args.out = emit.loss_dot();
-  emit.add(args);
-}
-
 void CrossEntropy::backward_jvp(Emit& emit, const Node& loss) const {
   CrossEntropyArgs args = cross_entropy_args(emit, loss, PassKind::backward_jvp);
   const Sink sink = emit.x_bar_dot(loss, 0);

@@ -6,7 +6,6 @@
 //
 //   forward        L          = w sum_rows (log sum exp(x) - <t, x>)     w = 1 / rows, or 1
 //   backward       x_bar     += seed w (p - t)                           p is saved
-//   forward_jvp    L_dot      = w sum_rows <p - t, x_dot>
 //   backward_jvp   x_bar_dot += seed w p (x_dot - <p, x_dot>)
 #pragma once
 
@@ -23,10 +22,10 @@ struct CrossEntropyArgs {
   int seed = Scalars::kOne;  // scalar slot
   Operand x;                 // in [rows, C]: logits; forward, backward
   Operand c;                 // in [rows] int64, 0 <= c < C; not read by backward_jvp
-  Operand x_dot;             // in [rows, C]: forward_jvp, backward_jvp
+  Operand x_dot;             // in [rows, C]: backward_jvp
   Operand cin;               // in [rows, C]: what out starts from in the backward passes
-  Operand p;                 // [rows, C]: out of backward, in of the tangent passes
-  Operand out;               // out: one number (L, L_dot), or [rows, C] (x_bar, x_bar_dot)
+  Operand p;                 // [rows, C]: out of backward, in of backward_jvp
+  Operand out;               // out: L, or [rows, C] (x_bar, x_bar_dot)
 
   template <class Visit>
   void visit(Visit&& visit) {
@@ -40,7 +39,6 @@ class CrossEntropy final : public LossOp {
  public:
   void forward(Emit& emit, const Node& loss) const override;
   void backward(Emit& emit, const Node& loss) const override;
-  void forward_jvp(Emit& emit, const Node& loss) const override;
   void backward_jvp(Emit& emit, const Node& loss) const override;
 };
 

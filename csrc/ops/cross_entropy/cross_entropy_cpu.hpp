@@ -64,15 +64,6 @@ struct CrossEntropyRow {
     });
   }
 
-  // <p - t, x_dot>
-  T loss_dot() const {
-    Vec<T> total = splat<T>(0);
-    for_lanes<T>(0, classes, [&](int64_t i, Lanes<T> l) {
-      total += (l.load(p + i) - t(i)) * l.load(x_dot + i);
-    });
-    return sum<T>(total);
-  }
-
   void backward_jvp(T bar) const {
     Vec<T> products = splat<T>(0);
     for_lanes<T>(0, classes,
@@ -106,15 +97,14 @@ void run_task(const CrossEntropyArgs& args, const Context& context, int64_t task
       case PassKind::backward:
         row.backward(bar);
         break;
-      case PassKind::forward_jvp:
-        total += row.loss_dot();
+      case PassKind::forward_jvp:  // nobody asks for it
         break;
       case PassKind::backward_jvp:
         row.backward_jvp(bar);
         break;
     }
   }
-  if (args.pass == PassKind::forward || args.pass == PassKind::forward_jvp) *out = total * weight;
+  if (args.pass == PassKind::forward) *out = total * weight;
 }
 
 template <class T>

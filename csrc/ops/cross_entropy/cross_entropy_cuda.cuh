@@ -45,9 +45,6 @@ struct CrossEntropyRow {
     const T spread = smoothing / static_cast<T>(classes);
     return loss - spread * sum([&](int64_t i) { return x[i] - top; });
   }
-  FASTMAML_DEVICE T loss_dot() const {
-    return sum([&](int64_t i) { return (p[i] - t(i)) * x_dot[i]; });
-  }
   FASTMAML_DEVICE void backward(T bar) const {
     const T top = max();
     const T exps = sum([&](int64_t i) { return std::exp(x[i] - top); });
@@ -72,12 +69,11 @@ FASTMAML_DEVICE CrossEntropyRow<T> row_of(const CrossEntropyArgs& args, const Bl
     return p ? p + r * args.classes : nullptr;
   };
   const int64_t* c = address_or_null<int64_t>(block, args.c, task);
-  const bool reduces = args.pass == PassKind::forward || args.pass == PassKind::forward_jvp;
   return {at(args.x),
           at(args.x_dot),
           at(args.cin),
           at(args.p),
-          reduces ? nullptr : at(args.out),
+          args.pass == PassKind::forward ? nullptr : at(args.out),
           args.classes,
           c ? c[r] : 0,
           static_cast<T>(args.smoothing),
@@ -98,8 +94,7 @@ FASTMAML_DEVICE void run_pass(const CrossEntropyArgs& args, const Block& block, 
   if (block.rank > 0) return;
   T total = 0;
   for (int64_t r = warp; r < args.rows; r += kWarps) {
-    const CrossEntropyRow<T> row = row_of<T>(args, block, task, r);
-    total += args.pass == PassKind::forward ? row.loss() : row.loss_dot();
+    total += row_of<T>(args, block, task, r).loss();
   }
   Carve carve(block);
   total = block_sum(threadIdx.x % kWarp == 0 ? total : T(0), carve.take<T>(kWarps));

@@ -30,7 +30,7 @@ void factor_terms(Emit& emit, const std::vector<Factor>& factors, bool towards_o
     s.c = emit.scratch(rows * factor.rows), s.c_row = factor.rows;
     s.scale = scale >= 0 ? scale : factor.scale;
     s.terms = {{x, k, 1, from, 1, k, k}};
-    terms.push_back({s.c, factor.rows, 1, to, n, 1, factor.rows, factor.gate});
+    terms.push_back({s.c, factor.rows, 1, to, n, 1, factor.rows});
     emit.add(s);
   }
 }
@@ -146,7 +146,7 @@ void Linear::forward_jvp(Emit& emit, const Node& node) const {
   if (emit.factored(node, 0)) {
     if (active)
       factor_terms(emit, emit.update_factors(node, 0), true, x_dot, s.rows, s.in, s.out, -1, own);
-    factor_terms(emit, emit.sweep_factors(node, 0), true, x, s.rows, s.in, s.out, emit.sigma(),
+    factor_terms(emit, emit.sweep_factors(node, 0), true, x, s.rows, s.in, s.out, emit.neg_rate(),
                  own);
   } else if (emit.trainable(node, 0)) {
     shared.push_back({x, s.in, 1, emit.param_dot_t(node, 0), s.out, 1, s.in});
@@ -169,8 +169,8 @@ void Linear::backward_jvp(Emit& emit, const Node& node) const {
     if (factored) {
       std::vector<ContractTerm> own;
       factor_terms(emit, emit.update_factors(node, 0), false, d_dot, s.rows, s.in, s.out, -1, own);
-      factor_terms(emit, emit.sweep_factors(node, 0), false, d, s.rows, s.in, s.out, emit.sigma(),
-                   own);
+      factor_terms(emit, emit.sweep_factors(node, 0), false, d, s.rows, s.in, s.out,
+                   emit.neg_rate(), own);
       contract_rows(emit, {sink.out, sink.out}, s, s.in, own);
     }
   }

@@ -11,8 +11,8 @@
 //
 //   x W[k]^T = x W0^T - sum_j alpha[j] (x X[j]^T) D[j]
 //   d W[k]   = d W0   - sum_j alpha[j] (d D[j]^T) X[j]
-//   x U^T    = sigma sum (x B^T) A
-//   d U      = sigma sum (d A^T) B
+//   x U^T    = -alpha sum (x B^T) A
+//   d U      = -alpha sum (d A^T) B
 #pragma once
 
 #include "ops/op.hpp"

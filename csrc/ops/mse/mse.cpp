@@ -30,13 +30,6 @@ void Mse::backward(Emit& emit, const Node& loss) const {
   emit.add(args);
 }
 
-void Mse::forward_jvp(Emit& emit, const Node& loss) const {
-  MseArgs args = mse_args(emit, loss, PassKind::forward_jvp);
-  args.x_dot = emit.x_dot(loss, 0);
-  args.out = emit.loss_dot();
-  emit.add(args);
-}
-
 void Mse::backward_jvp(Emit& emit, const Node& loss) const {
   MseArgs args = mse_args(emit, loss, PassKind::backward_jvp);
   const Sink sink = emit.x_bar_dot(loss, 0);

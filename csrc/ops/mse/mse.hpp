@@ -2,7 +2,6 @@
 //
 //   forward        L          = w sum (x - t)^2             w = 1 / n, or 1 for the sum
 //   backward       x_bar     += seed 2 w (x - t)
-//   forward_jvp    L_dot      = 2 w sum (x - t) x_dot
 //   backward_jvp   x_bar_dot += seed 2 w x_dot
 #pragma once
 
@@ -18,9 +17,9 @@ struct MseArgs {
   int seed = Scalars::kOne;  // scalar slot
   Operand x;                 // in [n]: logits; not read by backward_jvp
   Operand t;                 // in [n]: targets; not read by backward_jvp
-  Operand x_dot;             // in [n]: forward_jvp, backward_jvp
+  Operand x_dot;             // in [n]: backward_jvp
   Operand cin;               // in [n]: what out starts from in the backward passes; absent means 0
-  Operand out;               // out: one number (L, L_dot), or [n] (x_bar, x_bar_dot)
+  Operand out;               // out: L, or [n] (x_bar, x_bar_dot)
 
   template <class Visit>
   void visit(Visit&& visit) {
@@ -33,7 +32,6 @@ class Mse final : public LossOp {
  public:
   void forward(Emit& emit, const Node& loss) const override;
   void backward(Emit& emit, const Node& loss) const override;
-  void forward_jvp(Emit& emit, const Node& loss) const override;
   void backward_jvp(Emit& emit, const Node& loss) const override;
 };
 

@@ -22,15 +22,14 @@ FASTMAML_DEVICE void run_pass(const MseArgs& args, const Block& block, int64_t t
     return;
   }
   if (block.rank > 0) return;
-  const bool tangent = args.pass == PassKind::forward_jvp;
   T total = 0;
   for (int64_t i = threadIdx.x; i < args.n; i += kThreads) {
     const T error = x[i] - t[i];
-    total += error * (tangent ? x_dot[i] : error);
+    total += error * error;
   }
   Carve carve(block);
   total = block_sum(total, carve.take<T>(kWarps));
-  if (threadIdx.x == 0) *out = total * weight * (tangent ? T(2) : T(1));
+  if (threadIdx.x == 0) *out = total * weight;
 }
 
 inline int64_t units(const MseArgs& args) { return (args.n + kThreads - 1) / kThreads; }
