@@ -27,7 +27,8 @@ enum class Mode { meta_step, evaluate, curve, adapt };
 struct TensorSpec {
   std::string name;  // qualified name in the module
   Shape shape;
-  bool trainable;  // adapted by the inner loop and given a meta-gradient
+  bool adapted;  // moves in the inner loop
+  bool trained;  // has a meta-gradient
 };
 
 struct NodeSpec {
@@ -65,6 +66,11 @@ struct Settings {
   bool tf32 = false;          // CUDA devices, f32: products of rounded factors, see cuda/mma.cuh
 };
 
+// Whether the call gets a tensor of this one's: fast weights in Mode::adapt, or its meta-gradient.
+inline bool has_output(const Settings& settings, const TensorSpec& tensor) {
+  return settings.mode == Mode::adapt ? tensor.adapted : tensor.trained;
+}
+
 // One call. All arrays are dense, C-ordered, of the plan's dtype unless said otherwise.
 struct Call {
   int64_t tasks = 0;
@@ -77,8 +83,8 @@ struct Call {
   const void* query_y = nullptr;     // [T, Q, ...]
   std::vector<double> rates;         // [K] inner learning rates
   std::vector<const void*> tensors;  // theta, one pointer for each NetworkSpec::tensors
-  std::vector<void*> grads;          // out: meta-gradient for each trainable tensor, in order
-  std::vector<void*> fast;           // out (adapt): [T, shape...] for each trainable tensor
+  std::vector<void*> grads;          // out: meta-gradient of each trained tensor, in order
+  std::vector<void*> fast;           // out (adapt): [T, shape...] of each adapted tensor
   void* task_losses = nullptr;       // out [T]; of a curve [T, K + 1]
   void* logits = nullptr;            // out [T, Q, ...]; [T, K + 1, Q, ...]
   void* rate_dots = nullptr;         // out [T, K] <v, g[k]>, of d L / d alpha[k] = -<v, g[k]>

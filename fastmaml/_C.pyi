@@ -10,7 +10,7 @@ class Mode:
     adapt: Mode
 
 class TensorSpec:
-    def __init__(self, name: str, shape: list[int], trainable: bool) -> None: ...
+    def __init__(self, name: str, shape: list[int], adapted: bool, trained: bool) -> None: ...
 
 class NodeSpec:
     def __init__(

@@ -74,7 +74,9 @@ class BindingCase:
         """A plan of a small perceptron, or of something else."""
         draw = self.draw
         shapes = [(H, I), (H,), (O, H), (O,)]
-        tensors = [_C.TensorSpec(f"t{i}", self.numbers(*s), True) for i, s in enumerate(shapes)]
+        tensors = [
+            _C.TensorSpec(f"t{i}", self.numbers(*s), True, True) for i, s in enumerate(shapes)
+        ]
         nodes = [
             self.node("linear", [0], [0, 1], [H]),
             self.node("tanh", [1], [], [H]),

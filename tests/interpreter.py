@@ -101,7 +101,7 @@ def interpret(network: Network, model: nn.Module, x: Tensor) -> Tensor:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for spec in network.tensors:
         assert tensors[spec.name].shape == spec.shape
-        assert spec.trainable == tensors[spec.name].requires_grad
+        assert spec.adapted == spec.trained == tensors[spec.name].requires_grad
     values = [x]
     for node in network.nodes:
         params = [None if i < 0 else tensors[network.tensors[i].name] for i in node.params]

@@ -55,7 +55,7 @@ def test_nested_names_and_frozen_parameters() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Linear(2, 1))
     model[1].bias.requires_grad_(False)
     network = check(model, (2,))
-    assert [(spec.name, spec.trainable) for spec in network.tensors] == [
+    assert [(spec.name, spec.trained) for spec in network.tensors] == [
         ("0.0.weight", True),
         ("0.0.bias", True),
         ("1.weight", True),
@@ -72,7 +72,7 @@ def test_running_statistics_are_tensors_only_where_they_are_used() -> None:
     network = trace(norm.eval(), (2,))
     assert network.nodes[0].params == (0, 1, 2, 3)
     assert network.nodes[0].attrs == {"eps": 0.25, "batch_stats": 0.0}
-    assert [(spec.name, spec.trainable) for spec in network.tensors][2:] == [
+    assert [(spec.name, spec.trained) for spec in network.tensors][2:] == [
         ("running_mean", False),
         ("running_var", False),
     ]

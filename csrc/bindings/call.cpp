@@ -70,7 +70,7 @@ Door::Door(const NetworkSpec& network, const Settings& settings, const Shape& ou
       classes_(network.loss.op == "cross_entropy") {
   for (const TensorSpec& tensor : network.tensors) {
     tensors_.push_back(numel(tensor.shape));
-    if (tensor.trainable) trainable_.push_back(tensors_.back());
+    if (has_output(settings, tensor)) outputs_.push_back(tensors_.back());
   }
 }
 
@@ -92,12 +92,12 @@ Call Door::open(int64_t tasks, int threads, int lanes, py::handle support_x, py:
   call.tensors = of.all<const void*>("tensors", tensors, tensors_, 1);
   call.task_losses = of.take("task_losses", task_losses, times(points, tasks), of.dtype);
   if (s.mode == Mode::adapt) {
-    call.fast = of.all<void*>("outputs", outputs, trainable_, tasks);
+    call.fast = of.all<void*>("outputs", outputs, outputs_, tasks);
   } else {
     call.query_x = of.take("query_x", query_x, times(query, row_), of.dtype);
     call.query_y = of.take("query_y", query_y, times(query, target_), y_dtype);
     call.logits = of.take("logits", logits, times(times(points, query), output_), of.dtype);
-    if (s.mode == Mode::meta_step) call.grads = of.all<void*>("outputs", outputs, trainable_, 1);
+    if (s.mode == Mode::meta_step) call.grads = of.all<void*>("outputs", outputs, outputs_, 1);
   }
   if (s.rate_grad)
     call.rate_dots = of.take("rate_dots", rate_dots, times(tasks, s.inner_steps), of.dtype);

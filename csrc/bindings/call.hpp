@@ -37,7 +37,7 @@ class Door {
   Settings settings_;
   int64_t row_, output_, target_;  // numbers of a row of x, of logits, of y
   bool classes_;                   // whether y holds class indices
-  std::vector<int64_t> tensors_, trainable_;
+  std::vector<int64_t> tensors_, outputs_;
 };
 
 }  // namespace fastmaml

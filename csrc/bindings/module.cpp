@@ -111,8 +111,8 @@ void register_specs(py::module_& module) {
       .value("curve", Mode::curve)
       .value("adapt", Mode::adapt);
   py::class_<TensorSpec>(module, "TensorSpec", py::module_local())
-      .def(py::init([](std::string name, Shape shape, bool trainable) {
-        return TensorSpec{std::move(name), std::move(shape), trainable};
+      .def(py::init([](std::string name, Shape shape, bool adapted, bool trained) {
+        return TensorSpec{std::move(name), std::move(shape), adapted, trained};
       }));
   py::class_<NodeSpec>(module, "NodeSpec", py::module_local()).def(py::init(&make_node));
   py::class_<Place>(module, "Place", py::module_local())

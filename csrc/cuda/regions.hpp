@@ -33,7 +33,8 @@ inline std::vector<simt::Region> regions_of(const Program& program, const Call& 
   for (const TensorSpec& tensor : network.tensors) set(space++, numel(tensor.shape), bytes);
   const int first_output = space;
   for (const TensorSpec& tensor : network.tensors)
-    if (tensor.trainable) set(space++, numel(tensor.shape) * (adapt ? call.tasks : 1), bytes);
+    if (has_output(program.settings, tensor))
+      set(space++, numel(tensor.shape) * (adapt ? call.tasks : 1), bytes);
 
   std::vector<simt::Region> regions{{"the workspace", call.workspace, call.workspace_bytes, true},
                                     {"the tables' counter", call.tables, 16, true},

@@ -68,7 +68,7 @@ void check_call(const Program& program, const Call& call, size_t bytes) {
   for (const void* tensor : call.tensors) require(tensor != nullptr, "a tensor is null");
   const auto& outputs = s.mode == Mode::adapt ? call.fast : call.grads;
   const bool writes = s.mode == Mode::meta_step || s.mode == Mode::adapt;
-  const size_t wanted = writes ? static_cast<size_t>(program.network.trainable_count) : 0;
+  const size_t wanted = writes ? static_cast<size_t>(program.output_count) : 0;
   require(outputs.size() == wanted, "outputs must hold ", wanted, " pointers, got ",
           outputs.size());
   for (const void* output : outputs) require(output != nullptr, "an output is null");

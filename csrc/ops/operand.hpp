@@ -25,7 +25,7 @@ enum Space : int32_t {
   kLogits,
   kLosses,
   kRateDots,
-  kTensors,  // kTensors + i: theta of tensor i; then one output for each trainable tensor
+  kTensors,  // kTensors + i: theta of tensor i; then one for each output, see Program::outputs
 };
 
 struct Operand {

@@ -26,10 +26,12 @@ class Counter {
   MethodCost forward() {
     start(kForwardTile);
     const Settings& s = program_.settings;
-    set(s.support_rows, 1, s.inner_steps);
+    // What does not step is made once for each set.
+    const bool steps = program_.network.moves[node_.output];
+    set(s.support_rows, 1, steps ? s.inner_steps : std::min(s.inner_steps, 1));
     add(towards_out_, false);
     if (s.mode == Mode::adapt) return cost_;
-    set(s.query_rows, 1, static_cast<double>(query_passes(s)));
+    set(s.query_rows, 1, steps ? static_cast<double>(query_passes(s)) : 1);
     add(towards_out_, false);
     return cost_;
   }
@@ -39,16 +41,19 @@ class Counter {
     start(tile);
     const Settings& s = program_.settings;
     const bool meta = s.mode == Mode::meta_step;
+    const Network& network = program_.network;
+    const bool moves = network.moves[node_.output];
+    const bool x_moves = network.moves[node_.inputs[0]], x_learns = network.learns[node_.inputs[0]];
     set(s.support_rows, 1, s.inner_steps);
-    add_backward();
+    if (moves) add_backward(x_moves);
     if (meta && !s.first_order) {
-      set(s.support_rows, 2, s.inner_steps);
-      add(towards_out_, false);
-      add_backward();
+      set(s.support_rows, moves ? 2 : 1, moves ? s.inner_steps : std::min(s.inner_steps, 1));
+      if (moves) add(towards_out_, false);
+      if (network.learns[node_.output]) add_backward(x_learns);
     }
     if (meta) {
       set(s.query_rows, 1, static_cast<double>(query_passes(s)));
-      add_backward();
+      if (network.learns[node_.output]) add_backward(x_learns);
     }
     return cost_;
   }
@@ -65,9 +70,9 @@ class Counter {
     for (ConvArgs* args : {&towards_out_, &towards_in_})
       args->images = images, args->terms.resize(static_cast<size_t>(terms));
   }
-  void add_backward() {
+  void add_backward(bool wants_x_bar) {
     add(towards_out_, true);
-    if (program_.network.active[node_.inputs[0]]) add(towards_in_, false);
+    if (wants_x_bar) add(towards_in_, false);
   }
   void add(ConvArgs& args, bool weights) {
     const int64_t bytes = element_bytes(program_.settings);

@@ -23,6 +23,7 @@ class Draft {
   int64_t input_numel() const { return program_.input_numel; }    // of one row of x
   int64_t target_numel() const { return program_.target_numel; }  // of one row of y
   int64_t output_numel() const { return program_.output_numel; }  // of one row of logits
+  int output(int tensor) const { return program_.outputs[tensor]; }
 
   // Of the instructions that follow.
   void label(const std::string& name, int step = Label::kNone);

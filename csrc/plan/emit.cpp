@@ -16,6 +16,15 @@ Pass Emit::make_pass(int step, bool query) const {
   return pass;
 }
 
+Pass Emit::make_pass(int step, bool query, Pass& still) const {
+  Pass pass = make_pass(step, query);
+  pass.still = &still;
+  for (size_t v = 0; v < network_.moves.size(); ++v)
+    if (!network_.moves[v]) pass.y[v] = still.y[v];
+  for (const auto& [v, moments] : still.moments) pass.moments[v] = moments;
+  return pass;
+}
+
 Operand Emit::y(const Node& node) {
   Operand& y = pass_->y[node.output];
   if (!y) y = draft_.buffer(pass_->rows * numel(node.shape));
@@ -34,18 +43,22 @@ Operand Emit::y_dot(const Node& node) {
   return y_dot;
 }
 
-Sink Emit::x_bar(const Node& node, int i) {
-  Operand& x_bar = pass_->y_bar[node.inputs[i]];
-  const bool first = !x_bar;
-  if (first) x_bar = draft_.buffer(pass_->rows * numel(node.in_shapes[i]));
-  return {x_bar, first ? Operand{} : x_bar, Scalars::kOne};
+Sink Emit::contribution(Operand& bar, const Node& node, int i) {
+  const bool first = !bar;
+  if (first) bar = draft_.buffer(pass_->rows * numel(node.in_shapes[i]));
+  return {bar, first ? Operand{} : bar, Scalars::kOne};
 }
 
+Sink Emit::x_bar(const Node& node, int i) {
+  const bool steps = network_.moves[node.inputs[i]];
+  Pass& to = pass_->still && !steps ? *pass_->still : *pass_;
+  return contribution(to.y_bar[node.inputs[i]], node, i);
+}
+
+// Where x does not step, its own backward pass is linear in y_bar and takes the sum over all steps.
 Sink Emit::x_bar_dot(const Node& node, int i) {
-  Operand& x_bar_dot = pass_->y_bar_dot[node.inputs[i]];
-  const bool first = !x_bar_dot;
-  if (first) x_bar_dot = draft_.buffer(pass_->rows * numel(node.in_shapes[i]));
-  return {x_bar_dot, first ? Operand{} : x_bar_dot, Scalars::kOne};
+  if (!network_.moves[node.inputs[i]]) return x_bar(node, i);
+  return contribution(pass_->y_bar_dot[node.inputs[i]], node, i);
 }
 
 Operand Emit::saved(const Node& node, int slot, int64_t numel) {
@@ -94,7 +107,6 @@ Sink Emit::param_bar(const Node& node, size_t i) {
 
 void Emit::add_factor(const Node& node, size_t i, const Operand& a, const Operand& b,
                       int64_t rows) {
-  if (replays_) return;
   Factor factor{a, b, rows, pass_->step};
   if (updates()) factor.scale = Scalars::neg_rate(pass_->step);
   weights_.add_factor(node.params[i], factor);

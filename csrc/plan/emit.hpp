@@ -20,12 +20,14 @@
 
 namespace fastmaml {
 
-// One pass over the network: its rows and the operands of its values, by canonical value id.
+// One pass over the network: its rows and the operands of its values, by canonical value id. What
+// does not step has a pass of its own for each set, which is written once: the others find its
+// values there, and add up there what its cotangents are.
 struct Pass {
   int step = 0;  // inner step k; K for the query pass
   bool query = false;
   int64_t rows = 0;
-  bool again = false;  // an earlier pass over the set has made what depends on no trainable tensor
+  Pass* still = nullptr;  // the set's pass over what does not step; absent: this is it
   Operand targets;
   std::vector<Operand> y, y_bar, y_dot, y_bar_dot;
   std::map<int, Moments> moments;  // of the values whose makers leave them
@@ -44,7 +46,6 @@ class Emit {
   Operand y(const Node& node);  // made on first use
   // Of values that the set has once, not once a row.
   Operand y_of_set(const Node& node, int64_t numel);
-  bool active(const Node& node, int i) const { return network_.active[node.inputs[i]]; }
   Operand y_bar(const Node& node) const { return pass_->y_bar[node.output]; }
   Operand x_dot(const Node& node, int i) const { return pass_->y_dot[node.inputs[i]]; }
   Operand y_dot(const Node& node);
@@ -71,10 +72,25 @@ class Emit {
   // Where the node leaves those of its output.
   Operand leave_moments(const Node& node, const MomentGroups& groups);
 
-  // Of parameter i: whether a cotangent is wanted; what W is now, and u, both also transposed.
-  bool trainable(const Node& node, size_t i) const {
-    return !replays_ && node.has_param(i) && weights_.trainable(node.params[i]);
+  // Whether this pass gives x_bar (or x_bar_dot): cotangents of inner steps end where nothing below
+  // is adapted, all others where nothing below is learned.
+  bool wants_x_bar(const Node& node, int i) const {
+    return (updates() ? network_.moves : network_.learns)[node.inputs[i]];
   }
+  // Whether x_bar_dot will be wanted of this node, or is.
+  bool x_learns(const Node& node, int i) const { return network_.learns[node.inputs[i]]; }
+  // Whether x_dot is there, or else 0.
+  bool x_moves(const Node& node, int i) const { return network_.moves[node.inputs[i]]; }
+  // Likewise for parameter i.
+  bool wants_param_bar(const Node& node, size_t i) const {
+    if (replays_ || !node.has_param(i)) return false;
+    const TensorSpec& tensor = network_.tensors[node.params[i]];
+    return tensor.adapted || (tensor.trained && !updates());
+  }
+  bool param_moves(const Node& node, size_t i) const {
+    return node.has_param(i) && network_.tensors[node.params[i]].adapted;
+  }
+  // What parameter i is now, and u, both also transposed.
   bool factored(const Node& node, size_t i) const {
     return node.has_param(i) && weights_.factored(node.params[i]);
   }
@@ -84,12 +100,12 @@ class Emit {
   Operand param_dot_t(const Node& node, size_t i) { return weights_.direction_t(node.params[i]); }
   // Where p_bar (backward: into phi[k+1] or v) or p_bar_dot (into v) of this parameter goes.
   Sink param_bar(const Node& node, size_t i);
-  // Factored weights: the factors of W[k] - W0 and of v, and a new one for the current phase.
+  // Factored weights: the factors of W[k] - W0 and of u, and a new one for the current phase.
   const std::vector<Factor>& update_factors(const Node& node, size_t i) const {
     return weights_.update_factors(node.params[i]);
   }
-  const std::vector<Factor>& sweep_factors(const Node& node, size_t i) const {
-    return weights_.sweep_factors(node.params[i]);
+  const std::vector<Factor>& direction_factors(const Node& node, size_t i) const {
+    return weights_.direction_factors(node.params[i]);
   }
   void add_factor(const Node& node, size_t i, const Operand& a, const Operand& b, int64_t rows);
 
@@ -104,11 +120,14 @@ class Emit {
   // The program writer's view: which pass this is.
   enum class Phase { forward, backward, forward_jvp, backward_jvp };
   Pass make_pass(int step, bool query) const;
+  Pass make_pass(int step, bool query, Pass& still) const;  // of what steps
   void enter(Pass& pass, Phase phase) { pass_ = &pass, phase_ = phase; }
   void replay(bool on) { replays_ = on; }  // passes run again for their values alone
 
  private:
-  bool updates() const { return phase_ == Phase::backward && !pass_->query; }
+  // Whether this is the backward pass of an inner step.
+  bool updates() const { return phase_ == Phase::backward && !pass_->query && pass_->still; }
+  Sink contribution(Operand& bar, const Node& node, int i);
 
   Draft& draft_;
   Weights& weights_;

@@ -42,8 +42,8 @@ size_t room(const Node& node) {
   return total;
 }
 size_t room(const Network& network) {
-  return all(network.tensors) + room(network.trainable) + all(network.nodes) +
-         all(network.value_shapes) + network.active.capacity() / 8 + room(network.loss);
+  return all(network.tensors) + all(network.nodes) + all(network.value_shapes) +
+         (network.moves.capacity() + network.learns.capacity()) / 8 + room(network.loss);
 }
 
 // What arguments hold beside themselves: alone, and with other instructions.

@@ -35,11 +35,13 @@ void check_not_empty(const Shape& shape, const std::string& what) {
     throw UnsupportedModelError(message("`", what, "` is too large: ", count, " numbers"));
 }
 
-bool depends_on_trainable(const Network& network, const Node& node) {
+// Whether an input of the node does, or a parameter.
+template <class OfTensor>
+bool any_of(const Node& node, const std::vector<bool>& inputs, OfTensor&& of_tensor) {
   for (int input : node.inputs)
-    if (network.active[input]) return true;
+    if (inputs[input]) return true;
   for (int param : node.params)
-    if (param >= 0 && network.tensors[param].trainable) return true;
+    if (param >= 0 && of_tensor(param)) return true;
   return false;
 }
 
@@ -75,9 +77,7 @@ class Builder {
  public:
   explicit Builder(const NetworkSpec& spec) {
     network.tensors = spec.tensors;
-    for (const TensorSpec& tensor : spec.tensors)
-      network.trainable.push_back(tensor.trainable ? network.trainable_count++ : -1);
-    add_value(spec.row_shape, MemoryOrder::torch, false);
+    add_value(spec.row_shape, MemoryOrder::torch, false, false);
     seen = {{0, spec.row_shape}};
   }
 
@@ -110,9 +110,9 @@ class Builder {
   std::vector<Seen> seen;  // by value id of the spec
 
  private:
-  int add_value(const Shape& shape, MemoryOrder order, bool active) {
+  int add_value(const Shape& shape, MemoryOrder order, bool moves, bool learns) {
     network.value_shapes.push_back(shape);
-    network.active.push_back(active);
+    network.moves.push_back(moves), network.learns.push_back(learns);
     // Where both orders are one it is torch's, whatever the layer: a reshape may follow.
     orders_.push_back(two_orders(shape) ? order : MemoryOrder::torch);
     return static_cast<int>(network.value_shapes.size()) - 1;
@@ -121,7 +121,11 @@ class Builder {
   int append(Node node, MemoryOrder order) {
     node.output = static_cast<int>(network.value_shapes.size());
     node.op->check(node, network.tensors);
-    add_value(node.shape, order, depends_on_trainable(network, node));
+    const std::vector<TensorSpec>& tensors = network.tensors;
+    const bool moves = any_of(node, network.moves, [&](int t) { return tensors[t].adapted; });
+    const bool learns = any_of(node, network.learns,
+                               [&](int t) { return tensors[t].adapted || tensors[t].trained; });
+    add_value(node.shape, order, moves, learns);
     network.nodes.push_back(std::move(node));
     return network.nodes.back().output;
   }
@@ -177,7 +181,7 @@ Network build_network(const NetworkSpec& spec) {
   const int output = builder.output(spec.output);
   Network& network = builder.network;
   network.output = output;
-  if (!network.active[network.output])
+  if (!network.moves[network.output])
     throw UnsupportedModelError("the model's output must depend on a trainable parameter");
 
   drop_unread_permutes(network);

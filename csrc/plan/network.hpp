@@ -1,8 +1,9 @@
 // The network as the planner sees it: checked nodes over canonical values.
 //
 // A reshape moves no number, so its output is the same value as its input; `values` counts what is
-// left. A value is active when it depends on a trainable tensor: only active values have
-// cotangents and tangents.
+// left. A value moves when it depends on an adapted tensor: it is another after each inner step,
+// and has a tangent. It learns when it depends on an adapted or a trained one: only then does the
+// meta-gradient need its cotangent.
 #pragma once
 
 #include <vector>
@@ -14,12 +15,10 @@ namespace fastmaml {
 
 struct Network {
   std::vector<TensorSpec> tensors;
-  std::vector<int> trainable;  // tensor index -> position among the trainable ones, or -1
-  int trainable_count = 0;
   std::vector<Node> nodes;          // in order of execution, reshapes gone
   std::vector<Shape> value_shapes;  // row shape of each canonical value
-  std::vector<bool> active;
-  int output = 0;  // canonical value of the logits
+  std::vector<bool> moves, learns;  // by canonical value
+  int output = 0;                   // canonical value of the logits
   Node loss;
   const LossOp* loss_op = nullptr;
 };

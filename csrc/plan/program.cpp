@@ -24,9 +24,9 @@ namespace {
 using Phase = Emit::Phase;
 
 struct Uses {
-  int64_t rows = 0;    // rows of x for each row of the set (leading dimensions), over all uses
-  bool input = false;  // some use has an input gradient
-  bool other = false;  // something but a linear layer's product reads it
+  int64_t rows = 0;  // rows of x for each row of the set (leading dimensions), over all uses
+  bool x_moves = false, x_learns = false;  // some use's input does: it has an input gradient
+  bool other = false;                      // something but a linear layer's product reads it
 };
 
 std::vector<Uses> weight_uses(const Network& network) {
@@ -38,7 +38,8 @@ std::vector<Uses> weight_uses(const Network& network) {
     if (!linear) continue;
     Uses& use = uses[node.params[kWeight]];
     use.rows += numel(node.in_shapes[0]) / node.in_shapes[0].back();
-    use.input = use.input || network.active[node.inputs[0]];
+    use.x_moves = use.x_moves || network.moves[node.inputs[0]];
+    use.x_learns = use.x_learns || network.learns[node.inputs[0]];
   }
   return uses;
 }
@@ -58,30 +59,30 @@ WeightCost weight_cost(const Settings& s, const TensorSpec& tensor, const Uses& 
   const auto query = static_cast<double>(query_passes(s) * s.query_rows * uses.rows);
   const double steps = s.inner_steps;
   const bool meta = s.mode == Mode::meta_step, second = meta && !s.first_order;
-  const double input = uses.input ? 1 : 0;
+  const double moves = uses.x_moves ? 1 : 0, learns = uses.x_learns ? 1 : 0;
   // Forwards' worth of arithmetic (1 = one product with W): forward, x_bar, W_bar; HVP twice that.
-  double dense = steps * support * (2 + input) + query * (meta ? 2 + input : 1);
+  double dense = steps * support * (2 + moves) + query * (meta ? 2 + learns : 1);
   double passes = 2 * steps + (meta ? 2 : 0);
   double copies = steps;
-  double shared = steps * support * (1 + input) + query * (meta ? 1 + input : 1);
+  double shared = steps * support * (1 + moves) + query * (meta ? 1 + learns : 1);
   double outer = meta ? query : 0;
   double ranks = 0;  // sum of rows * rank of the corrections
   double pairs = 0;  // of instructions that make them
   for (int k = 0; k < s.inner_steps; ++k) {
     const double rank = support * k;
-    ranks += support * rank * (1 + input);
-    pairs += k > 0 ? 1 + input : 0;
+    ranks += support * rank * (1 + moves);
+    pairs += k > 0 ? 1 + moves : 0;
     if (!second) continue;
-    const double sweep_rank = query + support * (1 + input) * (s.inner_steps - 1 - k);
-    ranks += support * (2 * input * rank + (1 + input) * sweep_rank);
-    pairs += 2 * (1 + input);
+    const double sweep_rank = query + support * (1 + moves) * (s.inner_steps - 1 - k);
+    ranks += support * ((moves + learns) * rank + (1 + learns) * sweep_rank);
+    pairs += 2 + moves + learns;
   }
-  ranks += query * steps * support * (meta ? 1 + input : 1);
-  pairs += steps > 0 ? 1 + input : 0;
+  ranks += query * steps * support * (meta ? 1 + learns : 1);
+  pairs += steps > 0 ? 1 + learns : 0;
   if (second) {
-    dense += steps * support * (2 + 4 * input), passes += 3 * steps, copies += steps;
-    shared += steps * support * 2 * input;
-    outer += steps * support * (1 + input);
+    dense += steps * support * (2 + 2 * (moves + learns)), passes += 3 * steps, copies += steps;
+    shared += steps * support * (moves + learns);
+    outer += steps * support * (1 + moves);
   }
   const double flop = 2 * area / 32;
   return {dense * flop / 0.7 + area * (copies * 0.5 + passes * 0.25),
@@ -95,10 +96,13 @@ std::vector<bool> choose_factored(Program& program) {
   std::vector<bool> factored(network.tensors.size(), false);
   for (size_t t = 0; t < network.tensors.size(); ++t) {
     const TensorSpec& tensor = network.tensors[t];
-    if (!tensor.trainable || uses[t].rows == 0 || uses[t].other || s.mode == Mode::adapt) continue;
+    const bool learned = tensor.adapted || tensor.trained;
+    if (!learned || uses[t].rows == 0 || uses[t].other || s.mode == Mode::adapt) continue;
     const WeightCost cost = weight_cost(s, tensor, uses[t]);
-    // A tie goes to dense: its instructions are fewer.
-    factored[t] = s.factored >= 0 ? s.factored == 1 : cost.factored < 0.8 * cost.dense;
+    // What is not adapted has no factors but the meta-gradient's. A tie goes to dense: its
+    // instructions are fewer.
+    const bool pays = !tensor.adapted || cost.factored < 0.8 * cost.dense;
+    factored[t] = s.factored >= 0 ? s.factored == 1 : pays;
     program.any_factored = program.any_factored || factored[t];
     program.decisions.push_back(message("weight ", tensor.name, ": ",
                                         factored[t] ? "factored" : "dense", " (estimated ",
@@ -116,7 +120,9 @@ class Writer {
         draft_(program),
         weights_(draft_, factored),
         emit_(draft_, weights_),
-        poll_(poll) {}
+        poll_(poll),
+        still_support_(emit_.make_pass(0, false)),
+        still_query_(emit_.make_pass(0, true)) {}
 
   void write() {
     const Settings& s = settings_;
@@ -125,7 +131,8 @@ class Writer {
     for (int k = 0; k < s.inner_steps; ++k) {
       poll_();
       if (s.mode == Mode::curve) write_query(k);
-      support.push_back(support_pass(k, support));
+      if (k == 0) forward(still_support_);
+      support.push_back(emit_.make_pass(k, false, still_support_));
       weights_.begin_update();
       forward(support.back());
       backward(support.back());
@@ -139,8 +146,9 @@ class Writer {
         for (int k = s.inner_steps - 1; k >= 0; --k) {
           poll_();
           if (s.rate_grad) weights_.write_rate_dot(k);
-          if (!s.first_order) sweep(k, support);
+          if (!s.first_order) sweep(support[k]);
         }
+        if (s.inner_steps > 0 && !s.first_order) tail(still_support_);
         weights_.write_commit();
       }
     }
@@ -148,24 +156,9 @@ class Writer {
   }
 
  private:
-  Pass support_pass(int k, const std::vector<Pass>& earlier) {
-    Pass pass = emit_.make_pass(k, false);
-    if (!earlier.empty()) take_from(earlier[0], pass);
-    return pass;
-  }
-
-  // Values that depend on no trainable tensor are those of the first pass over the set.
-  void take_from(const Pass& first, Pass& pass) const {
-    pass.again = true;
-    for (size_t v = 0; v < network_.active.size(); ++v)
-      if (!network_.active[v]) pass.y[v] = first.y[v];
-    for (const auto& [v, moments] : first.moments)
-      if (!network_.active[v]) pass.moments[v] = moments;
-  }
-
   // The values of an inner step once more, in new buffers: the old ones end where the step did.
-  void make_again(Pass& pass, const std::vector<Pass>& support) {
-    Pass again = support_pass(pass.step, support);
+  void make_again(Pass& pass) {
+    Pass again = emit_.make_pass(pass.step, false, still_support_);
     emit_.replay(true);
     forward(again);
     backward(again);
@@ -180,7 +173,7 @@ class Writer {
   void forward(Pass& pass) {
     emit_.enter(pass, Phase::forward);
     for (const Node& node : network_.nodes) {
-      if (pass.again && !network_.active[node.output]) continue;
+      if (network_.moves[node.output] != (pass.still != nullptr)) continue;
       label(node, pass, "forward");
       node.op->forward(emit_, node);
     }
@@ -192,32 +185,42 @@ class Writer {
     network_.loss_op->backward(emit_, network_.loss);
     for (size_t i = network_.nodes.size(); i-- > 0;) {
       const Node& node = network_.nodes[i];
-      if (!network_.active[node.output]) continue;
+      if (!network_.moves[node.output]) continue;
       label(node, pass, "backward");
       node.op->backward(emit_, node);
     }
   }
 
+  // The backward pass of what does not step, from the sum of its cotangents.
+  void tail(Pass& still) {
+    emit_.enter(still, Phase::backward);
+    for (size_t i = network_.nodes.size(); i-- > 0;) {
+      const Node& node = network_.nodes[i];
+      if (network_.moves[node.output] || !network_.learns[node.output]) continue;
+      label(node, still, "backward");
+      node.op->backward(emit_, node);
+    }
+    weights_.end_cotangents();
+  }
+
   void write_query(int step) {
-    Pass& query = queries_.emplace_back(emit_.make_pass(step, true));
-    // Logits that depend on no trainable tensor have a place of their own after every step.
-    if (queries_.size() > 1 && network_.active[network_.output]) take_from(queries_.front(), query);
+    if (queries_.empty()) forward(still_query_);
+    Pass& query = queries_.emplace_back(emit_.make_pass(step, true, still_query_));
     forward(query);
     label(network_.loss, query, "forward");
     network_.loss_op->forward(emit_, network_.loss);
     if (settings_.mode != Mode::meta_step) return;
     weights_.begin_query();
     backward(query);
-    weights_.end_cotangents();
+    tail(still_query_);
   }
 
-  void sweep(int k, std::vector<Pass>& support) {
-    weights_.begin_sweep(k);
-    if (settings_.recompute) make_again(support[k], support);
-    Pass& pass = support[k];
+  void sweep(Pass& pass) {
+    weights_.begin_sweep(pass.step);
+    if (settings_.recompute) make_again(pass);
     emit_.enter(pass, Phase::forward_jvp);
     for (const Node& node : network_.nodes) {
-      if (!network_.active[node.output]) continue;
+      if (!network_.moves[node.output]) continue;
       label(node, pass, "forward_jvp");
       node.op->forward_jvp(emit_, node);
     }
@@ -226,7 +229,7 @@ class Writer {
     network_.loss_op->backward_jvp(emit_, network_.loss);
     for (size_t i = network_.nodes.size(); i-- > 0;) {
       const Node& node = network_.nodes[i];
-      if (!network_.active[node.output]) continue;
+      if (!network_.moves[node.output]) continue;
       label(node, pass, "backward_jvp");
       node.op->backward_jvp(emit_, node);
     }
@@ -239,6 +242,7 @@ class Writer {
   Weights weights_;
   Emit emit_;
   Poller poll_;
+  Pass still_support_, still_query_;
   std::deque<Pass> queries_;
 };
 
@@ -303,6 +307,8 @@ Program write_program(const NetworkSpec& spec, const Settings& settings, const P
   Program program;
   program.settings = settings;
   program.network = build_network(spec);
+  for (const TensorSpec& tensor : program.network.tensors)
+    program.outputs.push_back(has_output(settings, tensor) ? program.output_count++ : -1);
   program.input_numel = numel(program.network.value_shapes[0]);
   program.output_numel = numel(program.network.value_shapes[program.network.output]);
   program.target_numel = spec.loss.op == "cross_entropy" ? 1 : program.output_numel;

@@ -47,6 +47,8 @@ struct Program {
   Network network;
   std::vector<Instruction> prologue, body, commit, epilogue;
   Arena transient, keep, shared;
+  std::vector<int> outputs;  // by tensor: its position among those that have one, or -1
+  int output_count = 0;
   int64_t output_numel = 0;  // of one row of logits
   int64_t input_numel = 0;   // of one row of x
   int64_t target_numel = 0;  // of one row of y (1 for class indices)

@@ -48,7 +48,8 @@ bool is_stem(const Network& network, const Node& conv, const Node* norm) {
   if (!norm || norm->op_name != "batch_norm" || norm->attr("kernel_h", 0) == 0) return false;
   if (norm->in_shapes[0] != conv.shape) return false;
   if (norm->attr("batch_stats", 1) == 0 || conv.attr("groups", 1) != 1) return false;
-  if (network.active[conv.inputs[0]] || !network.tensors[conv.params[0]].trainable) return false;
+  // It gives no x_bar, and its tangents are of a weight that moves.
+  if (network.learns[conv.inputs[0]] || !network.tensors[conv.params[0]].adapted) return false;
   const Shape& weight = network.tensors[conv.params[0]].shape;
   const int64_t patch = weight[1] * weight[2] * weight[3];
   return patch <= std::min(kMostPatch, 2 * weight[0]) && conv.shape[1] * conv.shape[2] > 1;
@@ -114,14 +115,15 @@ void centre_input(Network& network) {
     const bool centred = norm && norm->op_name == "batch_norm" && norm->attr("batch_stats", 1) != 0;
     // The norm's rows are the set's: each leading dimension would be centred apart.
     if (centred && linear.shape.size() == 1 && norm->in_shapes[0] == linear.shape &&
-        !network.active[linear.inputs[0]]) {
+        !network.learns[linear.inputs[0]]) {
       Node centre;
       centre.op_name = "centre", centre.op = find_op("centre"),
       centre.name = linear.name + " centre";
       centre.inputs = linear.inputs, centre.in_shapes = linear.in_shapes;
       centre.shape = linear.in_shapes[0];
       centre.output = static_cast<int>(network.value_shapes.size());
-      network.value_shapes.push_back(centre.shape), network.active.push_back(false);
+      network.value_shapes.push_back(centre.shape);
+      network.moves.push_back(false), network.learns.push_back(false);
       linear.inputs = {centre.output};
       nodes.push_back(std::move(centre));
     }
@@ -149,7 +151,7 @@ void fuse_stem(Network& network) {
     *norm = std::move(stem);
     conv.op_name = "patches", conv.op = find_op("patches");
     conv.name += " patches", conv.params.clear();
-    network.active[conv.output] = false;
+    network.moves[conv.output] = network.learns[conv.output] = false;
   }
 }
 

@@ -8,8 +8,7 @@
 namespace fastmaml {
 
 inline int spaces_of(const Program& program) {
-  return kTensors + static_cast<int>(program.network.tensors.size()) +
-         program.network.trainable_count;
+  return kTensors + static_cast<int>(program.network.tensors.size()) + program.output_count;
 }
 
 // set(space, pointer) for the spaces that are the caller's.

@@ -39,12 +39,17 @@ void Weights::write_packed() {
 
 void Weights::lay_out() {
   offset_.assign(network_.tensors.size(), -1);
-  for (size_t t = 0; t < network_.tensors.size(); ++t) {
-    if (!network_.tensors[t].trainable || factored_[t]) continue;
-    offset_[t] = dense_numel_;
-    const int64_t n = numel(network_.tensors[t].shape);
-    dense_numel_ += (n + kBlockGrain - 1) / kBlockGrain * kBlockGrain;
-  }
+  const auto place = [&](bool adapted) {
+    for (size_t t = 0; t < network_.tensors.size(); ++t) {
+      const TensorSpec& tensor = network_.tensors[t];
+      if (factored_[t] || tensor.adapted != adapted || !(adapted || tensor.trained)) continue;
+      offset_[t] = v_numel_;
+      v_numel_ += (numel(tensor.shape) + kBlockGrain - 1) / kBlockGrain * kBlockGrain;
+    }
+  };
+  place(true);
+  dense_numel_ = v_numel_;
+  place(false);
 }
 
 Operand Weights::theta(int tensor) const {
@@ -55,7 +60,7 @@ Operand Weights::theta(int tensor) const {
 
 Operand Weights::output(int tensor) const {
   Operand out;
-  out.space = kTensors + static_cast<int>(network_.tensors.size()) + network_.trainable[tensor];
+  out.space = kTensors + static_cast<int>(network_.tensors.size()) + draft_.output(tensor);
   return out;
 }
 
@@ -162,7 +167,7 @@ void Weights::move_dense(int step) {
 }
 
 void Weights::begin_query() {
-  if (dense_numel_) v_block_ = draft_.buffer(dense_numel_);
+  if (v_numel_) v_block_ = draft_.buffer(v_numel_);
 }
 
 void Weights::write_rate_dot(int step) {
@@ -234,7 +239,7 @@ void Weights::begin_sweep(int step) {
   draft_.label("u = -alpha v");
   draft_.body(scale);
   for (int t = 0; t < static_cast<int>(network_.tensors.size()); ++t)
-    if (offset_[t] >= 0) direction_[t].w = dense(u_block_, t);
+    if (offset_[t] >= 0 && network_.tensors[t].adapted) direction_[t].w = dense(u_block_, t);
 }
 
 void Weights::end_cotangents() {
@@ -247,7 +252,7 @@ void Weights::end_cotangents() {
 void Weights::write_commit() {
   for (int t = 0; t < static_cast<int>(network_.tensors.size()); ++t) {
     const TensorSpec& spec = network_.tensors[t];
-    if (!spec.trainable) continue;
+    if (!spec.trained) continue;
     if (factored_[t] ? sweep_factors_[t].empty() : !v_written_[t])
       throw InternalError(message("no layer gives `", spec.name, "` a cotangent"));
     draft_.label(spec.name + ".meta_grad");
@@ -275,7 +280,7 @@ void Weights::write_commit() {
 void Weights::write_fast_weights() {
   for (int t = 0; t < static_cast<int>(network_.tensors.size()); ++t) {
     const TensorSpec& spec = network_.tensors[t];
-    if (!spec.trainable) continue;
+    if (!spec.adapted) continue;
     draft_.label(spec.name + ".fast");
     Operand out = output(t);
     out.stride = numel(spec.shape);

@@ -2,8 +2,9 @@
 // direction u, and what the commit makes of them. Knows no layer, and no pass but by what it is
 // told.
 //
-// A dense tensor has a place in each of the blocks phi[k], v and u. A factored one has none: W[k]
-// is W0 and the factors of earlier steps, v a list of factors that the sweep appends to.
+// An adapted tensor that is dense has a place in each of the blocks phi[k], v and u; one that is
+// trained and not adapted is theta in every version, and has a place in v. A factored one has none:
+// W[k] is W0 and the factors of earlier steps, v a list of factors that the sweep appends to.
 #pragma once
 
 #include <vector>
@@ -34,7 +35,6 @@ class Weights {
   // `factored` by tensor. Writes the packed tensors' copies into the prologue.
   Weights(Draft& draft, std::vector<bool> factored);
 
-  bool trainable(int tensor) const { return network_.tensors[tensor].trainable; }
   bool factored(int tensor) const { return factored_[tensor]; }
 
   // What passes read: the current version (theta where no step moves it), u, and both transposed,
@@ -43,9 +43,12 @@ class Weights {
   Operand now_t(int tensor);
   Operand direction(int tensor) const { return direction_[tensor].w; }
   Operand direction_t(int tensor) { return transposed(direction_[tensor], tensor); }
-  // Of factored tensors: those of W[k] - W0, and of v.
+  // Of factored tensors: those of W[k] - W0, and of u.
   const std::vector<Factor>& update_factors(int tensor) const { return update_factors_[tensor]; }
-  const std::vector<Factor>& sweep_factors(int tensor) const { return sweep_factors_[tensor]; }
+  const std::vector<Factor>& direction_factors(int tensor) const {
+    static const std::vector<Factor> kNone;
+    return network_.tensors[tensor].adapted ? sweep_factors_[tensor] : kNone;
+  }
 
   // Where cotangents go: into phi[step + 1], or into v. Where rates are learned the former go into
   // g[step], which the sweep reads.
@@ -86,8 +89,9 @@ class Weights {
   std::vector<std::vector<Version>> phi_;  // phi_[k][tensor]
   int version_ = 0;                        // k of the current one
   std::vector<Version> direction_;         // u
-  std::vector<int64_t> offset_;            // of each dense trainable tensor in a block, else -1
-  int64_t dense_numel_ = 0;                // of a block
+  std::vector<int64_t> offset_;            // of each dense tensor in a block, else -1
+  int64_t dense_numel_ = 0;                // of a block: the adapted tensors
+  int64_t v_numel_ = 0;                    // of v's, where those that are trained alone follow
   Operand next_block_, v_block_, u_block_;
   // Of learned rates: g[step], and which tensors it has.
   struct Gradient {

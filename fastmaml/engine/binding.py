@@ -165,7 +165,7 @@ class CompiledPlan:
         """Write the program."""
         self.plan = _C.Plan(
             list(network.row_shape),
-            [_C.TensorSpec(t.name, list(t.shape), t.trainable) for t in network.tensors],
+            [_C.TensorSpec(t.name, list(t.shape), t.adapted, t.trained) for t in network.tensors],
             [
                 _C.NodeSpec(n.op, list(n.inputs), list(n.params), n.attrs, list(n.shape), n.name)
                 for n in network.nodes
@@ -196,7 +196,8 @@ class CompiledPlan:
         self.output_shape = tuple(self.plan.output_shape())
         self.used = self.counted = 0  # when it was last used, and bytes then: see `plan`
         logits = 0 if purpose == "adapt" else query_rows, *self.output_shape
-        trained = [tuple(t.shape) for t in network.tensors if t.trainable]
+        role = "adapted" if purpose == "adapt" else "trained"
+        trained = [tuple(t.shape) for t in network.tensors if getattr(t, role)]
         self._layouts = Layouts(purpose, dtype, inner_steps, logits, trained, rate_grad, _KEPT)
         self._bytes = Recent[tuple[int, int, int, bool], int](_KEPT)
         self._tables = _device.Tables(self.plan.device_tables)

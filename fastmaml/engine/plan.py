@@ -135,7 +135,7 @@ class _Traced:
         self.parameters = {
             spec.name: tensor
             for spec, tensor in zip(network.tensors, self._live, strict=True)
-            if spec.trainable
+            if spec.trained
         }
         self.plans: dict[Hashable, CompiledPlan] = {}
         self._fits = Recent[Hashable, Fit](_KEPT)

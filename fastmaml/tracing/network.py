@@ -20,11 +20,12 @@ __all__ = [
 
 
 class TensorSpec(NamedTuple):
-    """A parameter or buffer of the model: its qualified name, shape, and whether it is trained."""
+    """A parameter or buffer of the model: its qualified name, its shape, and its roles."""
 
     name: str
     shape: tuple[int, ...]
-    trainable: bool
+    adapted: bool  # moves in the inner loop
+    trained: bool  # has a meta-gradient
 
 
 class Node(NamedTuple):

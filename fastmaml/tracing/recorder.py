@@ -293,7 +293,7 @@ class Recorder(Mode):
         if id(tensor) not in self.index:
             self.index[id(tensor)] = len(self.tensors)
             trainable = isinstance(tensor, nn.Parameter) and tensor.requires_grad
-            self.tensors.append(TensorSpec(name, tuple(tensor.shape), trainable))
+            self.tensors.append(TensorSpec(name, tuple(tensor.shape), trainable, trainable))
         return self.index[id(tensor)]
 
     def emit(

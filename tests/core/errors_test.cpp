@@ -58,7 +58,7 @@ TEST(a_trainable_tensor_without_a_cotangent_is_refused) {
   settings.factored = 0;
   const Plan plan(spec, settings);
   TensorSpec& mean = spec.tensors[4];
-  mean.trainable = true;
+  mean.adapted = mean.trained = true;
   CHECK_THROWS(InternalError, "no layer gives `" + mean.name + "` a cotangent",
                Plan(spec, settings));
 }

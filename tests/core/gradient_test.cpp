@@ -21,7 +21,7 @@ void check_gradient(const NetworkCase& item, const Settings& settings) {
   double slope = 0, scale = 0;
   size_t output = 0;
   for (size_t t = 0; t < problem.theta.size(); ++t) {
-    if (!item.network.tensors[t].trainable) continue;
+    if (!item.network.tensors[t].trained) continue;
     for (size_t i = 0; i < problem.theta[t].size(); ++i) {
       const double direction = normal(generator);
       above.theta[t][i] += kStep * direction, below.theta[t][i] -= kStep * direction;

@@ -18,7 +18,8 @@ int Builder::node(NodeSpec spec) {
 
 int Builder::tensor(Shape shape, bool trainable) {
   const int index = static_cast<int>(spec_.tensors.size());
-  spec_.tensors.push_back({"tensor" + std::to_string(index), std::move(shape), trainable});
+  spec_.tensors.push_back(
+      {"tensor" + std::to_string(index), std::move(shape), trainable, trainable});
   return index;
 }
 
@@ -232,7 +233,7 @@ Problem<T>::Problem(const NetworkSpec& spec, const Settings& s, int64_t count, u
   for (const TensorSpec& tensor : spec.tensors) {
     theta.emplace_back();
     // Running variances must be positive; weights are scaled to keep activations near 1.
-    if (tensor.trainable)
+    if (tensor.trained)
       fill(theta.back(), numel(tensor.shape), normal, 1 / std::sqrt(double(tensor.shape.back())));
     else
       fill(theta.back(), numel(tensor.shape), uniform, 1);
@@ -251,7 +252,7 @@ typename Problem<T>::Result Problem<T>::run(const Plan& plan, int threads, int f
   result.logits.resize(adapt ? 0 : sets * tasks * s.query_rows * numel(plan.output_shape()));
   result.rate_dots.resize(s.rate_grad ? tasks * s.inner_steps : 0);
   for (const TensorSpec& tensor : network.tensors)
-    if (tensor.trainable && s.mode != Mode::evaluate && s.mode != Mode::curve)
+    if (tensor.trained && s.mode != Mode::evaluate && s.mode != Mode::curve)
       result.outputs.emplace_back(numel(tensor.shape) * (adapt ? tasks : 1));
   Call call;
   call.tasks = tasks, call.threads = threads, call.lanes = lanes;

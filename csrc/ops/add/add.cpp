@@ -38,17 +38,15 @@ void Add::forward(Emit& emit, const Node& node) const {
 
 void Add::backward(Emit& emit, const Node& node) const {
   for (int i : {0, 1}) {
-    if (!emit.active(node, i)) continue;
+    if (!emit.wants_x_bar(node, i)) continue;
     const Sink sink = emit.x_bar(node, i);
     add_numbers(emit, node, sink.out, sink.cin, emit.y_bar(node));
   }
 }
 
 void Add::forward_jvp(Emit& emit, const Node& node) const {
-  const bool both = emit.active(node, 0) && emit.active(node, 1);
-  if (!both && !emit.active(node, 0) && !emit.active(node, 1)) return;
-  const Operand first = emit.x_dot(node, emit.active(node, 0) ? 0 : 1);
-  if (both)
+  const Operand first = emit.x_dot(node, emit.x_moves(node, 0) ? 0 : 1);
+  if (emit.x_moves(node, 0) && emit.x_moves(node, 1))
     add_numbers(emit, node, emit.y_dot(node), first, emit.x_dot(node, 1));
   else
     add_numbers(emit, node, emit.y_dot(node), Operand{}, first);
@@ -56,7 +54,7 @@ void Add::forward_jvp(Emit& emit, const Node& node) const {
 
 void Add::backward_jvp(Emit& emit, const Node& node) const {
   for (int i : {0, 1}) {
-    if (!emit.active(node, i)) continue;
+    if (!emit.wants_x_bar(node, i)) continue;
     const Sink sink = emit.x_bar_dot(node, i);
     add_numbers(emit, node, sink.out, sink.cin, emit.y_bar_dot(node));
   }

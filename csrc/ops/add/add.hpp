@@ -5,7 +5,7 @@
 //   backward_jvp   x0_bar_dot += y_bar_dot,   x1_bar_dot += y_bar_dot
 //
 // All four are contractions of depth 1 with the number one: c = cin + 1 * b. An input that depends
-// on no trainable tensor has neither cotangent nor tangent and is left out.
+// on no adapted tensor has no tangent, and one that learns nothing no cotangent: they are left out.
 #pragma once
 
 #include "ops/op.hpp"

@@ -118,13 +118,14 @@ void BatchNorm::forward(Emit& emit, const Node& node) const {
 }
 
 void BatchNorm::backward(Emit& emit, const Node& node) const {
-  const bool active = emit.active(node, 0);
-  if (!active && !any_trainable(emit, node)) return;
+  const bool wants_x_bar = emit.wants_x_bar(node, 0);
+  // The means of a cotangent are read again where the scale moves and x_bar_dot is wanted.
+  if (!wants_x_bar && !wants_param_bars(emit, node) && !emit.x_learns(node, 0)) return;
   BatchNormArgs args = batch_norm_args(emit, node, PassKind::backward);
   args.y_bar = emit.y_bar(node);
   if (args.batch_stats) args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
-  sum_runs(emit, args, active);
-  if (active) {
+  sum_runs(emit, args, wants_x_bar);
+  if (wants_x_bar) {
     const Sink sink = emit.x_bar(node, 0);
     args.out = sink.out, args.cin = sink.cin;
   }
@@ -133,13 +134,12 @@ void BatchNorm::backward(Emit& emit, const Node& node) const {
 }
 
 void BatchNorm::forward_jvp(Emit& emit, const Node& node) const {
-  const bool active = emit.active(node, 0);
-  if (!active && !any_trainable(emit, node)) return;
   BatchNormArgs args = batch_norm_args(emit, node, PassKind::forward_jvp);
-  if (active) args.x_dot = emit.x_dot(node, 0);
-  if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
-  if (emit.trainable(node, kBias)) args.bias_dot = emit.param_dot(node, kBias);
-  if (active && args.batch_stats) {
+  const bool x_moves = emit.x_moves(node, 0);
+  if (x_moves) args.x_dot = emit.x_dot(node, 0);
+  if (emit.param_moves(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
+  if (emit.param_moves(node, kBias)) args.bias_dot = emit.param_dot(node, kBias);
+  if (x_moves && args.batch_stats) {
     args.n = emit.saved(node, kTangentMeans, 2 * args.features);
     sum_runs(emit, args, true);
   }
@@ -148,21 +148,21 @@ void BatchNorm::forward_jvp(Emit& emit, const Node& node) const {
 }
 
 void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
-  const bool active = emit.active(node, 0);
-  if (!active && !any_trainable(emit, node)) return;
+  const bool wants_x_bar = emit.wants_x_bar(node, 0);
+  if (!wants_x_bar && !wants_param_bars(emit, node)) return;
   BatchNormArgs args = batch_norm_args(emit, node, PassKind::backward_jvp);
   args.y_bar = emit.y_bar(node), args.y_bar_dot = emit.y_bar_dot(node);
-  if (active) args.x_dot = emit.x_dot(node, 0);
-  if (active && args.batch_stats) {
+  const bool x_moves = emit.x_moves(node, 0);
+  if (x_moves) args.x_dot = emit.x_dot(node, 0);
+  if (wants_x_bar && args.batch_stats)
     args.m = emit.saved(node, kCotangentMeans, 2 * args.features);
-    args.n = emit.saved(node, kTangentMeans, 2 * args.features);
-  }
-  sum_runs(emit, args, active);
-  if (active) {
+  if (x_moves && args.batch_stats) args.n = emit.saved(node, kTangentMeans, 2 * args.features);
+  sum_runs(emit, args, wants_x_bar);
+  if (wants_x_bar) {
     const Sink sink = emit.x_bar_dot(node, 0);
     args.out = sink.out, args.cin = sink.cin;
   }
-  if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
+  if (emit.param_moves(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
   set_param_sinks(emit, node, args);
   emit.add(args);
 }

@@ -55,7 +55,7 @@ struct BatchNormArgs {
   bool partial = false;
   bool by_rows = false;  // on the CPU: threads of a team share rows rather than features
   Operand y_bar;         // in [R, F]: backward, backward_jvp
-  Operand x_dot;         // in [R, F]: tangent passes; absent when x is not active
+  Operand x_dot;         // in [R, F]: tangent passes; absent when x does not move
   Operand weight_dot;    // in [F]: tangent passes; absent when frozen
   Operand bias_dot;      // in [F]: forward_jvp; absent when frozen
   Operand y_bar_dot;     // in [R, F]: backward_jvp

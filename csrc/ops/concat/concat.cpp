@@ -70,7 +70,7 @@ void Concat::forward(Emit& emit, const Node& node) const {
 void Concat::backward(Emit& emit, const Node& node) const {
   const Parts p = parts(emit, node);
   for (size_t i = 0; i < p.width.size(); ++i)
-    if (const int at = static_cast<int>(i); emit.active(node, at))
+    if (const int at = static_cast<int>(i); emit.wants_x_bar(node, at))
       take(emit, p, i, emit.y_bar(node), emit.x_bar(node, at));
 }
 
@@ -78,14 +78,14 @@ void Concat::forward_jvp(Emit& emit, const Node& node) const {
   const Parts p = parts(emit, node);
   for (size_t i = 0; i < p.width.size(); ++i) {
     const int at = static_cast<int>(i);
-    put(emit, p, i, emit.active(node, at) ? emit.x_dot(node, at) : Operand{}, emit.y_dot(node));
+    put(emit, p, i, emit.x_moves(node, at) ? emit.x_dot(node, at) : Operand{}, emit.y_dot(node));
   }
 }
 
 void Concat::backward_jvp(Emit& emit, const Node& node) const {
   const Parts p = parts(emit, node);
   for (size_t i = 0; i < p.width.size(); ++i)
-    if (const int at = static_cast<int>(i); emit.active(node, at))
+    if (const int at = static_cast<int>(i); emit.wants_x_bar(node, at))
       take(emit, p, i, emit.y_bar_dot(node), emit.x_bar_dot(node, at));
 }
 

@@ -1,7 +1,7 @@
 // concat: y = the channels (or features) of x0, then those of x1, ...; the first dimension of rows.
 //
 //   backward       x_i_bar += y_bar's part i
-//   forward_jvp    y_dot's part i = x_i_dot, or 0 where x_i depends on no trainable tensor
+//   forward_jvp    y_dot's part i = x_i_dot, or 0 where x_i does not move
 //   backward_jvp   x_i_bar_dot += y_bar_dot's part i
 //
 // Made of contractions without terms (a copy into part of y) and of permutes (out of it).

@@ -85,7 +85,7 @@ void add_parts(Emit& emit, A args, int64_t parts, int64_t numel) {
 }
 
 void add_bias_bar(Emit& emit, const Node& node, const Operand& y_like) {
-  if (!emit.trainable(node, kBias)) return;
+  if (!emit.wants_param_bar(node, kBias)) return;
   const ConvSizes s = conv_sizes(emit, node);
   const Sink sink = emit.param_bar(node, kBias);
   const int64_t channels = s.groups * s.out;
@@ -176,18 +176,18 @@ void Conv2d::forward(Emit& emit, const Node& node) const {
 void Conv2d::backward(Emit& emit, const Node& node) const {
   const Operand d = emit.y_bar(node);
   // The weight first: x may be read for the last time, and x_bar take its place.
-  if (emit.trainable(node, kWeight)) add_weight_bar(emit, node, {{emit.x(node, 0), d}});
+  if (emit.wants_param_bar(node, kWeight)) add_weight_bar(emit, node, {{emit.x(node, 0), d}});
   add_bias_bar(emit, node, d);
-  if (emit.active(node, 0))
+  if (emit.wants_x_bar(node, 0))
     add_towards_in(emit, node, emit.x_bar(node, 0), {{d, emit.param_t(node, kWeight)}});
 }
 
 void Conv2d::forward_jvp(Emit& emit, const Node& node) const {
   ConvArgs args = towards_out(emit, node);
   args.c = emit.y_dot(node);
-  if (emit.trainable(node, kBias)) args.cin = emit.param_dot(node, kBias), args.cin_row = true;
-  if (emit.active(node, 0)) args.terms.push_back({emit.x_dot(node, 0), emit.param(node, kWeight)});
-  if (emit.trainable(node, kWeight))
+  if (emit.param_moves(node, kBias)) args.cin = emit.param_dot(node, kBias), args.cin_row = true;
+  if (emit.x_moves(node, 0)) args.terms.push_back({emit.x_dot(node, 0), emit.param(node, kWeight)});
+  if (emit.param_moves(node, kWeight))
     args.terms.push_back({emit.x(node, 0), emit.param_dot(node, kWeight)});
   choose(emit, node, args);
   emit.add(std::move(args));
@@ -195,15 +195,15 @@ void Conv2d::forward_jvp(Emit& emit, const Node& node) const {
 
 void Conv2d::backward_jvp(Emit& emit, const Node& node) const {
   const Operand d = emit.y_bar(node), d_dot = emit.y_bar_dot(node);
-  if (emit.trainable(node, kWeight)) {
+  if (emit.wants_param_bar(node, kWeight)) {
     std::vector<ConvTerm> terms{{emit.x(node, 0), d_dot}};
-    if (emit.active(node, 0)) terms.push_back({emit.x_dot(node, 0), d});
+    if (emit.x_moves(node, 0)) terms.push_back({emit.x_dot(node, 0), d});
     add_weight_bar(emit, node, std::move(terms));
   }
   add_bias_bar(emit, node, d_dot);
-  if (emit.active(node, 0)) {
+  if (emit.wants_x_bar(node, 0)) {
     std::vector<ConvTerm> terms{{d_dot, emit.param_t(node, kWeight)}};
-    if (emit.trainable(node, kWeight)) terms.push_back({d, emit.param_dot_t(node, kWeight)});
+    if (emit.param_moves(node, kWeight)) terms.push_back({d, emit.param_dot_t(node, kWeight)});
     add_towards_in(emit, node, emit.x_bar_dot(node, 0), std::move(terms));
   }
 }

@@ -65,11 +65,11 @@ void GroupNorm::forward(Emit& emit, const Node& node) const {
 }
 
 void GroupNorm::backward(Emit& emit, const Node& node) const {
-  const bool active = emit.active(node, 0);
-  if (!active && !any_trainable(emit, node)) return;
+  const bool wants_x_bar = emit.wants_x_bar(node, 0);
+  if (!wants_x_bar && !wants_param_bars(emit, node)) return;
   GroupNormArgs args = start(emit, node, PassKind::backward);
   args.y_bar = emit.y_bar(node);
-  if (active) {
+  if (wants_x_bar) {
     const Sink sink = emit.x_bar(node, 0);
     args.m = emit.saved(node, kCotangentMeans, 2 * args.rows * args.groups);
     args.out = sink.out, args.cin = sink.cin;
@@ -79,32 +79,32 @@ void GroupNorm::backward(Emit& emit, const Node& node) const {
 }
 
 void GroupNorm::forward_jvp(Emit& emit, const Node& node) const {
-  const bool active = emit.active(node, 0);
-  if (!active && !any_trainable(emit, node)) return;
   GroupNormArgs args = start(emit, node, PassKind::forward_jvp);
-  if (active) {
+  if (emit.x_moves(node, 0)) {
     args.x_dot = emit.x_dot(node, 0);
     args.n = emit.saved(node, kTangentMeans, 2 * args.rows * args.groups);
   }
-  if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
-  if (emit.trainable(node, kBias)) args.bias_dot = emit.param_dot(node, kBias);
+  if (emit.param_moves(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
+  if (emit.param_moves(node, kBias)) args.bias_dot = emit.param_dot(node, kBias);
   args.out = emit.y_dot(node);
   emit.add(args);
 }
 
 void GroupNorm::backward_jvp(Emit& emit, const Node& node) const {
-  const bool active = emit.active(node, 0);
-  if (!active && !any_trainable(emit, node)) return;
+  const bool wants_x_bar = emit.wants_x_bar(node, 0);
+  if (!wants_x_bar && !wants_param_bars(emit, node)) return;
   GroupNormArgs args = start(emit, node, PassKind::backward_jvp);
   args.y_bar = emit.y_bar(node), args.y_bar_dot = emit.y_bar_dot(node);
-  if (active) {
-    const Sink sink = emit.x_bar_dot(node, 0);
+  if (emit.x_moves(node, 0)) {
     args.x_dot = emit.x_dot(node, 0);
     args.m = emit.saved(node, kCotangentMeans, 2 * args.rows * args.groups);
     args.n = emit.saved(node, kTangentMeans, 2 * args.rows * args.groups);
+  }
+  if (wants_x_bar) {
+    const Sink sink = emit.x_bar_dot(node, 0);
     args.out = sink.out, args.cin = sink.cin;
   }
-  if (emit.trainable(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
+  if (emit.param_moves(node, kWeight)) args.weight_dot = emit.param_dot(node, kWeight);
   set_param_sinks(emit, node, args);
   emit.add(args);
 }

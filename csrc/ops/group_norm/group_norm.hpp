@@ -39,7 +39,7 @@ struct GroupNormArgs {
   Operand weight;                                          // in [C]: always, absent means 1
   Operand bias;                                            // in [C]: forward, absent means 0
   Operand y_bar;                                           // in [R, P, C]: backward, backward_jvp
-  Operand x_dot;                 // in [R, P, C]: tangent passes; absent when x is not active
+  Operand x_dot;                 // in [R, P, C]: tangent passes; absent when x does not move
   Operand weight_dot;            // in [C]: tangent passes; absent when frozen
   Operand bias_dot;              // in [C]: forward_jvp; absent when frozen
   Operand y_bar_dot;             // in [R, P, C]: backward_jvp

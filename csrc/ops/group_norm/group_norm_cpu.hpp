@@ -54,7 +54,9 @@ struct GroupNormTask {
   FASTMAML_INLINE Vec<T> mean_of(Vec<T> total) const {
     return (alone ? total : splat<T>(sum<T>(total))) * per_set;
   }
+  // A statistic of the set, 0 where nobody needed it.
   FASTMAML_INLINE Vec<T> get(const T* p, const Set& s) const {
+    if (!p) return splat<T>(0);
     return alone ? s.sets.load(p + s.at) : splat<T>(p[s.at]);
   }
   FASTMAML_INLINE void put(T* p, const Set& s, Vec<T> first, Vec<T> second) const {
@@ -116,10 +118,11 @@ struct GroupNormTask {
 
   void backward_jvp(const Set& s) const {
     const Vec<T> mean = get(stats, s), rstd = get(stats + R * G, s);
-    const Vec<T> m1 = get(m, s), m2 = get(m + R * G, s), n1 = get(n, s), n2 = get(n + R * G, s);
+    const T *m_h = m ? m + R * G : nullptr, *n_h = n ? n + R * G : nullptr;
+    const Vec<T> m1 = get(m, s), m2 = get(m_h, s), n1 = get(n, s), n2 = get(n_h, s);
     const auto h_at = [&](int64_t i, Lanes<T> l) { return (l.load(x + i) - mean) * rstd; };
     const auto h_dot_at = [&](int64_t i, Vec<T> h, Lanes<T> l) {
-      return rstd * (l.load(x_dot + i) - n1 - h * n2);
+      return rstd * (l.load_or(x_dot, i, T(0)) - n1 - h * n2);
     };
     const auto d_dot_at = [&](int64_t i, int64_t j, Lanes<T> l) {
       return l.load(y_bar_dot + i) * l.load_or(weight, j, T(1)) +

@@ -173,7 +173,7 @@ struct GroupNormSet {
     };
     const auto number = [&](Place p) {
       const T h = norm.h(x[p.i]), bar = y_bar[p.i], w = load_or(weight, p.j, T(1));
-      return Number{h, norm.h_dot(x_dot[p.i], h, n), bar * w,
+      return Number{h, norm.h_dot(load_or(x_dot, p.i, T(0)), h, n), bar * w,
                     y_bar_dot[p.i] * w + bar * load_or(weight_dot, p.j, T(0))};
     };
     const Pair m_dot = means([&](Place p) {

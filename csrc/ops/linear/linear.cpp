@@ -46,17 +46,27 @@ void sum_rows(Emit& emit, const Sink& sink, const Operand& y, int64_t rows, int6
   emit.add(args);
 }
 
-ContractArgs weight_gradient(const Sink& sink, const LinearSizes& s) {
+// W_bar, or its tangent, is the sum over rows of d[row, :]^T x[row, :], over all `products`.
+struct OuterProduct {
+  Operand d, x;
+};
+
+void add_weight_bar(Emit& emit, const Node& node, const LinearSizes& s,
+                    const std::vector<OuterProduct>& products) {
+  if (!emit.wants_param_bar(node, kWeight)) return;
+  if (emit.factored(node, kWeight)) {
+    for (const OuterProduct& p : products) emit.add_factor(node, kWeight, p.d, p.x, s.rows);
+    return;
+  }
+  const Sink sink = emit.param_bar(node, kWeight);
   ContractArgs args;
   args.m = s.out, args.n = s.in;
   args.c = sink.out, args.c_row = s.in;
   args.cin = sink.cin, args.cin_row = s.in;
   args.scale = sink.scale;
-  return args;
-}
-
-ContractTerm outer(const Operand& d, const Operand& x, const LinearSizes& s) {
-  return {d, 1, s.out, x, s.in, 1, s.rows};
+  for (const OuterProduct& p : products)
+    args.terms.push_back({p.d, 1, s.out, p.x, s.in, 1, s.rows});
+  emit.add(std::move(args));
 }
 
 // Adds `terms` to what `sink` holds; writes nothing when there are none and cin is already there.
@@ -118,7 +128,7 @@ void Linear::forward(Emit& emit, const Node& node) const {
 void Linear::backward(Emit& emit, const Node& node) const {
   const LinearSizes s = linear_sizes(emit, node);
   const Operand x = emit.x(node, 0), d = emit.y_bar(node);
-  if (emit.active(node, 0)) {
+  if (emit.wants_x_bar(node, 0)) {
     Sink sink = emit.x_bar(node, 0);
     contract_rows(emit, sink, s, s.in, {{d, s.out, 1, emit.param(node, 0), s.in, 1, s.out}});
     if (emit.factored(node, 0)) {
@@ -127,31 +137,25 @@ void Linear::backward(Emit& emit, const Node& node) const {
       contract_rows(emit, {sink.out, sink.out}, s, s.in, terms);
     }
   }
-  if (emit.factored(node, 0)) {
-    emit.add_factor(node, 0, d, x, s.rows);
-  } else if (emit.trainable(node, 0)) {
-    ContractArgs args = weight_gradient(emit.param_bar(node, 0), s);
-    args.terms = {outer(d, x, s)};
-    emit.add(std::move(args));
-  }
-  if (emit.trainable(node, 1)) sum_rows(emit, emit.param_bar(node, 1), d, s.rows, s.out);
+  add_weight_bar(emit, node, s, {{d, x}});
+  if (emit.wants_param_bar(node, 1)) sum_rows(emit, emit.param_bar(node, 1), d, s.rows, s.out);
 }
 
 void Linear::forward_jvp(Emit& emit, const Node& node) const {
   const LinearSizes s = linear_sizes(emit, node);
   const Operand x = emit.x(node, 0), x_dot = emit.x_dot(node, 0), y_dot = emit.y_dot(node);
-  const bool active = emit.active(node, 0);
+  const bool x_moves = emit.x_moves(node, 0);
   std::vector<ContractTerm> shared, own;
-  if (active) shared.push_back({x_dot, s.in, 1, emit.param_t(node, 0), s.out, 1, s.in});
+  if (x_moves) shared.push_back({x_dot, s.in, 1, emit.param_t(node, 0), s.out, 1, s.in});
   if (emit.factored(node, 0)) {
-    if (active)
+    if (x_moves)
       factor_terms(emit, emit.update_factors(node, 0), true, x_dot, s.rows, s.in, s.out, -1, own);
-    factor_terms(emit, emit.sweep_factors(node, 0), true, x, s.rows, s.in, s.out, emit.neg_rate(),
-                 own);
-  } else if (emit.trainable(node, 0)) {
+    factor_terms(emit, emit.direction_factors(node, 0), true, x, s.rows, s.in, s.out,
+                 emit.neg_rate(), own);
+  } else if (emit.param_moves(node, 0)) {
     shared.push_back({x, s.in, 1, emit.param_dot_t(node, 0), s.out, 1, s.in});
   }
-  const Operand u_b = emit.trainable(node, 1) ? emit.param_dot(node, 1) : Operand{};
+  const Operand u_b = emit.param_moves(node, 1) ? emit.param_dot(node, 1) : Operand{};
   sum_apart(emit, {y_dot, u_b}, s, std::move(shared), std::move(own));
 }
 
@@ -160,30 +164,25 @@ void Linear::backward_jvp(Emit& emit, const Node& node) const {
   const Operand x = emit.x(node, 0), x_dot = emit.x_dot(node, 0);
   const Operand d = emit.y_bar(node), d_dot = emit.y_bar_dot(node);
   const bool factored = emit.factored(node, 0);
-  if (emit.active(node, 0)) {
+  if (emit.wants_x_bar(node, 0)) {
     Sink sink = emit.x_bar_dot(node, 0);
     std::vector<ContractTerm> terms{{d_dot, s.out, 1, emit.param(node, 0), s.in, 1, s.out}};
-    if (!factored && emit.trainable(node, 0))
+    if (!factored && emit.param_moves(node, 0))
       terms.push_back({d, s.out, 1, emit.param_dot(node, 0), s.in, 1, s.out});
     contract_rows(emit, sink, s, s.in, terms);
     if (factored) {
       std::vector<ContractTerm> own;
       factor_terms(emit, emit.update_factors(node, 0), false, d_dot, s.rows, s.in, s.out, -1, own);
-      factor_terms(emit, emit.sweep_factors(node, 0), false, d, s.rows, s.in, s.out,
+      factor_terms(emit, emit.direction_factors(node, 0), false, d, s.rows, s.in, s.out,
                    emit.neg_rate(), own);
       contract_rows(emit, {sink.out, sink.out}, s, s.in, own);
     }
   }
-  if (factored) {
-    emit.add_factor(node, 0, d_dot, x, s.rows);
-    if (emit.active(node, 0)) emit.add_factor(node, 0, d, x_dot, s.rows);
-  } else if (emit.trainable(node, 0)) {
-    ContractArgs args = weight_gradient(emit.param_bar(node, 0), s);
-    args.terms = {outer(d_dot, x, s)};
-    if (emit.active(node, 0)) args.terms.push_back(outer(d, x_dot, s));
-    emit.add(std::move(args));
-  }
-  if (emit.trainable(node, 1)) sum_rows(emit, emit.param_bar(node, 1), d_dot, s.rows, s.out);
+  if (emit.x_moves(node, 0))
+    add_weight_bar(emit, node, s, {{d_dot, x}, {d, x_dot}});
+  else
+    add_weight_bar(emit, node, s, {{d_dot, x}});
+  if (emit.wants_param_bar(node, 1)) sum_rows(emit, emit.param_bar(node, 1), d_dot, s.rows, s.out);
 }
 
 }  // namespace fastmaml

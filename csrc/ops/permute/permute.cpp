@@ -31,18 +31,18 @@ void Permute::forward(Emit& emit, const Node& node) const {
 }
 
 void Permute::backward(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.wants_x_bar(node, 0)) return;
   const Sink sink = emit.x_bar(node, 0);
   move_images(emit, node, true, emit.y_bar(node), sink.out, sink.cin);
 }
 
 void Permute::forward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.x_moves(node, 0)) return;
   move_images(emit, node, false, emit.x_dot(node, 0), emit.y_dot(node), {});
 }
 
 void Permute::backward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.wants_x_bar(node, 0)) return;
   const Sink sink = emit.x_bar_dot(node, 0);
   move_images(emit, node, true, emit.y_bar_dot(node), sink.out, sink.cin);
 }

@@ -58,7 +58,7 @@ void Pointwise::forward(Emit& emit, const Node& node) const {
 }
 
 void Pointwise::backward(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.wants_x_bar(node, 0)) return;
   PointwiseArgs args = start(emit, node, PassKind::backward);
   const Sink sink = emit.x_bar(node, 0);
   args.y_bar = emit.y_bar(node);
@@ -67,7 +67,7 @@ void Pointwise::backward(Emit& emit, const Node& node) const {
 }
 
 void Pointwise::forward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.x_moves(node, 0)) return;
   PointwiseArgs args = start(emit, node, PassKind::forward_jvp);
   args.x_dot = emit.x_dot(node, 0);
   args.out = emit.y_dot(node);
@@ -75,7 +75,7 @@ void Pointwise::forward_jvp(Emit& emit, const Node& node) const {
 }
 
 void Pointwise::backward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.wants_x_bar(node, 0)) return;
   PointwiseArgs args = start(emit, node, PassKind::backward_jvp);
   const Sink sink = emit.x_bar_dot(node, 0);
   args.y_bar_dot = emit.y_bar_dot(node);

@@ -92,20 +92,20 @@ void Pool2d::forward(Emit& emit, const Node& node) const {
 }
 
 void Pool2d::backward(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.wants_x_bar(node, 0)) return;
   const Sink sink = emit.x_bar(node, 0);
   scatter(emit, node, emit.y_bar(node), sink.out, sink.cin);
 }
 
 void Pool2d::forward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.x_moves(node, 0)) return;
   PoolArgs args = start(emit, node, PoolStep::gather_max, PoolStep::gather_avg);
   args.in = emit.x_dot(node, 0), args.out = emit.y_dot(node);
   emit.add(std::move(args));
 }
 
 void Pool2d::backward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.active(node, 0)) return;
+  if (!emit.wants_x_bar(node, 0)) return;
   const Sink sink = emit.x_bar_dot(node, 0);
   scatter(emit, node, emit.y_bar_dot(node), sink.out, sink.cin);
 }

@@ -164,9 +164,9 @@ StemArgs start(Emit& emit, const Node& node, const Chunks& chunks, PassKind pass
     args.G = emit.saved(node, kProducts, args.patch * args.features);
   }
   if (pass == PassKind::forward || pass == PassKind::backward) return args;
-  if (emit.trainable(node, kWeight)) args.w_dot = emit.param_dot(node, kWeight);
-  if (emit.trainable(node, kNormWeight)) args.g_dot = emit.param_dot(node, kNormWeight);
-  if (emit.trainable(node, kNormBias)) args.b_dot = emit.param_dot(node, kNormBias);
+  if (emit.param_moves(node, kWeight)) args.w_dot = emit.param_dot(node, kWeight);
+  if (emit.param_moves(node, kNormWeight)) args.g_dot = emit.param_dot(node, kNormWeight);
+  if (emit.param_moves(node, kNormBias)) args.b_dot = emit.param_dot(node, kNormBias);
   return args;
 }
 
@@ -180,20 +180,20 @@ void run_folded(Emit& emit, Chunks& chunks, StemArgs args, TapKind kind, const O
 
 // Where the cotangents of the parameters, or their tangents, go.
 void add_with_sinks(Emit& emit, const Node& node, StemArgs args) {
-  if (emit.trainable(node, kWeight)) {
+  if (emit.wants_param_bar(node, kWeight)) {
     const Sink sink = emit.param_bar(node, kWeight);
     args.w_out = sink.out, args.w_cin = sink.cin, args.w_scale = sink.scale;
   }
-  if (emit.trainable(node, kNormWeight)) {
+  if (emit.wants_param_bar(node, kNormWeight)) {
     const Sink sink = emit.param_bar(node, kNormWeight);
     args.g_out = sink.out, args.g_cin = sink.cin, args.g_scale = sink.scale;
   }
-  if (emit.trainable(node, kNormBias)) {
+  if (emit.wants_param_bar(node, kNormBias)) {
     const Sink sink = emit.param_bar(node, kNormBias);
     args.b_out = sink.out, args.b_cin = sink.cin, args.b_scale = sink.scale;
   }
   if (args.w_out || args.g_out || args.b_out) emit.add(args);
-  if (!emit.trainable(node, kBias)) return;
+  if (!emit.wants_param_bar(node, kBias)) return;
   const Sink sink = emit.param_bar(node, kBias);
   if (sink.cin == sink.out) return;
   ContractArgs still;
