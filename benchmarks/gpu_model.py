@@ -22,7 +22,7 @@ import torch
 from benchmarks.workloads import WORKLOADS, Workload
 from fastmaml import losses
 from fastmaml.engine import binding
-from fastmaml.engine.binding import CompiledPlan
+from fastmaml.engine.binding import CompiledPlan, PlanSettings
 from fastmaml.tracing.trace import trace
 
 # An assumption, not a measurement: what a graph's kernel takes at least from the end of the one
@@ -111,14 +111,16 @@ def compile_step(workload: Workload) -> CompiledPlan:
     return CompiledPlan(
         traced,
         losses.resolve(workload.loss),
-        purpose="meta_step",
-        dtype=torch.float32,
-        support_rows=workload.support_rows,
-        query_rows=workload.query_rows,
-        inner_steps=workload.inner_steps,
-        first_order=False,
-        rate_grad=False,
-        device=True,
+        PlanSettings(
+            mode="meta_step",
+            float64=False,
+            support_rows=workload.support_rows,
+            query_rows=workload.query_rows,
+            inner_steps=workload.inner_steps,
+            first_order=False,
+            rate_grad=False,
+            device=True,
+        ),
     )
 
 

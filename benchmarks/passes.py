@@ -92,7 +92,7 @@ class Profiled:
     ) -> None:
         """Compile the step."""
         from fastmaml import losses, tasks
-        from fastmaml.engine.binding import CompiledPlan
+        from fastmaml.engine.binding import CompiledPlan, PlanSettings
         from fastmaml.tracing.trace import trace
 
         resolved = losses.resolve(loss)
@@ -105,14 +105,16 @@ class Profiled:
         self._plan = CompiledPlan(
             self.network,
             resolved,
-            purpose="meta_step",
-            dtype=dtype,
-            support_rows=self._tasks.support_rows,
-            query_rows=self._tasks.query_rows,
-            inner_steps=1,
-            first_order=False,
-            rate_grad=rate_grad,
-            factored=factored,
+            PlanSettings(
+                mode="meta_step",
+                float64=dtype is torch.float64,
+                support_rows=self._tasks.support_rows,
+                query_rows=self._tasks.query_rows,
+                inner_steps=1,
+                first_order=False,
+                rate_grad=rate_grad,
+                factored=factored,
+            ),
         )
 
     def __call__(self) -> None:

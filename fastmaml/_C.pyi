@@ -3,12 +3,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-class Mode:
-    meta_step: Mode
-    evaluate: Mode
-    curve: Mode
-    adapt: Mode
-
 class TensorSpec:
     def __init__(self, name: str, shape: list[int], adapted: bool, trained: bool) -> None: ...
 
@@ -21,6 +15,16 @@ class NodeSpec:
         attrs: dict[str, float],
         shape: list[int],
         name: str,
+    ) -> None: ...
+
+class NetworkSpec:
+    def __init__(
+        self,
+        row_shape: list[int],
+        tensors: list[TensorSpec],
+        nodes: list[NodeSpec],
+        output: int,
+        loss: NodeSpec,
     ) -> None: ...
 
 class Place:
@@ -70,30 +74,7 @@ class Snapshot:
     def holds(self) -> bool: ...
 
 class Plan:
-    def __init__(
-        self,
-        row_shape: list[int],
-        tensors: list[TensorSpec],
-        nodes: list[NodeSpec],
-        output: int,
-        loss: NodeSpec,
-        *,
-        float64: bool,
-        mode: Mode,
-        support_rows: int,
-        query_rows: int,
-        inner_steps: int,
-        first_order: bool,
-        rate_grad: bool,
-        recompute: bool,
-        factored: int = -1,
-        winograd: int = -1,
-        moment_bytes: int = -1,
-        device: bool = False,
-        run_pixels: int = 512,
-        most_bytes: int = 0,
-        tf32: bool = False,
-    ) -> None: ...
+    def __init__(self, network: NetworkSpec, settings: dict[str, Any]) -> None: ...
     def workspace_bytes(self, tasks: int, threads: int, lanes: int = 0) -> int: ...
     def program_bytes(self) -> int: ...
     def device_program_bytes(self) -> int: ...

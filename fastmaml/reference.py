@@ -28,7 +28,8 @@ from .definition.functional import Function, accumulate, leaf, model_kind, predi
 from .losses import LossArgument
 from .modes import grad_mode
 from .results import AdaptedTasks, MetaStepResult, accuracy
-from .tasks import Pair, Settings, Tasks, check_settings, validate
+from .settings import Options, Settings, check_options
+from .tasks import Pair, Tasks, validate
 
 __all__ = [
     "Outcome",
@@ -82,25 +83,7 @@ def meta_step(
 ) -> MetaStepResult:
     """Add the meta-gradient of a batch of tasks to ``.grad``: the definition.
 
-    Arguments, result and errors are those of `fastmaml.meta_step`, without ``backend``.
-
-    Args:
-        model: Any module that maps ``[rows, ...]`` to ``[rows, ...]``.
-        support: ``(x, y)``: x ``[T, S, ...]``, y ``[T, S]`` or ``[T, S, ...]``.
-        query: The same with Q rows.
-        loss: A name, a torch loss module, or a callable ``(logits, y) -> 0-dim tensor``.
-        inner_lr: Step size, a number or a 0-dim tensor.
-        inner_steps: K >= 0.
-        first_order: True drops the second derivatives.
-
-    Returns:
-        The `fastmaml.results.MetaStepResult`.
-
-    Raises:
-        ShapeError: Data that do not fit together or to the model.
-        DtypeError: Data of another dtype than the model's.
-        DeviceError: Data on another device than the model's.
-        SettingError: A setting or a class index out of range, or nothing to train.
+    Arguments, result and errors are those of `fastmaml.meta_step`, which has more of them.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.ones_(model.weight)
@@ -110,7 +93,13 @@ def meta_step(
     (tensor(0.2500), tensor([[0.5000]]))
     """
     where = "meta_step"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "first_order": first_order,
+    }
+    settings = check_options(where, options)
     replicas, model = model, unwrap(model)
     dtype, device = model_kind(where, model)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
@@ -144,7 +133,13 @@ def meta_loss(
     >>> meta_loss(model, data, data, loss="mse").backward()
     """
     where = "meta_loss"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "first_order": first_order,
+    }
+    settings = check_options(where, options)
     dtype, device = model_kind(where, model)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     with grad_mode():
@@ -175,7 +170,13 @@ def adapt(
     (torch.Size([3, 1, 2]), torch.Size([3, 5, 1]))
     """
     where = "adapt"
-    settings = check_settings(where, loss, inner_lr, inner_steps, True)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "first_order": True,
+    }
+    settings = check_options(where, options)
     dtype, device = model_kind(where, model)
     tasks = validate(where, support, support, dtype=dtype, device=device, loss=settings.loss)
     parameters = fast_weights(model, tasks, settings, where=where)
@@ -196,7 +197,7 @@ def compute(
     Args:
         model: The module.
         tasks: What `validate` returned.
-        settings: What `check_settings` returned.
+        settings: What `check_options` returned.
         want_grad: False computes losses and logits only.
         where: The call that error texts begin with.
         every_step: Gives losses ``[T, K + 1]`` and logits ``[T, K + 1, Q, ...]``, those after

@@ -1,36 +1,94 @@
-"""The settings of a call, checked once at the door."""
+"""The options of a call, checked once at the door.
+
+To add one: a field of `Options` with its default, its check in `check_options`, a field of
+`Settings`; `CONTRIBUTING.md` has the rest of the way.
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
 import operator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
-from .engine import _device
+from .engine.core import Engine, engine_in_use
 from .errors import SettingError, shown
 from .losses import Loss, LossArgument, resolve
 from .readable import check_place, check_readable
 
 __all__ = [
+    "AUTO",
+    "DEFAULTS",
+    "BackendChoice",
+    "Memory",
+    "Options",
     "Precision",
+    "Recompute",
     "Settings",
+    "check_options",
     "check_precision",
-    "check_settings",
     "check_steps",
     "whole_number",
 ]
 
+BackendChoice = Literal["auto", "fused", "reference"]
 Precision = Literal["float32", "tf32"]
+Recompute = bool | Literal["auto"]
 
 _MOST_STEPS = 10_000  # every step is part of the program; more would not fit any machine
 
 
+class Options(TypedDict, total=False):
+    """The keywords of the calls, of which each takes those that mean something to it.
+
+    `fastmaml.meta_step` takes all, and says what they mean. The calls name theirs in their
+    signatures, for their readers and for type checkers; a test holds these to this class and to
+    `DEFAULTS`.
+    """
+
+    loss: LossArgument
+    inner_lr: float | Tensor
+    inner_steps: int
+    first_order: bool
+    backend: BackendChoice
+    recompute: Recompute
+    max_workspace_bytes: int | None
+    precision: Precision
+
+
+DEFAULTS: Options = {
+    "loss": "cross_entropy",
+    "inner_lr": 0.4,
+    "inner_steps": 1,
+    "first_order": False,
+    "backend": "auto",
+    "recompute": "auto",
+    "max_workspace_bytes": None,
+    "precision": "float32",
+}
+
+
+class Memory(NamedTuple):
+    """How much memory the engine may take.
+
+    Attributes:
+        recompute: Whether the sweep makes the activations of inner steps again instead of keeping
+            them; None decides by bytes.
+        limit: Most bytes of workspace and program, or None.
+    """
+
+    recompute: bool | None
+    limit: int | None
+
+
+AUTO = Memory(None, None)
+
+
 class Settings(NamedTuple):
-    """The settings of one meta-step.
+    """The options of one call, checked, and the engine that is in use for it.
 
     Attributes:
         loss: The loss of support and query sets.
@@ -38,48 +96,46 @@ class Settings(NamedTuple):
         inner_steps: K >= 0 inner steps.
         first_order: True drops the second derivatives.
         precision: What products of a float32 model may be rounded to.
+        backend: What the caller lets run it.
+        memory: What the engine may take.
+        engine: What "fused" means.
     """
 
     loss: Loss
     inner_lr: float | Tensor
     inner_steps: int
     first_order: bool
-    precision: Precision = "float32"
+    precision: Precision
+    backend: BackendChoice
+    memory: Memory
+    engine: Engine
 
 
-def check_settings(
-    where: str,
-    loss: LossArgument,
-    inner_lr: float | Tensor,
-    inner_steps: int,
-    first_order: bool,
-    precision: Precision = "float32",
-) -> Settings:
-    """Check the settings of a call.
+def check_options(where: str, options: Options) -> Settings:
+    """Check the options of a call.
 
     Args:
         where: The call that error texts begin with.
-        loss: See `fastmaml.losses.resolve`.
-        inner_lr: A finite number or 0-dim floating-point tensor.
-        inner_steps: See `check_steps`; 0 is the plain query gradient.
-        first_order: True or False.
-        precision: "float32" or "tf32"; whether the call can keep to it is `check_precision`'s.
+        options: Those that the call takes; the others have their defaults.
 
     Returns:
-        The `Settings`.
+        The `Settings`. Whether the call can keep to its precision is `check_precision`'s to say.
 
     Raises:
-        SettingError: Whatever of the above does not hold, or a call where torch makes no ordinary
-            tensors.
+        SettingError: An option of another kind or out of range, or a call where torch makes no
+            ordinary tensors.
 
-    >>> check_settings("meta_step", "mse", 0.1, 2, False).inner_steps
+    >>> check_options("meta_step", {"loss": "mse", "inner_steps": 2}).inner_steps
     2
     """
     check_place(where)
+    given: Options = {**DEFAULTS, **options}
+    inner_steps, inner_lr = given["inner_steps"], given["inner_lr"]
     if type(inner_steps) is not int or not 0 <= inner_steps <= _MOST_STEPS:
         inner_steps = check_steps(where, inner_steps)
     if type(inner_lr) is not float or not math.isfinite(inner_lr):
         inner_lr = _rate(where, inner_lr)
+    first_order, precision, backend = given["first_order"], given["precision"], given["backend"]
     if type(first_order) is not bool:
         raise SettingError(f"{where}: first_order must be True or False, got {shown(first_order)}.")
     if not isinstance(precision, str) or precision not in ("float32", "tf32"):
@@ -87,30 +143,53 @@ def check_settings(
             f'{where}: precision must be "float32" or "tf32", got {shown(precision)}; '
             "float64 is the model's own dtype."
         )
-    return Settings(resolve(loss, where), inner_lr, inner_steps, first_order, precision)
+    loss = resolve(given["loss"], where)
+    memory = _memory(where, given["recompute"], given["max_workspace_bytes"])
+    if not isinstance(backend, str) or backend not in ("auto", "fused", "reference"):
+        raise SettingError(
+            f'{where}: backend must be "auto", "fused" or "reference", got {shown(backend)}.'
+        )
+    engine = engine_in_use()
+    return Settings(loss, inner_lr, inner_steps, first_order, precision, backend, memory, engine)
+
+
+def _memory(where: str, recompute: Any, limit: Any) -> Memory:
+    """True, False or "auto", and a number of bytes, at least 1, or None."""
+    automatic = isinstance(recompute, str) and recompute == "auto"
+    if automatic and limit is None:
+        return AUTO
+    if not automatic and type(recompute) is not bool:
+        raise SettingError(
+            f'{where}: recompute must be True, False or "auto", got {shown(recompute)}.'
+        )
+    if limit is not None:
+        limit = whole_number(where, "max_workspace_bytes", limit, least=1)
+        if limit < 1:
+            raise SettingError(f"{where}: max_workspace_bytes must be at least 1, got {limit}.")
+    return Memory(None if automatic else bool(recompute), limit)
 
 
 def check_precision(
-    where: str, precision: Precision, dtype: torch.dtype, device: torch.device, backend: str
+    where: str, settings: Settings, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Check that a call can keep to its precision.
 
     Args:
         where: The call that error texts begin with.
-        precision: Of the `Settings`.
+        settings: What `check_options` returned.
         dtype: Of the model's parameters.
         device: Of the model's parameters.
-        backend: What the caller chose.
 
     Raises:
         SettingError: ``"tf32"`` and the reference, or parameters that are not float32 or not on a
             CUDA device.
 
-    >>> check_precision("meta_step", "float32", torch.float64, torch.device("cpu"), "auto")
+    >>> settings = check_options("meta_step", {"precision": "float32"})
+    >>> check_precision("meta_step", settings, torch.float64, torch.device("cpu"))
     """
-    if precision == "float32":
+    if settings.precision == "float32":
         return
-    if backend == "reference":
+    if settings.backend == "reference":
         raise SettingError(
             f'{where}: precision="tf32" is for the fused engine, got backend="reference"; leave it '
             "out, the reference computes as torch.set_float32_matmul_precision says."
@@ -120,7 +199,7 @@ def check_precision(
             f'{where}: precision="tf32" rounds products of torch.float32 parameters, got {dtype}; '
             'call model.float(), or pass precision="float32".'
         )
-    if not _device.on_device(device):
+    if not settings.engine.on_device(device):
         raise SettingError(
             f'{where}: precision="tf32" needs a CUDA device, got parameters on {device}; '
             'call model.cuda(), or pass precision="float32".'

@@ -17,15 +17,12 @@ from .engine import binding
 from .errors import DeviceError, DtypeError, SettingError, ShapeError
 from .losses import Loss
 from .readable import check_place, check_readable
-from .settings import Settings, check_settings
 
 __all__ = [
     "Pair",
-    "Settings",
     "Tasks",
     "check_classes",
     "check_output",
-    "check_settings",
     "check_targets",
     "validate",
     "validate_inputs",

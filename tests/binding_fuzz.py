@@ -86,17 +86,26 @@ class BindingCase:
         self.loss = loss
         self.mode = draw.choice(["meta_step"] * 3 + ["evaluate", "curve", "adapt"])
         self.steps, self.rate_grad = draw.choice((0, 1, 2)), draw.random() < 0.3
-        return _C.Plan(
+        network = _C.NetworkSpec(
             self.numbers(I), tensors, nodes, self.number(3, 0.02),
             _C.NodeSpec(loss, [], [], {}, [], loss),
-            float64=False, mode=getattr(_C.Mode, self.mode), support_rows=self.number(S, 0.02),
-            query_rows=self.number(Q, 0.02), inner_steps=self.number_of_steps(),
-            first_order=draw.random() < 0.3, rate_grad=self.rate_grad,
-            recompute=draw.random() < 0.3, factored=self.number(-1, 0.03),
-            winograd=self.number(-1, 0.03), moment_bytes=self.number(-1, 0.03),
-            device=draw.random() < 0.1, run_pixels=self.number(512, 0.03),
-            tf32=draw.random() < 0.03,
         )  # fmt: skip
+        settings: dict[Any, Any] = {
+            "mode": self.mode, "float64": False, "support_rows": self.number(S, 0.02),
+            "query_rows": self.number(Q, 0.02), "inner_steps": self.number_of_steps(),
+            "first_order": draw.random() < 0.3, "rate_grad": self.rate_grad,
+            "recompute": draw.random() < 0.3, "factored": self.number(-1, 0.03),
+            "winograd": self.number(-1, 0.03), "moment_bytes": self.number(-1, 0.03),
+            "device": draw.random() < 0.1, "run_pixels": self.number(512, 0.03),
+            "most_bytes": 0, "tf32": draw.random() < 0.03,
+        }  # fmt: skip
+        if draw.random() < 0.03:
+            settings.pop(draw.choice([*settings]))
+        if draw.random() < 0.03:
+            settings[draw.choice(["lanes", 1, None, "", "\udc80"])] = 1
+        if draw.random() < 0.03:
+            settings[draw.choice([*settings])] = draw.choice(OBJECTS)()
+        return _C.Plan(network, settings if draw.random() < 0.98 else draw.choice(OBJECTS)())
 
     def number_of_steps(self) -> Any:
         """The number of inner steps; a large one is a large program."""

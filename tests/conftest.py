@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from forced import Force, forced
 
 import fastmaml
 from fastmaml.engine import binding
@@ -40,12 +42,19 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     They then get them, on any machine: small calls would be over before others had joined.
     """
-    monkeypatch.setattr(binding, "ALL_THREADS", True)
     monkeypatch.setattr(binding, "usable_processors", lambda: 64)
     torch.set_num_threads(THREADS)
-    yield
+    with forced(all_threads=True):
+        yield
     torch.set_num_threads(THREADS)
     fastmaml.set_num_threads(None)
+
+
+@pytest.fixture
+def force() -> Iterator[Force]:
+    """`forced`, until the test ends."""
+    with ExitStack() as stack:
+        yield lambda **changed: stack.enter_context(forced(**changed))
 
 
 @pytest.fixture

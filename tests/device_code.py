@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from fastmaml.engine import _device, binding
+from fastmaml.engine.core import using
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "simt"
@@ -30,7 +30,6 @@ def load(name: str = "_simt", folder: Path = BUILD) -> ModuleType:
 
 @contextmanager
 def on_fibers(
-    patch: pytest.MonkeyPatch,
     order: tuple[str, int] = ORDERS[0],
     team: int = 0,
     name: str = "_simt",
@@ -40,9 +39,6 @@ def on_fibers(
     With the module `_simt_checked`, an access out of bounds and a race are BackendErrors.
     """
     module = load(name)
-    with patch.context() as inner:
-        inner.setattr(binding, "_C", module)
-        inner.setattr(_device, "DEVICE_CODE", True)
-        inner.setattr(binding, "TEAM", team)
+    with using(core=module, device_type="cpu", team=team):
         module.simt.set_order(*order)
         yield module

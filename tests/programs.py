@@ -18,7 +18,7 @@ import networks
 import torch
 
 from benchmarks.workloads import WORKLOADS, Workload
-from fastmaml.engine.binding import CompiledPlan, Purpose
+from fastmaml.engine.binding import CompiledPlan, PlanSettings, Purpose
 from fastmaml.losses import resolve
 from fastmaml.tracing.trace import Network, trace
 
@@ -90,24 +90,26 @@ def _random(draw: random.Random, i: int) -> Program:
     return _program(f"random {i}", traced, resolve(load.settings()["loss"]), settings, load.tasks)
 
 
-def _settings(purpose: Purpose, dtype: torch.dtype, steps: int, load: Any, **options: Any) -> Any:
+def _settings(
+    purpose: Purpose, dtype: torch.dtype, steps: int, load: Any, **options: Any
+) -> PlanSettings:
     sweeps = purpose == "meta_step" and steps > 0
     chosen = {"first_order": False, "recompute": False, "rate_grad": False, **options}
     chosen["rate_grad"] = chosen["rate_grad"] and sweeps
     chosen["first_order"] = chosen["first_order"] or not sweeps
     chosen["recompute"] = chosen["recompute"] and not chosen["first_order"]
-    return {
-        "purpose": purpose,
-        "dtype": dtype,
-        "support_rows": load.support_rows,
-        "query_rows": load.query_rows,
-        "inner_steps": steps,
+    return PlanSettings(
+        mode=purpose,
+        float64=dtype is torch.float64,
+        support_rows=load.support_rows,
+        query_rows=load.query_rows,
+        inner_steps=steps,
         **chosen,
-    }
+    )
 
 
-def _program(name: str, network: Network, loss: Any, settings: Any, tasks: int) -> Program:
-    plan = CompiledPlan(network, loss, **settings).plan
+def _program(name: str, network: Network, loss: Any, settings: PlanSettings, tasks: int) -> Program:
+    plan = CompiledPlan(network, loss, settings).plan
     # A device's programs, too, as if one thread ran them: a build without CUDA can tell no more.
     text = plan.describe(tasks, 1, 0)
     text = re.sub(r" \(estimated .*\)", "", text[text.index("contractions ") :])

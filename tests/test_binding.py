@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fastmaml
 from fastmaml import _C
 from fastmaml.engine import allocate, binding
+from fastmaml.engine.plan_settings import PlanSettings
 
 SHAPES = [torch.Size([2, 3]), torch.Size([4]), torch.Size([])]
 
@@ -260,3 +261,75 @@ def test_bad_snapshots_are_errors(arguments: dict[str, Any], text: str) -> None:
 def test_snapshots_are_made_of_lists() -> None:
     with pytest.raises(TypeError, match="incompatible constructor arguments"):
         _C.Snapshot([], [], None, [], [])  # type: ignore[arg-type]
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+SETTINGS = PlanSettings("meta_step", False, 2, 2, 1, False, False)._asdict() | {"most_bytes": 0}
+
+
+def plan_of(settings: Any) -> _C.Plan:
+    specs = [_C.TensorSpec("weight", [3, 2], True)]
+    nodes = [_C.NodeSpec("linear", [0], [0, -1], {}, [3], "layer")]
+    loss = _C.NodeSpec("mse", [], [], {}, [], "mse")
+    return _C.Plan(_C.NetworkSpec([2], specs, nodes, 1, loss), settings)
+
+
+def test_plans_take_their_settings_by_name() -> None:
+    assert plan_of(SETTINGS).output_shape() == [3]
+    assert plan_of(dict(reversed(SETTINGS.items()))).output_shape() == [3]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_of_a_plan_must_be_there(name: str) -> None:
+    given = {key: value for key, value in SETTINGS.items() if key != name}
+    with pytest.raises(TypeError, match=f"expected all settings of a plan, got none for {name}$"):
+        plan_of(given)
+
+
+@pytest.mark.parametrize("name", ["rows", "Mode", "", 1, None, "\udc80"])
+def test_unknown_settings_of_a_plan_are_errors(name: Any) -> None:
+    text = f"expected no settings of a plan but {KNOWN}, got {name!r}"
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        plan_of({**SETTINGS, name: 1})
+
+
+KNOWN = (
+    "mode, float64, support_rows, query_rows, inner_steps, first_order, rate_grad, recompute, "
+    "factored, winograd, device, moment_bytes, run_pixels, most_bytes, tf32"
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"first_order": 1}, "expected True or False for the setting first_order, got int"),
+        ({"float64": None}, "expected True or False for the setting float64, got NoneType"),
+        ({"inner_steps": True}, "expected an integer for the setting inner_steps, got bool"),
+        ({"inner_steps": 1.0}, "expected an integer for the setting inner_steps, got float"),
+        (
+            {"inner_steps": 2**31},
+            "expected an integer of 32 bits for the setting inner_steps, got a larger one",
+        ),
+        (
+            {"support_rows": -(2**63) - 1},
+            "expected an integer of 64 bits for the setting support_rows, got a larger one",
+        ),
+        (
+            {"mode": "step"},
+            'expected "meta_step", "evaluate", "curve" or "adapt" for the setting mode, got str',
+        ),
+        (
+            {"mode": 1},
+            'expected "meta_step", "evaluate", "curve" or "adapt" for the setting mode, got int',
+        ),
+    ],
+)
+def test_settings_of_another_kind_are_errors(changed: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        plan_of({**SETTINGS, **changed})
+
+
+def test_settings_are_a_dict() -> None:
+    with pytest.raises(TypeError, match="incompatible constructor arguments"):
+        plan_of([*SETTINGS.items()])

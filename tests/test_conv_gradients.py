@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conv_networks import ConvWorkload, conv_workloads
 from equivalents import Answer, answer
+from forced import Force
 from hypothesis import given, settings
 from tolerances import (
     assert_close,
@@ -22,7 +23,6 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import reference
-from fastmaml.engine import binding
 
 DRAWS = 16  # equivalent runs that torch's spread is read off
 EXCUSED = 0.05  # share of the examples that may need it
@@ -123,14 +123,13 @@ def test_random_networks_agree() -> None:
 
 
 @pytest.mark.parametrize("tile", [5, 6])
-def test_random_networks_agree_by_winograd(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding, "WINOGRAD", tile)
+def test_random_networks_agree_by_winograd(tile: int, force: Force) -> None:
+    force(winograd=tile)
     all_agree(40)
 
 
-def test_random_networks_agree_with_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding, "MOMENT_BYTES", 0)
-    monkeypatch.setattr(binding, "WINOGRAD", 0)
+def test_random_networks_agree_with_moments(force: Force) -> None:
+    force(moment_bytes=0, winograd=0)
     all_agree(40)
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from forced import Thread
 from tolerances import assert_close
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -277,7 +278,7 @@ def test_threads_share_a_model(model: nn.Module) -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        threads = [Thread(target=work, args=(i,)) for i in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from device_code import on_fibers
+from forced import Force
 from networks import Workload
 from small import gradients
 from tolerances import assert_close
@@ -76,9 +77,9 @@ def truth(net: nn.Module, data: object, **settings: object) -> Tensor:
     return torch.cat(gradients(net))
 
 
-def test_a_small_network_takes_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_network_takes_one_launch() -> None:
     net, data = model(), NET.data()
-    with on_fibers(monkeypatch) as module:
+    with on_fibers() as module:
         step(net, data)  # the first call compares the network with the forward
         before = module.simt.counts()
         result, grad = step(net, data)
@@ -89,18 +90,18 @@ def test_a_small_network_takes_one_launch(monkeypatch: pytest.MonkeyPatch) -> No
     assert_close(grad, truth(net, data), "meta_f64")
 
 
-def test_the_widest_network_of_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_widest_network_of_one_launch() -> None:
     data = NET.data()
-    with on_fibers(monkeypatch):
+    with on_fibers():
         net = widest_resident(lambda net: fastmaml.describe(net, *data, **SETTINGS))
         result, grad = step(net, data)
     assert result.executor == "cuda resident"
     assert_close(grad, truth(net, data), "meta_f64")
 
 
-def test_any_other_network_takes_one_graph_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_network_takes_one_graph_launch() -> None:
     net, data = wide(), NET.data()
-    with on_fibers(monkeypatch) as module:
+    with on_fibers() as module:
         step(net, data)  # the first call compares the network with the forward
         before = module.simt.counts()
         result, grad = step(net, data)
@@ -113,11 +114,11 @@ def test_any_other_network_takes_one_graph_launch(monkeypatch: pytest.MonkeyPatc
     assert_close(grad, truth(net, data), "meta_f64")
 
 
-def test_the_executors_agree_bitwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_executors_agree_bitwise() -> None:
     net, data = model(), NET.data()
     grads = {}
     for team in (0, MANY):
-        with on_fibers(monkeypatch, team=team) as module:
+        with on_fibers(team=team) as module:
             result, grad = step(net, data)
             grads[result.executor] = grad
             if not team:
@@ -133,9 +134,9 @@ def test_the_executors_agree_bitwise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(first, other) for other in others)
 
 
-def test_a_graph_takes_new_data_new_rates_and_new_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_takes_new_data_new_rates_and_new_weights() -> None:
     net = model()
-    with on_fibers(monkeypatch, team=MANY) as module:
+    with on_fibers(team=MANY) as module:
         step(net, NET.data())
         before = module.simt.counts()["graphs"]
         for rate in (0.1, 0.02):
@@ -154,27 +155,25 @@ def test_a_graph_takes_new_data_new_rates_and_new_weights(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("team", [0, MANY], ids=["resident", "graph"])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("rate", [0.05, 0.0])
-def test_learned_rate(
-    rate: float, first_order: bool, team: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_learned_rate(rate: float, first_order: bool, team: int) -> None:
     """The rate lies on the device, and so does its gradient."""
     data, grads = NET.data(), []
     for call in (fastmaml.meta_step, reference.meta_step):
         net = model()
         alpha = torch.tensor(rate, dtype=torch.float64, requires_grad=True)
         settings = {**SETTINGS, "inner_lr": alpha, "first_order": first_order}
-        with on_fibers(monkeypatch, team=team):
+        with on_fibers(team=team):
             call(net, *data, **settings)
         grads.append((alpha.grad, torch.cat(gradients(net))))
     for ours, expected in zip(*grads, strict=True):
         assert_close(ours, expected, "meta_f64")
 
 
-def test_adapt_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapt_and_losses() -> None:
     net, (support, query) = model(), NET.data()
     ours = fastmaml.adapt(net, support, **SETTINGS)
     expected = fastmaml.evaluate(net, [(support, query)], loss="mse", inner_lr=0.1, inner_steps=2)
-    with on_fibers(monkeypatch):
+    with on_fibers():
         device = fastmaml.adapt(net, support, **SETTINGS)
         found = fastmaml.evaluate(net, [(support, query)], loss="mse", inner_lr=0.1, inner_steps=2)
     for name, weight in ours.parameters.items():
@@ -183,10 +182,10 @@ def test_adapt_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
-def test_less_memory_takes_rounds(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmaml.engine.binding.FACTORED", factored)
+def test_less_memory_takes_rounds(factored: int, force: Force) -> None:
+    force(factored=factored)
     net, data = wide(), NET.data()
-    with on_fibers(monkeypatch):
+    with on_fibers():
         most = fastmaml.workspace_bytes(net, *data, **SETTINGS) * 2 // 3
         _, whole = step(net, data)
         less = fastmaml.workspace_bytes(net, *data, **SETTINGS, max_workspace_bytes=most)
@@ -201,17 +200,17 @@ def test_a_class_out_of_range_gives_nan_and_no_crash(monkeypatch: pytest.MonkeyP
     x, y = torch.randn(2, 4, 3), torch.randint(2, (2, 4))
     bad = y.clone()
     bad[1, 2] = 7
-    with on_fibers(monkeypatch):
+    with on_fibers():
         monkeypatch.setattr("fastmaml.engine.plan.first_bad_class", lambda y, classes: -1)
         result = fastmaml.meta_step(net, (x, y), (x, bad), backend="fused")
     assert result.task_losses[0].isfinite()
     assert result.task_losses[1].isnan()
 
 
-def test_a_failed_launch_is_an_error_and_leaves_grad_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_launch_is_an_error_and_leaves_grad_alone() -> None:
     net, data = model(), NET.data()
     net.zero_grad()
-    with on_fibers(monkeypatch) as module:
+    with on_fibers() as module:
         module.simt.fail_next_launch()
         with pytest.raises(fastmaml.BackendError, match=r"CUDA: .* failed: out of memory"):
             step(net, data)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
+from forced import Force
 from torch import nn
 
 from fastmaml import losses
-from fastmaml.engine import binding
-from fastmaml.engine.binding import CompiledPlan
+from fastmaml.engine.binding import CompiledPlan, PlanSettings
 from fastmaml.tracing.trace import trace
 
 PLENTY = 160 * 1024  # shared memory of a block, in bytes
@@ -22,14 +21,16 @@ def plan(
     return CompiledPlan(
         trace(model, row),
         losses.resolve(settings.pop("loss", "mse")),
-        purpose=settings.pop("purpose", "meta_step"),
-        dtype=settings.pop("dtype", torch.float32),
-        support_rows=rows,
-        query_rows=rows,
-        inner_steps=steps,
-        first_order=settings.pop("first_order", False),
-        rate_grad=False,
-        **settings,
+        PlanSettings(
+            mode=settings.pop("mode", "meta_step"),
+            float64=settings.pop("float64", False),
+            support_rows=rows,
+            query_rows=rows,
+            inner_steps=steps,
+            first_order=settings.pop("first_order", False),
+            rate_grad=False,
+            **settings,
+        ),
     )
 
 
@@ -47,7 +48,7 @@ X, W, Y = R * I, I * O, R * O
 
 def test_the_query_loss_of_a_linear_layer_by_hand() -> None:
     """No inner step: W is transposed once, y = x W^T, then the loss; two kernels write words."""
-    cost = plan(LINEAR, (I,), R, 0, purpose="evaluate").device_cost(T, 0)
+    cost = plan(LINEAR, (I,), R, 0, mode="evaluate").device_cost(T, 0)
     assert kinds(cost) == {
         "transpose": (1, 0.0, 4 * 2 * W),
         # Each task reads its x and writes its y; W is read once for all of them.
@@ -91,7 +92,7 @@ def test_flops_are_those_of_the_plan() -> None:
 
 def test_the_resident_kernel_moves_what_is_not_on_chip() -> None:
     """One launch; its bytes are those of the call's arrays, and of the gradients cleared before."""
-    compiled = plan(LINEAR, (I,), R, 0, purpose="evaluate")
+    compiled = plan(LINEAR, (I,), R, 0, mode="evaluate")
     cost = compiled.device_cost(T, PLENTY)
     assert (cost.obstacle, cost.launches, cost.kernels) == ("", 1, 1)
     x, w, y = T * X, W, T * Y
@@ -117,9 +118,7 @@ def test_rounds_repeat_the_body() -> None:
 
 def test_bytes_grow_with_the_dtype_and_the_tasks() -> None:
     net = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
-    single, double = (
-        plan(net, (6,), dtype=dtype).device_cost(8, 0) for dtype in (torch.float32, torch.float64)
-    )
+    single, double = (plan(net, (6,), float64=wide).device_cost(8, 0) for wide in (False, True))
     words = kinds(single)["words"][2]
     assert double.bytes - words == 2 * (single.bytes - words)
     assert single.bytes < plan(net, (6,)).device_cost(16, 0).bytes < 2 * single.bytes
@@ -133,7 +132,7 @@ IMAGES = nn.Sequential(
 
 def test_images_by_hand() -> None:
     """The forward pass of a convolution over 4 x 4 pixels and of what follows it."""
-    cost = plan(IMAGES, (2, 4, 4), R, 0, purpose="evaluate").device_cost(T, PLENTY)
+    cost = plan(IMAGES, (2, 4, 4), R, 0, mode="evaluate").device_cost(T, PLENTY)
     assert "kernels of all the instructions" in cost.obstacle
     found = kinds(cost)
     pixels, weight = 16, 9 * 2 * 3
@@ -167,9 +166,9 @@ def test_images_by_hand() -> None:
     ],
 )
 def test_why_a_call_is_not_resident(
-    tasks: int, limit: int, lanes: int, team: int, said: str, monkeypatch: pytest.MonkeyPatch
+    tasks: int, limit: int, lanes: int, team: int, said: str, force: Force
 ) -> None:
-    monkeypatch.setattr(binding, "TEAM", team)
+    force(team=team)
     obstacle = plan(LINEAR, (I,)).device_cost(tasks, limit, lanes).obstacle
     assert said in obstacle
     assert bool(said) == bool(obstacle)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 import test_device_calls as calls
 from device_code import on_fibers
 from torch import nn
@@ -20,9 +19,9 @@ def number(pattern: str, text: str) -> int:
     return int(found[1])
 
 
-def test_a_resident_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resident_call() -> None:
     net, data = calls.model(), calls.NET.data()
-    with on_fibers(monkeypatch):
+    with on_fibers():
         text = fastmaml.describe(net, *data, **calls.SETTINGS)
         size = fastmaml.workspace_bytes(net, *data, **calls.SETTINGS)
         result, _ = calls.step(net, data)
@@ -38,9 +37,9 @@ def test_a_resident_call(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"^  contract +step 0 ", text, re.MULTILINE)
 
 
-def test_a_graph_has_the_kernels_that_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_has_the_kernels_that_are_said() -> None:
     net, data = calls.wide(), calls.NET.data()
-    with on_fibers(monkeypatch) as module:
+    with on_fibers() as module:
         text = fastmaml.describe(net, *data, **calls.SETTINGS)
         result, _ = calls.step(net, data)
         # A caller's capture gets the kernels one by one.
@@ -58,9 +57,9 @@ def test_a_graph_has_the_kernels_that_are_said(monkeypatch: pytest.MonkeyPatch) 
     assert need > most
 
 
-def test_rounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_are_said() -> None:
     net, data = calls.wide(), calls.NET.data()
-    with on_fibers(monkeypatch) as module:
+    with on_fibers() as module:
         free = fastmaml.workspace_bytes(net, *data, **calls.SETTINGS)
         less = {**calls.SETTINGS, "max_workspace_bytes": free * 2 // 3}
         text = fastmaml.describe(net, *data, **less)
@@ -76,13 +75,13 @@ def test_rounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert number(r"of (\d+) kernels", text) == launches
 
 
-def test_teams_and_layers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teams_and_layers_are_named() -> None:
     net, data = calls.model(), calls.NET.data()
-    with on_fibers(monkeypatch, team=MANY):
+    with on_fibers(team=MANY):
         text = fastmaml.describe(net, *data, **calls.SETTINGS)
     assert "not resident: several blocks are to share a task" in text
     grouped = nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.Linear(4, 2)).double()
-    with on_fibers(monkeypatch):
+    with on_fibers():
         text = fastmaml.describe(grouped, *data, **calls.SETTINGS)
     assert "not resident: it does not hold the kernels of all the instructions" in text
 

@@ -20,23 +20,21 @@ FIRST = {case.op: case for case in reversed(CASES) if case.op != "stem"}.values(
 ALL = [c if c in FIRST else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
-def check(
-    patch: pytest.MonkeyPatch, model: nn.Module, loss: nn.Module, tasks: Pairs | None = None
-) -> None:
+def check(model: nn.Module, loss: nn.Module, tasks: Pairs | None = None) -> None:
     """Run every pass of a meta-step of second order; the checker raises BackendError."""
     tasks = data(loss) if tasks is None else tasks
     for dtype, order, team in RUNS:
-        with on_fibers(patch, order, team, "_simt_checked") as module:
+        with on_fibers(order, team, "_simt_checked") as module:
             before = sum(module.simt.counts().values())
             answer(model, tasks, dtype, fused=True, loss=loss, inner_lr=RATE, inner_steps=1)
             assert sum(module.simt.counts().values()) > before
 
 
 @pytest.mark.parametrize("case", ALL, ids=[case_id(c) for c in CASES])
-def test_op_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(monkeypatch, case.model(), nn.MSELoss())
+def test_op_is_clean(case: OpCase) -> None:
+    check(case.model(), nn.MSELoss())
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=loss_id)
-def test_loss_is_clean(loss: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(monkeypatch, Net(torch.tanh), loss)
+def test_loss_is_clean(loss: nn.Module) -> None:
+    check(Net(torch.tanh), loss)

@@ -9,14 +9,14 @@ import test_device_ops
 import test_device_races
 import torch
 from device_code import ORDERS, TEAMS
+from forced import Force
 from op_case import OpCase
 from op_cases import CASES, case_id
 from test_ops import RATE, data
 from torch import nn
 
 from fastmaml import InternalError, SettingError, losses
-from fastmaml.engine import binding
-from fastmaml.engine.binding import CompiledPlan
+from fastmaml.engine.binding import CompiledPlan, PlanSettings
 from fastmaml.tasks import Tasks
 from fastmaml.tracing.trace import trace
 
@@ -32,28 +32,26 @@ each_sum = pytest.mark.parametrize("case", ALL, ids=[case_id(c) for c in SUMS])
 
 
 @pytest.fixture(autouse=True)
-def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding, "RUN_PIXELS", RUN_PIXELS)
+def _short_runs(force: Force) -> None:
+    force(run_pixels=RUN_PIXELS)
 
 
 @each_sum
-def test_runs_agree(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_agree(case: OpCase) -> None:
     loss = nn.MSELoss()
     settings = {"loss": loss, "inner_lr": RATE, "inner_steps": 2}
-    test_device_ops.check(monkeypatch, case.model(), data(loss), **settings)
+    test_device_ops.check(case.model(), data(loss), **settings)
 
 
 @each_sum
-def test_bits_of_runs_depend_on_neither_order_nor_team(
-    case: OpCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bits_of_runs_depend_on_neither_order_nor_team(case: OpCase) -> None:
     runs = [(ORDERS[0], 0), (ORDERS[1], TEAMS[-1]), (ORDERS[2], 1)]
-    test_device_ops.same_bits(monkeypatch, case, runs)
+    test_device_ops.same_bits(case, runs)
 
 
 @each_sum
-def test_runs_are_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    test_device_races.check(monkeypatch, case.model(), nn.MSELoss())
+def test_runs_are_clean(case: OpCase) -> None:
+    test_device_races.check(case.model(), nn.MSELoss())
 
 
 CONV = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
@@ -64,15 +62,17 @@ def plan(*, device: bool, run_pixels: int, model: nn.Module = CONV) -> CompiledP
     return CompiledPlan(
         trace(model, (1, SIDE, SIDE)),
         losses.resolve("mse"),
-        purpose="meta_step",
-        dtype=torch.float32,
-        support_rows=ROWS,
-        query_rows=ROWS,
-        inner_steps=1,
-        first_order=True,
-        rate_grad=False,
-        device=device,
-        run_pixels=run_pixels,
+        PlanSettings(
+            mode="meta_step",
+            float64=False,
+            support_rows=ROWS,
+            query_rows=ROWS,
+            inner_steps=1,
+            first_order=True,
+            rate_grad=False,
+            device=device,
+            run_pixels=run_pixels,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from device_code import ORDERS, TEAMS, load, on_fibers
+from forced import Force
 from small import gradients
 from tolerances import TOLERANCE, assert_close, assert_within_spread, relative_error
 from torch import Tensor, nn
@@ -87,13 +88,11 @@ def test_rounding_keeps_what_is_no_number(x: float) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 24, 25, 70])
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 2), (8, 64), (33, 70), (700, 20)])
-def test_a_linear_layer_multiplies_rounded_matrices(
-    rows: int, inputs: int, outputs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_linear_layer_multiplies_rounded_matrices(rows: int, inputs: int, outputs: int) -> None:
     """All sizes of tile, edges and chains: logits before any step are the layer's own."""
     net = nn.Linear(inputs, outputs)
     x, y = torch.randn(3, rows, inputs), torch.randn(3, rows, outputs)
-    with on_fibers(monkeypatch):
+    with on_fibers():
         result = fastmaml.meta_step(
             net, (x, y), (x, y), loss="mse", inner_steps=0, precision="tf32", backend="fused"
         )
@@ -173,10 +172,10 @@ def moved(net: nn.Module, data: Any) -> tuple[nn.Module, Any]:
     return other, [(off(x), y) for x, y in data]
 
 
-def check(net: nn.Module, data: Any, patch: pytest.MonkeyPatch, *, kinks: bool = False) -> None:
+def check(net: nn.Module, data: Any, *, kinks: bool = False) -> None:
     """Assert that a meta-step errs as its rounding lets it, in both orders."""
     for first_order in (False, True):
-        with on_fibers(patch):
+        with on_fibers():
             single = answer(net, data, first_order=first_order)
             tf32 = answer(net, data, first_order=first_order, precision="tf32")
         exact = truth(net, data, first_order=first_order)
@@ -191,48 +190,48 @@ def check(net: nn.Module, data: Any, patch: pytest.MonkeyPatch, *, kinks: bool =
 
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
-def test_linear_meta_steps(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmaml.engine.binding.FACTORED", factored)
-    check(perceptron(), pairs((20,)), monkeypatch)
+def test_linear_meta_steps(factored: int, force: Force) -> None:
+    force(factored=factored)
+    check(perceptron(), pairs((20,)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 4])
-def test_convolutional_meta_steps(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(Images(groups), pairs((4, 6, 6)), monkeypatch)
+def test_convolutional_meta_steps(groups: int) -> None:
+    check(Images(groups), pairs((4, 6, 6)))
 
 
 @pytest.mark.slow
-def test_stem_meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stem_meta_steps() -> None:
     """Its maxima and its ReLU jump where rounding turns a comparison."""
-    check(stem(), pairs((3, 6, 6)), monkeypatch, kinks=True)
+    check(stem(), pairs((3, 6, 6)), kinks=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_bits_depend_on_neither_order_nor_team(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_depend_on_neither_order_nor_team(name: str) -> None:
     make, row = MODELS[name]
     net, data = make(), pairs(row, tasks=2)
     answers = []
     for order, team in [*((o, 0) for o in ORDERS[:3]), *((ORDERS[0], t) for t in TEAMS[1:])]:
-        with on_fibers(monkeypatch, order, team):
+        with on_fibers(order, team):
             answers.append(answer(net, data, precision="tf32"))
     for other in answers[1:]:
         assert all(map(torch.equal, answers[0], other))
 
 
-def test_a_task_does_not_depend_on_the_tasks_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_does_not_depend_on_the_tasks_beside_it() -> None:
     net, (support, query) = perceptron(), pairs((20,))
-    with on_fibers(monkeypatch):
+    with on_fibers():
         whole = answer(net, (support, query), precision="tf32")
         alone = answer(net, [(x[1:2], y[1:2]) for x, y in (support, query)], precision="tf32")
     assert torch.equal(whole[1][1], alone[1][0])
 
 
-def test_every_call_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_call_takes_it() -> None:
     net, (support, query) = perceptron(), pairs((20,))
     given = {**SETTINGS, "precision": "tf32"}
-    with on_fibers(monkeypatch):
+    with on_fibers():
         step = fastmaml.meta_step(net, support, query, **given)
         loss = fastmaml.meta_loss(net, support, query, **given)
         found = fastmaml.evaluate(net, [(support, query)], **given)
@@ -264,9 +263,9 @@ def test_other_precisions_are_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", ["auto", "fused"])
-def test_float64_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float64_is_refused(backend: str) -> None:
     data = [(x.double(), y) for x, y in pairs((20,))]
-    with on_fibers(monkeypatch):
+    with on_fibers():
         refused(
             'precision="tf32" rounds products of torch.float32 parameters, got torch.float64; '
             'call model.float(), or pass precision="float32".',
@@ -283,8 +282,8 @@ def test_the_cpu_is_refused(backend: str) -> None:
     )  # fmt: skip
 
 
-def test_the_reference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with on_fibers(monkeypatch):
+def test_the_reference_is_refused() -> None:
+    with on_fibers():
         refused(
             'precision="tf32" is for the fused engine, got backend="reference"; leave it out, the '
             "reference computes as torch.set_float32_matmul_precision says.",
@@ -303,11 +302,9 @@ class Unknown(nn.Module):
         return torch.cumsum(self.layer(x), 1)
 
 
-def test_what_the_engine_cannot_take_runs_on_the_reference(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_the_engine_cannot_take_runs_on_the_reference() -> None:
     data = pairs((20,))
-    with on_fibers(monkeypatch):
+    with on_fibers():
         with pytest.warns(UserWarning, match="runs on the slower PyTorch"):
             result = fastmaml.meta_step(Unknown(), *data, precision="tf32")
         text = fastmaml.describe(Unknown(), *data, precision="tf32")

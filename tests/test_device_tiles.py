@@ -14,12 +14,12 @@ import test_device_ops
 import test_device_races
 import torch
 from device_code import ORDERS, TEAMS, on_fibers
+from forced import Force
 from test_ops import RATE, Pairs, answer
 from torch import nn
 
 from fastmaml import ShapeError, losses
-from fastmaml.engine import binding
-from fastmaml.engine.binding import CompiledPlan
+from fastmaml.engine.binding import CompiledPlan, PlanSettings
 from fastmaml.tracing.trace import trace
 
 TASKS = 2
@@ -81,27 +81,25 @@ def data(shape: Shape) -> Pairs:
 
 
 @pytest.fixture
-def shape(name: str, monkeypatch: pytest.MonkeyPatch) -> Shape:
-    monkeypatch.setattr(binding, "FACTORED", SHAPES[name].factored)
+def shape(name: str, force: Force) -> Shape:
+    force(factored=SHAPES[name].factored)
     return SHAPES[name]
 
 
 @each_shape
-def test_tiles_agree(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_agree(shape: Shape) -> None:
     settings = {"loss": nn.MSELoss(), "inner_lr": RATE, "inner_steps": 1}
-    test_device_ops.check(monkeypatch, shape.model(), data(shape), **settings)
+    test_device_ops.check(shape.model(), data(shape), **settings)
 
 
 @pytest.mark.slow
 @each_shape
-def test_bits_of_tiles_depend_on_neither_order_nor_team(
-    shape: Shape, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bits_of_tiles_depend_on_neither_order_nor_team(shape: Shape) -> None:
     model, tasks = shape.model(), data(shape)
     settings = {"loss": nn.MSELoss(), "inner_lr": RATE, "inner_steps": 1}
     answers = []
     for order, team in [(ORDERS[0], 0), (ORDERS[1], TEAMS[-1]), (ORDERS[2], 1)]:
-        with on_fibers(monkeypatch, order, team):
+        with on_fibers(order, team):
             answers.append(answer(model, tasks, torch.float32, fused=True, **settings))
     for other in answers[1:]:
         assert all(map(torch.equal, answers[0], other))
@@ -109,19 +107,20 @@ def test_bits_of_tiles_depend_on_neither_order_nor_team(
 
 @pytest.mark.slow
 @each_shape
-def test_tiles_are_clean(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
-    test_device_races.check(monkeypatch, shape.model(), nn.MSELoss(), data(shape))
+def test_tiles_are_clean(shape: Shape) -> None:
+    test_device_races.check(shape.model(), nn.MSELoss(), data(shape))
 
 
-def test_a_model_that_32_bits_cannot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_32_bits_cannot_count_is_refused() -> None:
     """Nothing of it is there: a plan needs shapes alone."""
     inputs, outputs = 1 << 16, 1 << 14
     network = trace(nn.Linear(inputs, outputs, bias=False, device="meta"), (inputs,))
-    with on_fibers(monkeypatch):
+    with on_fibers():
         plan = CompiledPlan(
-            network, losses.resolve("mse"), purpose="meta_step", dtype=torch.float32,
-            support_rows=1, query_rows=1, inner_steps=1, first_order=False, rate_grad=False,
-            factored=0, device=True,
+            network, losses.resolve("mse"), PlanSettings(
+                mode="meta_step", float64=False, support_rows=1, query_rows=1, inner_steps=1,
+                first_order=False, rate_grad=False, factored=0, device=True,
+            ),
         )  # fmt: skip
         with pytest.raises(ShapeError, match=r"must have fewer than 2\^30 parameters"):
             plan.plan.device_tables()

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from forced import Force
 
 import fastmaml
 from benchmarks import __main__ as benchmarks
 from benchmarks import devices
 from docs import hooks, layers, picture
 from fastmaml import cli, losses
-from fastmaml.engine import binding
 from fastmaml.tracing import ops
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,12 +50,12 @@ def snippets() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("need", "codes"), [*snippets()])
-def test_snippets_run(need: str, codes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_run(need: str, codes: list[str], force: Force) -> None:
     """Those of a page one after another in one namespace, as a reader would type them."""
     absence = NEEDS[need]() if need else None
     if absence:
         pytest.skip(f"the snippet needs {need}: {absence}")
-    monkeypatch.setattr(binding, "ALL_THREADS", False)
+    force(all_threads=False)
     namespace: dict[str, Any] = {}
     for code in codes:
         exec(compile(code, "<snippet>", "exec"), namespace)

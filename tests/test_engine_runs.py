@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 import torch.nn.functional as F
+from forced import Thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import gradients
@@ -64,7 +65,7 @@ def test_several_python_threads_at_once() -> None:
             if not equal(step(seed, models[seed]), expected[seed]):
                 wrong.append(seed)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -83,7 +84,7 @@ def test_one_model_in_several_threads() -> None:
             found = fastmaml.adapt(model, tasks(0)[0], inner_steps=3).parameters
             wrong.extend(n for n, t in found.items() if not torch.equal(t, expected[n]))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -144,7 +145,7 @@ def fork_while_locked() -> None:
             taken.set()
             done.wait()
 
-    holder = threading.Thread(target=hold)
+    holder = Thread(target=hold)
     holder.start()
     taken.wait()
     context = multiprocessing.get_context("fork")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from device_code import on_fibers
+from forced import Force
 from tolerances import TOLERANCE, assert_close
 from torch import nn
 from torch.func import functional_call
@@ -141,10 +142,11 @@ def test_one_run_gives_every_point(
     freeze: tuple[int, ...],
     steps: int,
     factored: int,
+    force: Force,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a frozen first layer makes is there once for all passes over a set."""
-    monkeypatch.setattr(binding, "FACTORED", factored)
+    force(factored=factored)
     model = images(freeze)
     batch = (
         (torch.randn(2, 6, 2, 8, 8).double(), torch.randint(3, (2, 6))),
@@ -157,11 +159,11 @@ def test_one_run_gives_every_point(
 
     def counted(plan: binding.CompiledPlan, *arguments: Any) -> object:
         nonlocal runs
-        runs += plan.purpose == "curve"
+        runs += plan.settings.mode == "curve"
         return run(plan, *arguments)
 
     monkeypatch.setattr(binding.CompiledPlan, "run", counted)
-    with on_fibers(monkeypatch) if device else nullcontext():
+    with on_fibers() if device else nullcontext():
         found = fastmaml.evaluate(model, [batch], backend="fused", **options)
     assert runs == 1
     assert found.backend == "fused"

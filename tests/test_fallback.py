@@ -16,7 +16,8 @@ from fastmaml import reference
 from fastmaml.definition import fallback
 from fastmaml.errors import SettingError
 from fastmaml.reference import Outcome
-from fastmaml.tasks import Settings, Tasks, check_settings, validate
+from fastmaml.settings import Settings, check_options
+from fastmaml.tasks import Tasks, validate
 
 T, S, Q, FEATURES = 4, 6, 5, 12
 
@@ -109,7 +110,7 @@ def problem(tasks: int = T, **changed: Any) -> tuple[Tasks, Settings]:
         "inner_steps": 2,
         "first_order": False,
     }
-    settings = check_settings("meta_step", **(given | changed))
+    settings = check_options("meta_step", given | changed)  # type: ignore[arg-type]
     support, query = (
         (torch.randn(tasks, rows, FEATURES), torch.randint(3, (tasks, rows))) for rows in (S, Q)
     )

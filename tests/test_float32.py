@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from forced import Force
 from tolerances import TOLERANCE
 from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import verify
 from fastmaml.calls.prepared import compute
-from fastmaml.engine import binding
 
 ROWS, WAYS, DRAWS = 10, 5, 6
 
@@ -115,10 +115,8 @@ def test_data_far_from_zero(build: Callable[[], nn.Module], draw: Callable[[], T
 
 
 @pytest.mark.parametrize("width", [32, 64, 160])
-def test_forward_by_winograd_rounds_no_more_than_a_plain_sum(
-    width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(binding, "WINOGRAD", 5)
+def test_forward_by_winograd_rounds_no_more_than_a_plain_sum(width: int, force: Force) -> None:
+    force(winograd=5)
     layers: list[nn.Module] = []
     for inputs in (3, width, width):
         block = nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()

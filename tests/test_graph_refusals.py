@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.nn.utils.prune
+from forced import Thread
 from torch import Tensor, nn
 
 from fastmaml.errors import ShapeError, UnsupportedModelError
@@ -343,7 +343,7 @@ def test_other_threads_run_models_meanwhile() -> None:
             failures.append(error)
 
     calls = [lambda: other(x), lambda: trace(traced, (3,)), lambda: trace(traced, (3,))]
-    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
+    threads = [Thread(target=work, args=(call,)) for call in calls]
     for thread in threads:
         thread.start()
     for thread in threads:

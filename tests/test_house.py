@@ -161,7 +161,7 @@ def test_one_door_to_the_extension() -> None:
         for path in files("fastmaml", suffixes={".py"})
         if any(door.match(line) for line in path.read_text().splitlines())
     }
-    assert importers == {"fastmaml/engine/binding.py"}
+    assert importers == {"fastmaml/engine/core.py"}
 
 
 def test_builds_for_any_machine() -> None:

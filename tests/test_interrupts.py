@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from forced import Thread
 from torch import Tensor, nn
 
 import fastmaml
@@ -112,9 +113,7 @@ def same(now: list[Any], then: list[Any]) -> bool:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_ends_at_once(
-    call: _Call, threads: int, rings: Callable[[Alarm], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_ends_at_once(call: _Call, threads: int, rings: Callable[[Alarm], None]) -> None:
     fastmaml.set_num_threads(threads)
     model, other = net(), net()
     other.load_state_dict(model.state_dict())
@@ -169,7 +168,7 @@ def test_ctrl_c_ends_the_main_threads_call_and_no_other() -> None:
     expected = adapt(other, pair)
     got: list[list[Tensor]] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        worker = threading.Thread(target=lambda: got.extend(adapt(other, pair) for _ in range(3)))
+        worker = Thread(target=lambda: got.extend(adapt(other, pair) for _ in range(3)))
         worker.start()
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,22 +10,24 @@ from typing import Any
 
 import pytest
 import torch
+from forced import Force, Thread
 from small import network
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml.engine import plan, workspaces
+from fastmaml.engine import plan
 from fastmaml.engine.binding import CompiledPlan
 from fastmaml.engine.kept import Recent, holds_itself
+from fastmaml.engine.workspaces import WORKSPACES, Workspaces
 
 
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> Iterator[None]:
     """Other tests' models and workspaces, gone before and after."""
     gc.collect()
-    workspaces.release_workspaces()
+    WORKSPACES.release()
     yield
-    workspaces.release_workspaces()
+    WORKSPACES.release()
 
 
 def step(model: nn.Module, *, rows: int = 4, tasks: int = 2, steps: int = 1) -> None:
@@ -44,7 +45,7 @@ def plans_of(*models: nn.Module) -> list[CompiledPlan]:
         held
         for model in models
         for _, traced in plan._CACHE[model].networks.everything()
-        if isinstance(traced, plan._Traced)
+        if isinstance(traced, plan.Traced)
         for held in traced.plans.values()
     ]
     return sorted(found, key=lambda held: held.used)
@@ -56,7 +57,7 @@ def held_by(*models: nn.Module) -> int:
         id(traced): traced
         for model in models
         for _, traced in plan._CACHE[model].networks.everything()
-        if isinstance(traced, plan._Traced)
+        if isinstance(traced, plan.Traced)
     }
     plans = sum(held.bytes for held in plans_of(*models))
     return plans + sum(traced.bytes for traced in traces.values())
@@ -189,15 +190,15 @@ def test_many_shapes_of_one_model() -> None:
     traces = plan._CACHE[model].networks.everything()
     assert len(traces) <= plan._KEPT
     (traced,) = {id(traced): traced for _, traced in traces}.values()
-    assert isinstance(traced, plan._Traced)
+    assert isinstance(traced, plan.Traced)
     assert len(traced._fits.everything()) <= plan._KEPT
 
 
-def test_programs_of_all_models_share_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_of_all_models_share_one_bound(force: Force) -> None:
     first = deep()
     step(first)
     size = held_by(first)
-    monkeypatch.setattr(plan, "_MOST_BYTES", 16 * size)
+    force(most_plan_bytes=16 * size)
     models = [deep() for _ in range(40)]
     favourite = models[0]
     for model in models:
@@ -211,12 +212,12 @@ def test_programs_of_all_models_share_one_bound(monkeypatch: pytest.MonkeyPatch)
     assert len(plans_of(models[1])) == 1
 
 
-def test_a_thousand_shapes_stay_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_shapes_stay_within_the_bound(force: Force) -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)
     )
     bound = 1 << 20
-    monkeypatch.setattr(plan, "_MOST_BYTES", bound)
+    force(most_plan_bytes=bound)
     made = 0
     for i in range(1000):
         height, width, rows = 8 + i % 20, 8 + i // 20 % 10, 2 + i // 200
@@ -228,8 +229,8 @@ def test_a_thousand_shapes_stay_within_the_bound(monkeypatch: pytest.MonkeyPatch
     assert made > 4, "what fits is kept"
 
 
-def test_one_program_may_be_larger_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_MOST_BYTES", 1000)
+def test_one_program_may_be_larger_than_the_bound(force: Force) -> None:
+    force(most_plan_bytes=1000)
     model = network()
     for steps in (1, 2, 1):
         step(model, steps=steps)
@@ -239,8 +240,8 @@ def test_one_program_may_be_larger_than_the_bound(monkeypatch: pytest.MonkeyPatc
         assert len(first) == 1
 
 
-def test_threads_that_make_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_MOST_BYTES", 100_000)
+def test_threads_that_make_room_at_once(force: Force) -> None:
+    force(most_plan_bytes=100_000)
     shared = network()
     models = [[network() for _ in range(30)] for _ in range(4)]
     x, y = torch.randn(2, 10, 2), torch.randint(3, (2, 10))
@@ -258,7 +259,7 @@ def test_threads_that_make_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    threads = [Thread(target=work, args=(k,)) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -266,35 +267,31 @@ def test_threads_that_make_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert not errors
 
 
-def test_a_large_workspace_goes_after_many_small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspaces, "_SMALL", 1000)
-    monkeypatch.setattr(workspaces, "_spared", 0)
-    cpu = torch.device("cpu")
+def test_a_large_workspace_goes_after_many_small_calls() -> None:
+    kept, cpu = Workspaces(small=1000), torch.device("cpu")
     for size in (50_000, 100_000):
-        workspaces.keep_workspace(torch.empty(size, dtype=torch.uint8))
-    for _ in range(workspaces._PATIENCE - 1):
-        workspace = workspaces.take_workspace(200, cpu)
+        kept.keep(torch.empty(size, dtype=torch.uint8))
+    for _ in range(kept.patience - 1):
+        workspace = kept.take(200, cpu)
         assert workspace.numel() == 100_000
-        workspaces.keep_workspace(workspace)
-    assert workspaces.take_workspace(200, cpu).numel() == 200
-    assert not workspaces._idle
+        kept.keep(workspace)
+    assert kept.take(200, cpu).numel() == 200
+    assert not kept.idle
 
 
-def test_a_large_call_now_and_then_keeps_its_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspaces, "_SMALL", 1000)
-    monkeypatch.setattr(workspaces, "_spared", 0)
-    cpu = torch.device("cpu")
+def test_a_large_call_now_and_then_keeps_its_workspace() -> None:
+    kept, cpu = Workspaces(small=1000), torch.device("cpu")
     workspace = torch.empty(100_000, dtype=torch.uint8)
-    for i in range(5 * workspaces._PATIENCE):
-        workspaces.keep_workspace(workspace)
-        workspace = workspaces.take_workspace(90_000 if i % 20 == 0 else 200, cpu)
+    for i in range(5 * kept.patience):
+        kept.keep(workspace)
+        workspace = kept.take(90_000 if i % 20 == 0 else 200, cpu)
         assert workspace.numel() == 100_000
 
 
 def test_workspaces_go_with_the_model() -> None:
     model = network()
     step(model)
-    assert len(workspaces._idle) == 1
+    assert len(WORKSPACES.idle) == 1
     del model
     gc.collect()
-    assert not workspaces._idle
+    assert not WORKSPACES.idle

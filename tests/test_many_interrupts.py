@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forced import Force, Thread
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from trusted import quiet
 
 import fastmaml
-from fastmaml.engine import binding
 
 THREADS = 8
 X, Y = torch.randn(3, 5, 6), torch.arange(15).remainder(3).reshape(3, 5)
@@ -277,14 +277,14 @@ def told_but_interrupts(told: Callable[[Any], object]) -> Callable[[Any], None]:
 @pytest.mark.filterwarnings("ignore:.*_at_fork:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("wanted", [40, pytest.param(500, marks=pytest.mark.slow)])
-def test_nothing_is_left_behind(wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding, "ALL_THREADS", False)
+def test_nothing_is_left_behind(wanted: int, force: Force, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(all_threads=False)
     monkeypatch.setattr(sys, "unraisablehook", told_but_interrupts(sys.unraisablehook))
     fastmaml.set_num_threads(3)
     run, interrupts = Run(), Interrupts()
     shared = [objects(model) for model in run.models]
-    threads = [threading.Thread(target=run.work, args=(i,)) for i in range(THREADS - 1)]
-    threads.append(threading.Thread(target=run.load))
+    threads = [Thread(target=run.work, args=(i,)) for i in range(THREADS - 1)]
+    threads.append(Thread(target=run.load))
     with handling(interrupts):
         for thread in threads:
             thread.start()

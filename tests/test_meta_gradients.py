@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from equivalents import answer, reordered
+from forced import Force
 from hypothesis import given, settings
 from networks import RandomNet, Workload, workloads
 from small import gradients
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import reference
-from fastmaml.engine import binding
 
 DRAWS = 16  # equivalent runs that torch's spread is read off
 EXCUSED = 0.02  # share of the examples that may need it
@@ -86,8 +86,8 @@ def test_many_random_networks_agree() -> None:
 
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
-def test_both_forms_of_wide_weights_agree(factored: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding, "FACTORED", factored)
+def test_both_forms_of_wide_weights_agree(factored: int, force: Force) -> None:
+    force(factored=factored)
     all_agree(25)
 
 
@@ -149,10 +149,8 @@ def test_central_differences(steps: int) -> None:
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("rate", [0.05, 0.0])
 @pytest.mark.parametrize("factored", [0, 1])
-def test_learned_rate(
-    rate: float, first_order: bool, factored: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(binding, "FACTORED", factored)
+def test_learned_rate(rate: float, first_order: bool, factored: int, force: Force) -> None:
+    force(factored=factored)
     data = NET.data()
     grads = []
     for call in (fastmaml.meta_step, reference.meta_step):
@@ -235,11 +233,9 @@ def test_tasks_do_not_see_each_other() -> None:
 
 
 @pytest.mark.parametrize(("factored", "rows"), [(0, 2), (1, 16)])
-def test_many_tasks_take_several_rounds(
-    factored: int, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_tasks_take_several_rounds(factored: int, rows: int, force: Force) -> None:
     """More tasks than one round keeps: the gradient still is the mean over all of them."""
-    monkeypatch.setattr(binding, "FACTORED", factored)
+    force(factored=factored)
     model = nn.Sequential(nn.Linear(64, 300), nn.Tanh(), nn.Linear(300, 3)).double()
     data = [
         (torch.randn(400, rows, 64, dtype=torch.float64), torch.randint(3, (400, rows)))

@@ -14,6 +14,7 @@ import test_device_ops
 import test_device_races
 import torch
 from device_code import ORDERS, TEAMS, on_fibers
+from forced import Force
 from op_case import OpCase, norm
 from op_cases import PASSES, case_id
 from op_cases_image import image
@@ -23,8 +24,7 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import losses, reference
-from fastmaml.engine import binding
-from fastmaml.engine.binding import CompiledPlan
+from fastmaml.engine.binding import CompiledPlan, PlanSettings
 from fastmaml.tracing.trace import trace
 
 NEVER = 1 << 60
@@ -32,9 +32,8 @@ Shape = tuple[int, int, int]
 
 
 @pytest.fixture(autouse=True)
-def _always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding, "MOMENT_BYTES", 0)
-    monkeypatch.setattr(binding, "WINOGRAD", 0)
+def _always(force: Force) -> None:
+    force(moment_bytes=0, winograd=0)
 
 
 # What follows the norm: nothing, or what the planner takes into it.
@@ -129,7 +128,7 @@ def test_bits_depend_on_neither_threads_nor_neighbours(case: OpCase, dtype: torc
     "case", [c for c in [*CASES, STREAMED] if ", pooled" not in c.variant], ids=case_id
 )
 def test_bits_are_those_of_the_norms_own_sums(
-    case: OpCase, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    case: OpCase, dtype: torch.dtype, force: Force
 ) -> None:
     """On the CPU a norm without a pool sums the same groups in the same order by itself."""
     model, pairs = case.model(), data(nn.MSELoss())
@@ -137,24 +136,22 @@ def test_bits_are_those_of_the_norms_own_sums(
     for _ in every_set():
         found = []
         for least in (0, NEVER):
-            monkeypatch.setattr(binding, "MOMENT_BYTES", least)
+            force(moment_bytes=least)
             found.append(answer(model, pairs, dtype, fused=True, **settings))
         assert all(map(torch.equal, *found))
 
 
 @ON_DEVICE
-def test_device_code_agrees(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_code_agrees(case: OpCase) -> None:
     loss = nn.MSELoss()
     settings = {"loss": loss, "inner_lr": RATE, "inner_steps": 1}
-    test_device_ops.check(monkeypatch, case.model(), data(loss), **settings)
+    test_device_ops.check(case.model(), data(loss), **settings)
 
 
 @ON_DEVICE
-def test_bits_depend_on_neither_order_nor_team(
-    case: OpCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bits_depend_on_neither_order_nor_team(case: OpCase) -> None:
     runs = [(ORDERS[0], 0), (ORDERS[1], TEAMS[-1]), (ORDERS[2], 1)]
-    test_device_ops.same_bits(monkeypatch, case, runs)
+    test_device_ops.same_bits(case, runs)
 
 
 SOME = pytest.mark.parametrize(
@@ -163,41 +160,39 @@ SOME = pytest.mark.parametrize(
 
 
 @SOME
-def test_blocks_may_take_runs_of_the_rows_behind(
-    case: OpCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(binding, "RUN_PIXELS", 7)
+def test_blocks_may_take_runs_of_the_rows_behind(case: OpCase, force: Force) -> None:
+    force(run_pixels=7)
     loss = nn.MSELoss()
     settings = {"loss": loss, "inner_lr": RATE, "inner_steps": 1}
-    test_device_ops.check(monkeypatch, case.model(), data(loss), **settings)
+    test_device_ops.check(case.model(), data(loss), **settings)
     runs = [(ORDERS[0], 0), (ORDERS[1], TEAMS[-1]), (ORDERS[2], 1)]
-    test_device_ops.same_bits(monkeypatch, case, runs)
-    test_device_races.check(monkeypatch, case.model(), loss)
+    test_device_ops.same_bits(case, runs)
+    test_device_races.check(case.model(), loss)
 
 
 @SOME
-def test_device_code_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    test_device_races.check(monkeypatch, case.model(), nn.MSELoss())
+def test_device_code_is_clean(case: OpCase) -> None:
+    test_device_races.check(case.model(), nn.MSELoss())
 
 
 @pytest.mark.parametrize(
     "case", [CASES[1], *(pytest.param(c, marks=pytest.mark.slow) for c in CASES[6:9])], ids=case_id
 )
-def test_tf32_is_clean(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    with on_fibers(monkeypatch, ORDERS[2], TEAMS[-1], "_simt_checked"):
+def test_tf32_is_clean(case: OpCase) -> None:
+    with on_fibers(ORDERS[2], TEAMS[-1], "_simt_checked"):
         settings = {"loss": "mse", "inner_steps": 0, "precision": "tf32"}
         answer(case.model(), data(nn.MSELoss()), torch.float32, fused=True, **settings)
 
 
 @ON_DEVICE
-def test_tf32_agrees(case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tf32_agrees(case: OpCase) -> None:
     """Gradients but for the rounding of factors; in every order of threads and team the same."""
     model, pairs = case.model(), data(nn.MSELoss())
     settings = {"loss": "mse", "inner_lr": RATE, "inner_steps": 0}
     truth = answer(copy.deepcopy(model), pairs, torch.float64, fused=False, **settings)
     found = []
     for order, team in ((ORDERS[0], 0), (ORDERS[1], 7), (ORDERS[2], 1)):
-        with on_fibers(monkeypatch, order, team):
+        with on_fibers(order, team):
             found.append(
                 answer(model, pairs, torch.float32, fused=True, precision="tf32", **settings)
             )
@@ -229,7 +224,7 @@ def cancelling(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("fibers", [False, True], ids=["cpu", "device code"])
-def test_a_large_mean_cancels_nothing(fibers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_mean_cancels_nothing(fibers: bool) -> None:
     """What remains is the rounding of the mean: linear in mean over spread, not in its square."""
     model, apart = Far(), 1000.0
     pairs = tuple(
@@ -242,7 +237,7 @@ def test_a_large_mean_cancels_nothing(fibers: bool, monkeypatch: pytest.MonkeyPa
     settings = {"loss": "mse", "inner_steps": 0}
     assert "in the convolution's epilogue" in told(model, pairs, inner_steps=0)
     truth = answer(model, pairs, torch.float64, fused=False, **settings)
-    with on_fibers(monkeypatch) if fibers else nullcontext():
+    with on_fibers() if fibers else nullcontext():
         ours = answer(model, pairs, torch.float32, fused=True, **settings)
     assert relative_error(ours.logits, truth.logits) <= allowed
     assert relative_error(ours.task_losses, truth.task_losses) <= allowed
@@ -298,9 +293,9 @@ def test_a_norm_of_other_rows_reads_them_itself() -> None:
     check(Two(), (IMAGES, IMAGES), loss=nn.MSELoss(), inner_lr=RATE, inner_steps=1)
 
 
-def test_small_outputs_are_left_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_outputs_are_left_to_the_norm(force: Force) -> None:
     """In float32: 2.25 MiB from one set on, and from both."""
-    monkeypatch.setattr(binding, "MOMENT_BYTES", -1)
+    force(moment_bytes=-1)
     model = network(nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64))
     few, many = (torch.rand(1, rows, 3, 48, 48) for rows in (1, 4))
     settings = {"inner_steps": 1}
@@ -337,16 +332,18 @@ def test_moments_cost_a_write_and_a_read(device: bool, rows_of_a_group: int) -> 
         plan = CompiledPlan(
             trace(model, (3, 12, 12)),
             losses.resolve("mse"),
-            purpose="evaluate",
-            dtype=torch.float32,
-            support_rows=rows,
-            query_rows=rows,
-            inner_steps=0,
-            first_order=True,
-            rate_grad=False,
-            winograd=0,
-            moment_bytes=least,
-            device=device,
+            PlanSettings(
+                mode="evaluate",
+                float64=False,
+                support_rows=rows,
+                query_rows=rows,
+                inner_steps=0,
+                first_order=True,
+                rate_grad=False,
+                winograd=0,
+                moment_bytes=least,
+                device=device,
+            ),
         )
         return plan.device_cost(tasks, 0)
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmaml
 from fastmaml.engine import binding, plan
-from fastmaml.engine.binding import CompiledPlan, Purpose
+from fastmaml.engine.binding import CompiledPlan, PlanSettings, Purpose
 from fastmaml.losses import resolve
 from fastmaml.tracing.trace import trace
 
@@ -49,9 +49,10 @@ def compiled(
     model: nn.Module, row: tuple[int, ...], steps: int, purpose: Purpose = "meta_step", **more: Any
 ) -> CompiledPlan:
     return CompiledPlan(
-        trace(model, row), resolve("cross_entropy", "test"), purpose=purpose,
-        dtype=torch.float32, support_rows=4, query_rows=5, inner_steps=steps, first_order=False,
-        rate_grad=False, **more,
+        trace(model, row), resolve("cross_entropy", "test"), PlanSettings(
+            mode=purpose, float64=False, support_rows=4, query_rows=5, inner_steps=steps,
+            first_order=False, rate_grad=False, **more,
+        ),
     )  # fmt: skip
 
 
@@ -163,7 +164,7 @@ def test_a_program_beyond_the_limit_is_not_finished() -> None:
             "and has more; raise max_workspace_bytes or give fewer inner steps."
         )
     (traced,) = (held for _, held in plan.lookup(model).networks.everything())
-    assert isinstance(traced, plan._Traced)
+    assert isinstance(traced, plan.Traced)
     assert not traced.plans
 
 
@@ -188,7 +189,7 @@ def test_what_was_planned_in_vain_is_not_kept() -> None:
     other = mlp()
     fastmaml.meta_step(other, data, data, **settings, max_workspace_bytes=max(kept, again))
     (traced,) = (held for _, held in plan.lookup(other).networks.everything())
-    assert isinstance(traced, plan._Traced)
+    assert isinstance(traced, plan.Traced)
     assert len(traced.plans) == 1
     with pytest.raises(fastmaml.SettingError):
         fastmaml.meta_step(other, data, data, inner_steps=50, max_workspace_bytes=100_000)

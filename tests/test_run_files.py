@@ -20,7 +20,7 @@ from fastmaml.cli import USER_ERRORS, main
 from fastmaml.data import load_cifar_fs, load_omniglot, split_classes
 from fastmaml.errors import SettingError
 from fastmaml.train import checkpoint, experiment, loop, preset, run
-from fastmaml.train.progress import _Patient
+from fastmaml.train.progress import Patient
 
 SMALL = {"tasks": 4, "eval_tasks": 6, "eval_steps": 2, "eval_query": 5, "window": 4}
 
@@ -244,7 +244,7 @@ class _Broken(io.StringIO):
 def test_runs_go_on_without_standard_error(
     stream: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patient = _Patient(stream)
+    patient = Patient(stream)
     patient.write("x")
     patient.flush()
     assert not patient.isatty()

@@ -2,21 +2,77 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from small import classification, network
 
+import fastmaml
+from fastmaml import reference
+from fastmaml.calls.meta import query_losses
 from fastmaml.errors import SettingError
-from fastmaml.settings import check_settings
+from fastmaml.settings import DEFAULTS, Options, check_options
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "meta_step": fastmaml.meta_step,
+    "meta_loss": fastmaml.meta_loss,
+    "adapt": fastmaml.adapt,
+    "evaluate": fastmaml.evaluate,
+    "verify": fastmaml.verify,
+    "describe": fastmaml.describe,
+    "workspace_bytes": fastmaml.workspace_bytes,
+    "query_losses": query_losses,
+    "reference.meta_step": reference.meta_step,
+    "reference.meta_loss": reference.meta_loss,
+    "reference.adapt": reference.adapt,
+}
+
+
+def keywords(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(call).parameters
+    return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def test_one_call_takes_all_options() -> None:
+    assert [*keywords(fastmaml.meta_step)] == [*DEFAULTS] == [*get_type_hints(Options)]
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_calls_take_options_as_they_are_declared(call: Callable[..., Any]) -> None:
+    declared, hints = get_type_hints(Options), get_type_hints(call)
+    taken = keywords(call)
+    assert {n: hints[n] for n in taken} == {n: declared[n] for n in taken}
+    given: dict[str, Any] = {**DEFAULTS}
+    if call is fastmaml.evaluate:
+        given["inner_steps"] = inspect.Parameter.empty
+    assert {n: p.default for n, p in taken.items()} == {n: given[n] for n in taken}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(name, option) for name, call in CALLS.items() for option in keywords(call)],
+)
+def test_calls_look_at_the_options_that_they_take(name: str, option: str) -> None:
+    support, query = classification()
+    model, call = network().float(), CALLS[name]
+    data: list[Any] = [support] if "adapt" in name else [support, query]
+    given: dict[str, Any] = {option: object()}
+    if name == "evaluate":
+        data = [[(support, query)]]
+        given.setdefault("inner_steps", 1)
+    with pytest.raises(SettingError, match=f"^{name.split('.')[-1]}: {option} must be "):
+        call(model, *data, **given)
 
 
 @pytest.mark.parametrize("rate", [0.4, 0, -1, np.float32(0.5), np.int64(2), Fraction(1, 4)])
 def test_rates_are_numbers(rate: Any) -> None:
-    settings = check_settings("meta_step", "mse", rate, 1, False)
+    settings = check_options("meta_step", {"inner_lr": rate})
     assert type(settings.inner_lr) is float
     assert settings.inner_lr == float(rate)
 
@@ -25,12 +81,12 @@ def test_rates_are_numbers(rate: Any) -> None:
 @pytest.mark.parametrize("learned", [True, False])
 def test_rates_are_tensors(dtype: torch.dtype, learned: bool) -> None:
     rate = torch.tensor(0.4, dtype=dtype, requires_grad=learned)
-    assert check_settings("meta_step", "mse", rate, 1, False).inner_lr is rate
+    assert check_options("meta_step", {"inner_lr": rate}).inner_lr is rate
 
 
 @pytest.mark.parametrize("steps", [0, 7, np.int32(3), np.int64(2), torch.tensor(2)])
 def test_steps_are_integers(steps: Any) -> None:
-    settings = check_settings("meta_step", "mse", 0.1, steps, True)
+    settings = check_options("meta_step", {"inner_steps": steps})
     assert type(settings.inner_steps) is int
     assert settings.inner_steps == steps
 
@@ -86,6 +142,6 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changed", "text"), SETTINGS)
 def test_settings(changed: dict[str, Any], text: str) -> None:
-    given = {"loss": "mse", "inner_lr": 0.1, "inner_steps": 1, "first_order": False} | changed
+    given: Any = {"loss": "mse", "inner_lr": 0.1, "inner_steps": 1, "first_order": False} | changed
     with pytest.raises(SettingError, match=f"^meta_step: {re.escape(text)}$"):
-        check_settings("meta_step", **given)
+        check_options("meta_step", given)

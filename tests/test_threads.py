@@ -13,17 +13,17 @@ import time
 
 import pytest
 import torch
+from forced import Force, Thread
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml.engine import binding
 from fastmaml.errors import SettingError
 
 
 @pytest.fixture(autouse=True)
-def _as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def _as_users_have_it(force: Force) -> None:
     """Calls that wait for nobody."""
-    monkeypatch.setattr(binding, "ALL_THREADS", False)
+    force(all_threads=False)
 
 
 def sinusoid() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
@@ -142,7 +142,7 @@ def test_many_callers_on_a_busy_machine() -> None:
 
     load = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(2)]
     try:
-        callers = [threading.Thread(target=caller, args=(i,)) for i in range(CALLERS)]
+        callers = [Thread(target=caller, args=(i,)) for i in range(CALLERS)]
         for thread in callers:
             thread.start()
         deadline = time.monotonic() + 900

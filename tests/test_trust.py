@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from forced import Thread
 from tolerances import assert_close
 from torch import Tensor, nn
 from trusted import DATA, X, Y, grads, net, quiet
@@ -254,7 +255,7 @@ def test_labels_that_another_thread_writes() -> None:
             y.fill_(10**9)
             y.fill_(0)
 
-    writer = threading.Thread(target=write)
+    writer = Thread(target=write)
     writer.start()
     try:
         for _ in range(60):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from forced import Force
 from op_case import INPUTS, OpCase
 from op_cases import PASSES, case_id
 from op_cases_image import ImageNet, ManyChannels, Twice, conv, image
@@ -15,7 +16,6 @@ from tolerances import Claim
 from torch import nn
 
 import fastmaml
-from fastmaml.engine import binding
 
 
 def sized(variant: str, shape: tuple[int, int, int], out: int, padding: object) -> OpCase:
@@ -51,9 +51,9 @@ MAGNIFIED: dict[int, Claim] = {5: "winograd_5", 6: "winograd_6"}
 
 
 @pytest.fixture(params=[5, 6])
-def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+def tile(request: pytest.FixtureRequest, force: Force) -> int:
     """Every convolution that can takes Winograd's method, but forward with tiles of this side."""
-    monkeypatch.setattr(binding, "WINOGRAD", request.param)
+    force(winograd=request.param)
     return int(request.param)
 
 
@@ -146,17 +146,17 @@ def necessary(text: str) -> list[str]:
 
 @pytest.mark.parametrize("make", [lambda: wide(8), lambda: nn.Linear(INPUTS, 2)])
 def test_flops_are_those_of_a_product_for_each_tap(
-    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], nn.Module], force: Force
 ) -> None:
     model, found = make(), []
     for winograd in (0, 5, 6):
-        monkeypatch.setattr(binding, "WINOGRAD", winograd)
+        force(winograd=winograd)
         found.append(necessary(description(model)))
     assert found[0]
     assert found == found[:1] * 3
 
 
-def test_tiles_of_other_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding, "WINOGRAD", 4)
+def test_tiles_of_other_sizes_are_refused(force: Force) -> None:
+    force(winograd=4)
     with pytest.raises(fastmaml.SettingError, match="winograd must be -1, 0, 5 or 6, got 4"):
         description(wide(3))

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forced import Force
 from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import models
 from fastmaml.engine import memory
+from fastmaml.settings import Memory, check_options
 
 STEPS = 4
 
@@ -76,10 +78,8 @@ def gradients(model: nn.Module, data: tuple[Pair, Pair], **settings: Any) -> lis
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("factored", [0, 1])
-def test_recomputation_changes_no_bit(
-    name: str, factored: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fastmaml.engine.binding.FACTORED", factored)
+def test_recomputation_changes_no_bit(name: str, factored: int, force: Force) -> None:
+    force(factored=factored)
     make, row = MODELS[name]
     model, data = make(), tasks(row)
     kept = gradients(model, data, recompute=False)
@@ -195,7 +195,8 @@ def test_settings_are_checked(call: Any, settings: dict[str, Any], text: str) ->
 
 
 def test_numbers_of_other_types_are_limits() -> None:
-    assert memory.check_memory("meta_step", True, np.int64(5)) == memory.Memory(True, 5)
+    given: Any = {"recompute": True, "max_workspace_bytes": np.int64(5)}
+    assert check_options("meta_step", given).memory == Memory(True, 5)
 
 
 def test_without_a_limit_half_of_the_machine_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "bindings/call.hpp"
+#include "bindings/settings.hpp"
 #include "bindings/tensors.hpp"
 #include "core/error.hpp"
 #include "core/processors.hpp"
@@ -105,16 +106,19 @@ void register_errors() {
 }
 
 void register_specs(py::module_& module) {
-  py::enum_<Mode>(module, "Mode", py::module_local())
-      .value("meta_step", Mode::meta_step)
-      .value("evaluate", Mode::evaluate)
-      .value("curve", Mode::curve)
-      .value("adapt", Mode::adapt);
   py::class_<TensorSpec>(module, "TensorSpec", py::module_local())
       .def(py::init([](std::string name, Shape shape, bool adapted, bool trained) {
         return TensorSpec{std::move(name), std::move(shape), adapted, trained};
       }));
   py::class_<NodeSpec>(module, "NodeSpec", py::module_local()).def(py::init(&make_node));
+  py::class_<NetworkSpec>(module, "NetworkSpec", py::module_local())
+      .def(py::init([](Shape row_shape, std::vector<TensorSpec> tensors,
+                       std::vector<NodeSpec> nodes, int output, NodeSpec loss) {
+             return NetworkSpec{std::move(row_shape), std::move(tensors), std::move(nodes), output,
+                                std::move(loss)};
+           }),
+           py::arg("row_shape"), py::arg("tensors"), py::arg("nodes"), py::arg("output"),
+           py::arg("loss"));
   py::class_<Place>(module, "Place", py::module_local())
       .def(
           py::init([](int device, uintptr_t stream, py::object tables, int team, bool all_threads) {
@@ -145,39 +149,12 @@ void register_specs(py::module_& module) {
 
 void register_plan(py::module_& module) {
   py::class_<BoundPlan>(module, "Plan", py::module_local())
-      .def(
-          py::init([](Shape row_shape, std::vector<TensorSpec> tensors, std::vector<NodeSpec> nodes,
-                      int output, NodeSpec loss, bool float64, Mode mode, int64_t support_rows,
-                      int64_t query_rows, int inner_steps, bool first_order, bool rate_grad,
-                      bool recompute, int factored, int winograd, int64_t moment_bytes, bool device,
-                      int64_t run_pixels, int64_t most_bytes, bool tf32) {
-            const NetworkSpec network{std::move(row_shape), std::move(tensors), std::move(nodes),
-                                      output, std::move(loss)};
-            const Settings settings{float64 ? Dtype::f64 : Dtype::f32,
-                                    mode,
-                                    support_rows,
-                                    query_rows,
-                                    inner_steps,
-                                    first_order,
-                                    rate_grad,
-                                    recompute,
-                                    factored,
-                                    winograd,
-                                    device,
-                                    moment_bytes,
-                                    run_pixels,
-                                    most_bytes,
-                                    tf32};
-            const py::gil_scoped_release release;
-            return std::make_unique<BoundPlan>(network, settings);
-          }),
-          py::arg("row_shape"), py::arg("tensors"), py::arg("nodes"), py::arg("output"),
-          py::arg("loss"), py::kw_only(), py::arg("float64"), py::arg("mode"),
-          py::arg("support_rows"), py::arg("query_rows"), py::arg("inner_steps"),
-          py::arg("first_order"), py::arg("rate_grad"), py::arg("recompute"),
-          py::arg("factored") = -1, py::arg("winograd") = -1, py::arg("moment_bytes") = -1,
-          py::arg("device") = false, py::arg("run_pixels") = 512, py::arg("most_bytes") = 0,
-          py::arg("tf32") = false)
+      .def(py::init([](const NetworkSpec& network, const py::dict& given) {
+             const Settings settings = settings_of(given);
+             const py::gil_scoped_release release;
+             return std::make_unique<BoundPlan>(network, settings);
+           }),
+           py::arg("network"), py::arg("settings"))
       .def("workspace_bytes", &Plan::workspace_bytes, py::arg("tasks"), py::arg("threads"),
            py::arg("lanes") = 0)
       .def("program_bytes", &Plan::program_bytes)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastmaml.engine.memory import Recompute, check_memory
 from fastmaml.errors import BackendError, UnsupportedModelError
 from fastmaml.losses import LossArgument
-from fastmaml.settings import Precision, check_settings
+from fastmaml.settings import Options, Precision, Recompute, check_options
 from fastmaml.tasks import Pair
 
 from .prepared import prepare
@@ -45,13 +44,23 @@ def describe(
     backend fused
     """
     where = "describe"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
-    memory = check_memory(where, recompute, max_workspace_bytes)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "first_order": first_order,
+        "recompute": recompute,
+        "max_workspace_bytes": max_workspace_bytes,
+        "precision": precision,
+        "backend": "fused",
+    }
+    settings = check_options(where, options)
     try:
-        call = prepare(where, model, support, query, settings, "fused", "meta_step", memory)
+        call = prepare(where, model, support, query, settings, "meta_step")
     except (UnsupportedModelError, BackendError) as error:
-        plain = settings._replace(precision="float32")  # the reference runs as torch is set to
-        prepare(where, model, support, query, plain, "reference", "meta_step")
+        # The reference runs as torch is set to.
+        plain = settings._replace(precision="float32", backend="reference")
+        prepare(where, model, support, query, plain, "meta_step")
         return f"backend reference\n{error}"
     assert call.fit is not None
     plan, threads, lanes = call.fit
@@ -88,9 +97,18 @@ def workspace_bytes(
     True
     """
     where = "workspace_bytes"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
-    memory = check_memory(where, recompute, max_workspace_bytes)
-    call = prepare(where, model, support, query, settings, "fused", "meta_step", memory)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "first_order": first_order,
+        "recompute": recompute,
+        "max_workspace_bytes": max_workspace_bytes,
+        "precision": precision,
+        "backend": "fused",
+    }
+    settings = check_options(where, options)
+    call = prepare(where, model, support, query, settings, "meta_step")
     assert call.fit is not None
     plan, threads, lanes = call.fit
     device = call.tasks.support_x.device

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from fastmaml.definition import fallback
 from fastmaml.errors import SettingError
 from fastmaml.losses import LossArgument
-from fastmaml.settings import Precision, Settings, check_settings, check_steps
+from fastmaml.settings import BackendChoice, Options, Precision, Settings, check_options
 
 from .prepared import prepare, run
 
 Batch = tuple[Tensor, Tensor]
-_Backend = Literal["auto", "fused", "reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def evaluate(
     inner_steps: int,
     loss: LossArgument = "cross_entropy",
     inner_lr: float | Tensor = 0.4,
-    backend: _Backend = "auto",
+    backend: BackendChoice = "auto",
     precision: Precision = "float32",
 ) -> Evaluation:
     """Measures `model` after 0, 1, ..., `inner_steps` inner steps on each task.
@@ -100,13 +99,20 @@ def evaluate(
         >>> result.tasks, len(result.loss)
         (20, 3)
     """
-    inner_steps = check_steps("evaluate", inner_steps)
-    settings = check_settings("evaluate", loss, inner_lr, inner_steps, True, precision)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "backend": backend,
+        "precision": precision,
+        "first_order": True,
+    }
+    settings = check_options("evaluate", options)
     losses: list[Tensor] = []
     rates: list[Tensor] = []
     ran = ""
     for support, query in episodes:
-        task_losses, logits, ran = _curve(model, support, query, settings, backend)
+        task_losses, logits, ran = _curve(model, support, query, settings)
         losses.append(task_losses.double())
         if settings.loss.classifies:
             rates.append(torch.stack([correct(point, query[1]) for point in logits]))
@@ -114,13 +120,13 @@ def evaluate(
 
 
 def _curve(
-    model: nn.Module, support: Batch, query: Batch, settings: Settings, backend: _Backend
+    model: nn.Module, support: Batch, query: Batch, settings: Settings
 ) -> tuple[Tensor, Tensor, str]:
     """Query losses [K + 1, T] and logits [K + 1, T, Q, ...], and what ran.
 
     Each task adapts once, and its query set is looked at before every step.
     """
-    call = prepare("evaluate", model, support, query, settings, backend, "curve")
+    call = prepare("evaluate", model, support, query, settings, "curve")
     if call.fit is not None:
         ran = run(call, call.fit)
         return ran.task_losses.T, ran.logits.transpose(0, 1), "fused"

@@ -12,17 +12,16 @@ from fastmaml.definition.functional import (
     trainable,
 )
 from fastmaml.engine import binding
-from fastmaml.engine.memory import Recompute, check_memory
 from fastmaml.losses import LossArgument
 from fastmaml.reference import Outcome, fast_weights
 from fastmaml.results import AdaptedTasks, Backend, MetaStepResult, accuracy
-from fastmaml.settings import Precision, check_settings
+from fastmaml.settings import BackendChoice, Options, Precision, Recompute, check_options
 from fastmaml.tasks import Pair
 
-from .prepared import BackendChoice, Call, compute, outcome_of, prepare, run
+from .prepared import Call, compute, outcome_of, prepare, run
 from .wrappers import average
 
-__all__ = ["BackendChoice", "adapt", "meta_loss", "meta_step", "query_losses"]
+__all__ = ["adapt", "meta_loss", "meta_step", "query_losses"]
 
 
 def meta_step(
@@ -102,9 +101,18 @@ def meta_step(
     (torch.Size([25, 10, 1]), 'fused')
     """
     where = "meta_step"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
-    memory = check_memory(where, recompute, max_workspace_bytes)
-    call = prepare(where, model, support, query, settings, backend, "meta_step", memory)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "first_order": first_order,
+        "backend": backend,
+        "recompute": recompute,
+        "max_workspace_bytes": max_workspace_bytes,
+        "precision": precision,
+    }
+    settings = check_options(where, options)
+    call = prepare(where, model, support, query, settings, "meta_step")
     ran = compute(call, want_grad=True) if call.fit is None else run(call, call.fit)
     result = _finish(call, ran)
     # `.grad` is written last and at once: an interrupt finds all of it as it was, or done.
@@ -139,9 +147,17 @@ def query_losses(
     torch.Size([3])
     """
     where = "query_losses"
-    settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
-    memory = check_memory(where, "auto", max_workspace_bytes)
-    call = prepare(where, model, support, query, settings, backend, "evaluate", memory)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "backend": backend,
+        "max_workspace_bytes": max_workspace_bytes,
+        "precision": precision,
+        "first_order": True,
+    }
+    settings = check_options(where, options)
+    call = prepare(where, model, support, query, settings, "evaluate")
     return _finish(call, compute(call, want_grad=False))
 
 
@@ -177,11 +193,20 @@ def meta_loss(
     torch.Size([1, 2])
     """
     where = "meta_loss"
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order, precision)
-    memory = check_memory(where, recompute, max_workspace_bytes)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "first_order": first_order,
+        "backend": backend,
+        "recompute": recompute,
+        "max_workspace_bytes": max_workspace_bytes,
+        "precision": precision,
+    }
+    settings = check_options(where, options)
     graph = torch.is_grad_enabled()
     purpose: binding.Purpose = "meta_step" if graph else "evaluate"
-    call = prepare(where, model, support, query, settings, backend, purpose, memory)
+    call = prepare(where, model, support, query, settings, purpose)
     outcome = compute(call, want_grad=graph)
     value = outcome.task_losses.mean()
     if not graph:
@@ -218,9 +243,17 @@ def adapt(
     (torch.Size([3, 1, 2]), torch.Size([3, 5, 1]))
     """
     where = "adapt"
-    settings = check_settings(where, loss, inner_lr, inner_steps, True, precision)
-    memory = check_memory(where, "auto", max_workspace_bytes)
-    call = prepare(where, model, support, support, settings, backend, "adapt", memory)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "backend": backend,
+        "max_workspace_bytes": max_workspace_bytes,
+        "precision": precision,
+        "first_order": True,
+    }
+    settings = check_options(where, options)
+    call = prepare(where, model, support, support, settings, "adapt")
     predict = predictor(call.model, call.tasks)
     if call.fit is None:
         parameters = fast_weights(call.model, call.tasks, settings)

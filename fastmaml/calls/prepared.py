@@ -6,7 +6,7 @@ model and the reference algorithm in PyTorch where it cannot.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fastmaml.definition import fallback
 from fastmaml.definition.functional import is_autocast, model_kind, trainable
 from fastmaml.engine import binding
-from fastmaml.engine.memory import AUTO, Fit, Memory
+from fastmaml.engine.memory import Fit
 from fastmaml.engine.plan import ModelPlans, lookup, traced_now
-from fastmaml.errors import BackendError, SettingError, ShapeError, UnsupportedModelError, shown
+from fastmaml.errors import BackendError, ShapeError, UnsupportedModelError
 from fastmaml.notices import warn_of_reference
 from fastmaml.reference import Outcome
 from fastmaml.settings import Settings, check_precision
@@ -25,9 +25,7 @@ from fastmaml.tasks import Pair, Tasks, validate
 
 from .wrappers import unwrap
 
-__all__ = ["BackendChoice", "Call", "compute", "outcome_of", "prepare", "run"]
-
-BackendChoice = Literal["auto", "fused", "reference"]
+__all__ = ["Call", "compute", "outcome_of", "prepare", "run"]
 
 
 class Call(NamedTuple):
@@ -48,25 +46,19 @@ def prepare(
     support: Pair,
     query: Pair,
     settings: Settings,
-    backend: BackendChoice,
     purpose: binding.Purpose,
-    memory: Memory = AUTO,
 ) -> Call:
     """Check everything, and find the plan unless the call must run in PyTorch."""
     model = unwrap(model)
-    if not isinstance(backend, str) or backend not in ("auto", "fused", "reference"):
-        raise SettingError(
-            f'{where}: backend must be "auto", "fused" or "reference", got {shown(backend)}.'
-        )
-    if backend != "reference":
+    if settings.backend != "reference":
         try:
-            return _prepare_fused(where, model, support, query, settings, backend, purpose, memory)
+            return _prepare_fused(where, model, support, query, settings, purpose)
         except (UnsupportedModelError, BackendError) as error:
-            if backend == "fused":
+            if settings.backend == "fused":
                 raise
             warn_of_reference(where, model, error)
     dtype, device = model_kind(where, model)
-    check_precision(where, settings.precision, dtype, device, backend)
+    check_precision(where, settings, dtype, device)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     return Call(where, model, tasks, settings, None, [], trainable(where, model))
 
@@ -77,9 +69,7 @@ def _prepare_fused(
     support: Pair,
     query: Pair,
     settings: Settings,
-    backend: BackendChoice,
     purpose: binding.Purpose,
-    memory: Memory,
 ) -> Call:
     """The fused half of `prepare`: raises when the engine cannot take the call."""
     binding.require(where)
@@ -87,33 +77,34 @@ def _prepare_fused(
         raise _unsupported(where, f"{type(model).__name__}, which is not a torch.nn.Module")
     plans = lookup(model, where)
     dtype, device = plans.kind(where, model)
-    check_precision(where, settings.precision, dtype, device, backend)
+    check_precision(where, settings, dtype, device)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     binding.require(where, device)
     if is_autocast(device):
         raise _unsupported(where, "a call under torch.autocast")
     if settings.loss.op is None:
-        looked = backend != "fused" and model in _looked_at  # as for all calls of a loop but one
+        looked = (
+            settings.backend != "fused" and model in _looked_at
+        )  # as for all calls of a loop but one
         also = "" if looked else _refusal(model, plans, tasks, where)
         raise _unsupported(where, f"loss `{settings.loss.name}`{also}")
     if settings.loss.classifies and tasks.support_y.is_floating_point():
         raise _unsupported(where, "class probabilities as targets")
     try:
-        traced, theta = traced_now(model, plans, tasks, where)
+        traced, theta = traced_now(model, plans, tasks, where, settings.engine)
     except UnsupportedModelError as error:
         raise _unsupported(where, str(error)) from None
     rate = settings.inner_lr
     found = traced.plan(
         tasks,
         settings,
-        memory,
         purpose=purpose,
         dtype=dtype,
         rate_grad=purpose == "meta_step" and isinstance(rate, Tensor) and rate.requires_grad,
         where=where,
     )
     try:
-        traced.compare(model, tasks, settings.inner_steps)
+        traced.compare(model, tasks, settings)
     except UnsupportedModelError as error:
         raise _unsupported(where, str(error)) from None
     return Call(where, model, tasks, settings, found, theta, traced.parameters)

@@ -19,13 +19,13 @@ from fastmaml.definition.copies import ModelCopy
 from fastmaml.losses import Loss, LossArgument
 from fastmaml.reference import Outcome
 from fastmaml.results import Backend
-from fastmaml.settings import Settings, check_settings
+from fastmaml.settings import BackendChoice, Options, Settings, check_options
 from fastmaml.tasks import Pair
 
-from .prepared import BackendChoice, Call, compute, prepare
+from .prepared import Call, compute, prepare
 from .wrappers import unwrap
 
-__all__ = ["VerifyReport", "verify"]
+__all__ = ["VerifyReport", "relative_error", "verify"]
 
 # Relative errors that rounding explains. In float64 the engine must meet the reference itself; in
 # float32 its distance to the float64 truth is measured against torch's own distance over the same
@@ -96,8 +96,14 @@ def verify(
     """
     where = "verify"
     model = unwrap(model)
-    settings = check_settings(where, loss, inner_lr, inner_steps, first_order)
-    sides = _Sides(where, model, settings, backend)
+    options: Options = {
+        "loss": loss,
+        "inner_lr": inner_lr,
+        "inner_steps": inner_steps,
+        "first_order": first_order,
+        "backend": backend,
+    }
+    sides = _Sides(where, model, check_options(where, options))
     call, truth, error, torch_error = sides.errors(support, query)
     error64 = sides.error_float64(support, query, truth)
     limit = _FLOAT64
@@ -118,11 +124,8 @@ def verify(
 class _Sides:
     """The engine and the reference, in the model's own dtype and in float64."""
 
-    def __init__(
-        self, where: str, model: nn.Module, settings: Settings, backend: BackendChoice
-    ) -> None:
-        self._where, self._model, self._backend = where, model, backend
-        self._settings = settings
+    def __init__(self, where: str, model: nn.Module, settings: Settings) -> None:
+        self._where, self._model, self._settings = where, model, settings
 
     # Made on first use, when the door has seen the model.
     @cached_property
@@ -151,7 +154,7 @@ class _Sides:
         return self._prepared(self._double, self._settings64, *pairs)
 
     def _prepared(self, model: nn.Module, settings: Settings, support: Pair, query: Pair) -> Call:
-        return prepare(self._where, model, support, query, settings, self._backend, "meta_step")
+        return prepare(self._where, model, support, query, settings, "meta_step")
 
     def _reference(self, model: nn.Module, settings: Settings, call: Call) -> Outcome:
         return reference.compute(model, call.tasks, settings, want_grad=True, where=self._where)
@@ -211,10 +214,10 @@ def _distance(one: Outcome, truth: Outcome) -> float:
         pairs.append((_flat(one, truth), _flat(truth, truth)))
     if one.rate_grad is not None and truth.rate_grad is not None:
         pairs.append((one.rate_grad, truth.rate_grad))
-    return max(_relative(a, b) for a, b in pairs)
+    return max(relative_error(a, b) for a, b in pairs)
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
+def relative_error(a: Tensor, b: Tensor) -> float:
     """Relative error of `a`; infinite where one is finite and the other is not."""
     wide = torch.complex128 if b.is_complex() else torch.float64
     a, b = a.to(wide), b.to(wide)

@@ -30,7 +30,8 @@ from fastmaml.engine.kept import Recent
 from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError
 from fastmaml.modes import Mode, grad_mode, within
 from fastmaml.reference import Outcome, added
-from fastmaml.tasks import Settings, Tasks
+from fastmaml.settings import Settings
+from fastmaml.tasks import Tasks
 
 from .derivatives import derived_twice
 from .functional import Function, leaf, trainable

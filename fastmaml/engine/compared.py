@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from fastmaml import forks
 from fastmaml.definition.copies import ModelCopy
-from fastmaml.engine import _device
 from fastmaml.errors import UnsupportedModelError
 from fastmaml.losses import resolve
 from fastmaml.modes import grad_mode
+from fastmaml.settings import Settings
 from fastmaml.tasks import Tasks
 from fastmaml.threads import get_num_threads
 from fastmaml.tracing.network import layer_name
 
-from .binding import CompiledPlan
+from .binding import CompiledPlan, PlanSettings
+from .core import Engine
 
 if TYPE_CHECKING:
     from fastmaml.tracing.trace import Network
@@ -57,7 +58,7 @@ class Proof:
         network: Network,
         tensors: list[Tensor],
         tasks: Tasks,
-        inner_steps: int,
+        settings: Settings,
     ) -> None:
         """Compare both on the first call's data, and on the next ones' where these prove nothing.
 
@@ -68,11 +69,11 @@ class Proof:
             UnsupportedModelError: The network gives other numbers than the model's forward.
         """
         if self._agrees is None and self._attempts > 0:
-            on_support = inner_steps > 0 and tasks.support_rows < tasks.query_rows
+            on_support = settings.inner_steps > 0 and tasks.support_rows < tasks.query_rows
             x = tasks.support_x if on_support else tasks.query_x
             rows = None if network.knows_rows else 2
             try:
-                self._agrees = agrees(model, network, tensors, x[0, :rows])
+                self._agrees = agrees(model, network, tensors, x[0, :rows], settings.engine)
             except ForwardError as error:  # perhaps not the next time
                 raise UnsupportedModelError(
                     f"{layer_name('', model)}, whose forward fails ({error})"
@@ -89,7 +90,9 @@ class ForwardError(Exception):
     """The model's own forward failed."""
 
 
-def agrees(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor) -> bool | None:
+def agrees(
+    model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor, engine: Engine
+) -> bool | None:
     """Whether a network gives what the model's forward gives.
 
     Args:
@@ -97,6 +100,7 @@ def agrees(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor)
         network: What was recorded of it for as many rows.
         tensors: The network's, as they are in the model.
         x: ``[rows, ...]``, of the model's dtype and device.
+        engine: What runs the network.
 
     Returns:
         True or False, or None where nothing can be told: by the data, in a process that was forked
@@ -110,23 +114,25 @@ def agrees(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor)
         return None
     with grad_mode():
         x = x.detach().clone()
-        own, fused = _own(model, x), _fused(network, tensors, x)
+        own, fused = _own(model, x), _fused(network, tensors, x, engine)
         if _close(own, fused, _ROUNDING[x.dtype]):
             return True
         if not torch.isfinite(own).all():
             return None
         try:
-            return _exactly(model, network, tensors, x.double())
+            return _exactly(model, network, tensors, x.double(), engine)
         except ForwardError:  # it names its dtype
             return None if _close(own, fused, _GROSS) else False
 
 
-def _exactly(model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor) -> bool | None:
+def _exactly(
+    model: nn.Module, network: Network, tensors: list[Tensor], x: Tensor, engine: Engine
+) -> bool | None:
     """The same in float64."""
     nudge = _NUDGE * max(1.0, float(x.abs().max()))
     ramp = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).view_as(x)
     own, nudged = _own(model, x), _own(model, x + nudge * ramp)
-    fused = _fused(network, tensors, x)
+    fused = _fused(network, tensors, x, engine)
     if _close(own, fused, _ROUNDING[x.dtype]):
         return True
     unsure = max(nudge, _CHANCE * _apart(own, nudged))
@@ -160,22 +166,21 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return made.requires_grad_(tensor.requires_grad)
 
 
-def _fused(network: Network, tensors: list[Tensor], x: Tensor) -> Tensor:
+def _fused(network: Network, tensors: list[Tensor], x: Tensor, engine: Engine) -> Tensor:
     """The engine's output of the network for the same rows."""
     rows = x.shape[0]
-    loss = resolve("mse")  # whatever the output's shape
-    plan = CompiledPlan(
-        network,
-        loss,
-        purpose="evaluate",
-        dtype=x.dtype,
+    settings = PlanSettings(
+        mode="evaluate",
+        float64=x.dtype is torch.float64,
         support_rows=rows,
         query_rows=rows,
         inner_steps=0,
         first_order=True,
         rate_grad=False,
-        device=_device.on_device(x.device),
+        device=engine.on_device(x.device),
     )
+    # A loss that takes whatever the output's shape.
+    plan = CompiledPlan(network, resolve("mse"), settings, engine=engine)
     y = x.new_zeros((1, rows, *plan.output_shape))
     tasks = Tasks(x[None], y, x[None], y, 1, rows, rows, tuple(x.shape[1:]))
     theta: Theta = [t.detach().resolve_neg().to(x.dtype).contiguous() for t in tensors]

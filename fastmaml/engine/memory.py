@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from fastmaml.engine import _device
-from fastmaml.errors import SettingError, shown
-from fastmaml.settings import whole_number
+from fastmaml.engine import devices
+from fastmaml.errors import SettingError
+from fastmaml.settings import Memory
 
 from .binding import CompiledPlan
 
-__all__ = ["AUTO", "Fit", "Memory", "Recompute", "check_memory", "fit", "most_program_bytes"]
+__all__ = ["Fit", "fit", "most_program_bytes"]
 
-Recompute = bool | Literal["auto"]
-
-
-class Memory(NamedTuple):
-    """What the caller asked for.
-
-    Attributes:
-        recompute: Whether the sweep makes the activations of inner steps again instead of keeping
-            them; None decides by bytes.
-        limit: Most bytes of workspace and program, or None.
-    """
-
-    recompute: bool | None
-    limit: int | None
-
-
-AUTO = Memory(None, None)
 _HOST = torch.device("cpu")
 _FINISHED = 16 << 20  # bytes of programs that are finished whatever the limit, to say what it needs
 
@@ -45,37 +28,6 @@ class Fit(NamedTuple):
     lanes: int  # 0: as many as threads, or all on a device
 
 
-def check_memory(where: str, recompute: Recompute, limit: Any) -> Memory:
-    """Check the memory settings of a call.
-
-    Args:
-        where: The call that error texts begin with.
-        recompute: True, False or "auto".
-        limit: A number of bytes, at least 1, or None.
-
-    Returns:
-        The `Memory`.
-
-    Raises:
-        SettingError: Anything else.
-
-    >>> check_memory("meta_step", "auto", 1 << 26).limit
-    67108864
-    """
-    automatic = isinstance(recompute, str) and recompute == "auto"
-    if automatic and limit is None:
-        return AUTO
-    if not automatic and type(recompute) is not bool:
-        raise SettingError(
-            f'{where}: recompute must be True, False or "auto", got {shown(recompute)}.'
-        )
-    if limit is not None:
-        limit = whole_number(where, "max_workspace_bytes", limit, least=1)
-        if limit < 1:
-            raise SettingError(f"{where}: max_workspace_bytes must be at least 1, got {limit}.")
-    return Memory(None if automatic else bool(recompute), limit)
-
-
 def fit(
     where: str,
     compiled: Callable[[bool], CompiledPlan],
@@ -84,6 +36,7 @@ def fit(
     memory: Memory,
     device: torch.device,
     *,
+    on_device: bool,
     sweeps: bool,
 ) -> Fit:
     """The fastest plan within the limit: kept activations first, tasks at a time before threads.
@@ -96,6 +49,7 @@ def fit(
         memory: What was asked for. Without a limit it is half of the memory of the machine or
             device, beyond which the smallest plan is taken.
         device: That the call runs on.
+        on_device: Whether it runs the device's code.
         sweeps: Whether the call goes back through its inner steps at all.
 
     Returns:
@@ -105,7 +59,7 @@ def fit(
         SettingError: No plan keeps to the limit that was asked for.
     """
     limit = memory.limit if memory.limit is not None else _half_of_memory(device)
-    most = tasks if _device.on_device(device) else threads
+    most = tasks if on_device else threads
     ways = (False, True) if memory.recompute is None else (memory.recompute,)
     smallest: tuple[int, int, Fit] | None = None
     for lanes in _fewer(most):
@@ -128,9 +82,9 @@ def fit(
     )
 
 
-def most_program_bytes(memory: Memory, device: torch.device) -> int:
+def most_program_bytes(memory: Memory, *, on_device: bool) -> int:
     """Bytes beyond which a program need not be finished; it is written on the host. 0: any."""
-    limited = memory.limit is not None and not _device.on_device(device)
+    limited = memory.limit is not None and not on_device
     limit = memory.limit if limited else _half_of_memory(_HOST)
     return 0 if limit is None else max(limit, _FINISHED)
 
@@ -144,7 +98,7 @@ def _fewer(most: int) -> Iterator[int]:
 
 
 def _half_of_memory(device: torch.device) -> int | None:
-    total = _device.total_memory(device)
+    total = devices.total_memory(device)
     if total is not None:
         return total // 2
     try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastmaml import forks
 from fastmaml.definition.functional import model_kind
-from fastmaml.engine import _device, binding
+from fastmaml.engine import binding
 from fastmaml.errors import DeviceError, DtypeError, SettingError, ShapeError, UnsupportedModelError
 from fastmaml.losses import Loss
 from fastmaml.readable import check_readable, check_tensors
@@ -31,17 +31,18 @@ from fastmaml.tracing.watch import Watch
 
 from .binding import CompiledPlan, Purpose, first_bad_class
 from .compared import Proof
+from .core import Engine
 from .kept import Recent, WeakCopy, held_bytes, holds_itself
-from .memory import Fit, Memory, fit, most_program_bytes
+from .memory import Fit, fit, most_program_bytes
+from .plan_settings import PlanKey, PlanSettings, Wanted
 from .snapshots import snapshot, weak_snapshot
 
 if TYPE_CHECKING:
     from .binding import Snapshot, Theta
 
-__all__ = ["ModelPlans", "lookup", "traced_now"]
+__all__ = ["ModelPlans", "Traced", "lookup", "traced_now"]
 
 _KEPT = 64  # traces of a model, calls' fits of a trace
-_MOST_BYTES = 256 << 20  # of all plans and traces together
 
 
 class ModelPlans:
@@ -53,7 +54,7 @@ class ModelPlans:
         warn_of_initial_statistics(where, model)
         self.watch = Watch(model)
         self._snapshot = self._remember(model)
-        self.networks = Recent[Hashable, _Traced | str](_KEPT)
+        self.networks = Recent[Hashable, Traced | str](_KEPT)
         self._first = next((p for p in model.parameters() if p.requires_grad), None)
 
     def _remember(self, model: nn.Module) -> Snapshot:
@@ -71,7 +72,7 @@ class ModelPlans:
         first = self._first
         return model_kind(where, model) if first is None else (first.dtype, first.device)
 
-    def traced(self, model: nn.Module, tasks: Tasks, where: str) -> _Traced:
+    def traced(self, model: nn.Module, tasks: Tasks, where: str) -> Traced:
         """The model's network for as many rows of this shape.
 
         Raises:
@@ -94,12 +95,12 @@ class ModelPlans:
             raise UnsupportedModelError(found)
         return found
 
-    def _traced(self, model: nn.Module, network: Network) -> _Traced:
+    def _traced(self, model: nn.Module, network: Network) -> Traced:
         """The one that there is for the network, as for most numbers of rows, or a new one."""
         for _, held in self.networks.everything():
-            if isinstance(held, _Traced) and held.network == network:
+            if isinstance(held, Traced) and held.network == network:
                 return held
-        return _Traced(model, network)
+        return Traced(model, network)
 
 
 class _WeakPlans(ModelPlans):
@@ -116,10 +117,11 @@ class _WeakPlans(ModelPlans):
             return False
 
 
-class _Traced:
+class Traced:
     """A network, where its tensors live, and the plans made from it."""
 
     def __init__(self, model: nn.Module, network: Network) -> None:
+        """Find the network's tensors in the model; no plan is made yet."""
         self.network = network
         self.bytes, self.counted = held_bytes(network), 0  # of them, in `_make_room`
         self._first = next((n, p) for n, p in model.named_parameters() if p.requires_grad)
@@ -137,15 +139,15 @@ class _Traced:
             for spec, tensor in zip(network.tensors, self._live, strict=True)
             if spec.trained
         }
-        self.plans: dict[Hashable, CompiledPlan] = {}
-        self._fits = Recent[Hashable, Fit](_KEPT)
+        self.plans: dict[PlanKey, CompiledPlan] = {}
+        self._fits = Recent[tuple[Any, ...], Fit](_KEPT)
         self._proof = Proof()
 
-    def compare(self, model: nn.Module, tasks: Tasks, inner_steps: int) -> None:
+    def compare(self, model: nn.Module, tasks: Tasks, settings: Settings) -> None:
         """Let no network run that is none of the model's; errors as `Proof.check`."""
-        self._proof.check(model, self.network, self._live, tasks, inner_steps)
+        self._proof.check(model, self.network, self._live, tasks, settings)
 
-    def tensors(self, where: str) -> Theta | None:
+    def tensors(self, where: str, engine: Engine) -> Theta | None:
         """The network's live tensors, in its order, or contiguous copies.
 
         None where one was given another shape since the trace, which then is of another network.
@@ -156,7 +158,7 @@ class _Traced:
             SettingError: One cannot be read.
         """
         if not self._negated:
-            found = binding.fitting(self._live, self._shapes, self._first[1])
+            found = binding.fitting(self._live, self._shapes, self._first[1], engine.core)
             if found is not None:
                 return found
         self._check(where)
@@ -187,7 +189,6 @@ class _Traced:
         self,
         tasks: Tasks,
         settings: Settings,
-        memory: Memory,
         *,
         purpose: Purpose,
         dtype: torch.dtype,
@@ -201,72 +202,71 @@ class _Traced:
             SettingError: A class index out of range, or memory beyond the limit.
             UnsupportedModelError: The engine cannot take the network.
         """
-        loss, steps = settings.loss, settings.inner_steps
-        sweeps = purpose == "meta_step" and steps > 0
-        first_order = settings.first_order or not sweeps
-        rate_grad = rate_grad and steps > 0
-        device = tasks.support_x.device
-        forced = (
-            binding.FACTORED,
-            binding.WINOGRAD,
-            _device.on_device(device),
-            binding.RUN_PIXELS,
-            binding.MOMENT_BYTES,
+        loss = settings.loss
+        # As `Wanted` names them: a plain tuple is made in a fraction of the time.
+        wanted = (
+            settings.engine,
+            loss.op,
+            loss.attrs,
+            settings.inner_steps,
+            settings.first_order,
+            rate_grad,
+            settings.precision,
+            settings.memory,
+            purpose,
+            tasks.tasks,
+            tasks.support_rows,
+            tasks.query_rows,
+            dtype,
+            tasks.support_x.device,
+            get_num_threads(),
         )
-        threads = get_num_threads()
-        key = (
-            (loss.op, loss.attrs, steps, first_order, rate_grad, settings.precision),
-            (tasks.support_rows, tasks.query_rows, dtype, purpose, forced),
-        )
-        wanted = (key, tasks.tasks, threads, memory, device, _device.DEVICE_CODE)
         found = self._fits[wanted]
         if found is None:
-            before = set(self.plans.values())
-            most = most_program_bytes(memory, device)
-
-            def compiled(recompute: bool) -> CompiledPlan:
-                return self._compiled((key, recompute), tasks, loss, most, where)
-
-            back = not first_order
-            try:
-                found = fit(where, compiled, tasks.tasks, threads, memory, device, sweeps=back)
-                self._fits[wanted] = found
-            finally:  # what was written in vain goes
-                for made in set(self.plans.values()) - before:
-                    if found is None or made is not found.plan:
-                        self.drop(made)
-            _make_room(found.plan, self)
+            found = self._fits[wanted] = self._fit(Wanted(*wanted), loss, where)
+            _make_room(found.plan, self, settings.engine.most_plan_bytes)
         found.plan.used = _misses
         self._check_targets(tasks, settings, found.plan.output_shape, where)
         return found
 
+    def _fit(self, wanted: Wanted, loss: Loss, where: str) -> Fit:
+        """The plan that a call wants, made if need be; what was written in vain goes."""
+        before = set(self.plans.values())
+        settings = wanted.settings()
+        most = most_program_bytes(wanted.memory, on_device=settings.device)
+
+        def compiled(recompute: bool) -> CompiledPlan:
+            made_for = settings._replace(recompute=recompute)
+            return self._compiled(wanted.engine, made_for, loss, most, where)
+
+        found = None
+        try:
+            found = fit(
+                where,
+                compiled,
+                wanted.tasks,
+                wanted.threads,
+                wanted.memory,
+                wanted.device,
+                on_device=settings.device,
+                sweeps=not settings.first_order,
+            )
+            return found
+        finally:
+            for made in set(self.plans.values()) - before:
+                if found is None or made is not found.plan:
+                    self.drop(made)
+
     def _compiled(
-        self, key: Any, tasks: Tasks, loss: Loss, most_bytes: int, where: str
+        self, engine: Engine, settings: PlanSettings, loss: Loss, most_bytes: int, where: str
     ) -> CompiledPlan:
-        """The program of a key of `plan`, made once."""
+        """The program for these settings, made once."""
+        key = (engine, loss.op, loss.attrs, settings)
         plan = self.plans.get(key)
         if plan is None:
-            (_, _, *sweep, precision), (*_, dtype, purpose, forced) = key[0]
-            steps, first_order, rate_grad = sweep
             try:
                 plan = CompiledPlan(
-                    self.network,
-                    loss,
-                    purpose=purpose,
-                    dtype=dtype,
-                    support_rows=tasks.support_rows,
-                    query_rows=tasks.query_rows,
-                    inner_steps=steps,
-                    first_order=first_order,
-                    rate_grad=rate_grad,
-                    recompute=key[1],
-                    factored=forced[0],
-                    winograd=forced[1],
-                    device=forced[2],
-                    run_pixels=forced[3],
-                    moment_bytes=forced[4],
-                    most_bytes=most_bytes,
-                    tf32=precision == "tf32",
+                    self.network, loss, settings, engine=engine, most_bytes=most_bytes
                 )
             except (SettingError, ShapeError, UnsupportedModelError) as error:
                 raise type(error)(f"{where}: {error}.") from error
@@ -311,8 +311,8 @@ _misses = 0  # kinds of calls so far: the clock that says when a plan was used
 _unseen = 0  # bytes added since all were last looked at
 
 
-def _make_room(wanted: CompiledPlan, by: _Traced) -> None:
-    """Drop the plans used longest ago, of all models, where one leaves no room for them.
+def _make_room(wanted: CompiledPlan, by: Traced, most: int) -> None:
+    """Drop the plans used longest ago, of all models, where one leaves no room in so many bytes.
 
     They are looked at when an eighth of the bound has been added, and dropped to an eighth below.
     """
@@ -323,19 +323,19 @@ def _make_room(wanted: CompiledPlan, by: _Traced) -> None:
         for grown in (wanted, by):
             _unseen += grown.bytes - grown.counted
             grown.counted = grown.bytes
-        if _unseen <= _MOST_BYTES // 8:
+        if _unseen <= most // 8:
             return
         _unseen = 0
         networks = {
             id(traced): (traced, plans.networks)
             for plans in _CACHE.values()
             for _, traced in plans.networks.everything()
-            if isinstance(traced, _Traced)
+            if isinstance(traced, Traced)
         }
         held = [(plan, *where) for where in networks.values() for plan in where[0].held()]
         total = sum(t.bytes for t, _ in networks.values()) + sum(p.bytes for p, *_ in held)
         for plan, traced, kept in sorted(held, key=lambda item: item[0].used):
-            if total <= _MOST_BYTES - _MOST_BYTES // 8:
+            if total <= most - most // 8:
                 break
             if plan is wanted:
                 continue
@@ -348,14 +348,14 @@ def _make_room(wanted: CompiledPlan, by: _Traced) -> None:
 
 
 def traced_now(
-    model: nn.Module, plans: ModelPlans, tasks: Tasks, where: str
-) -> tuple[_Traced, Theta]:
+    model: nn.Module, plans: ModelPlans, tasks: Tasks, where: str, engine: Engine
+) -> tuple[Traced, Theta]:
     """The model's network for these rows and its tensors; errors as of both methods."""
     traced = plans.traced(model, tasks, where)
-    theta = traced.tensors(where)
+    theta = traced.tensors(where, engine)
     while theta is None:
         traced = lookup(model, where, anew=True).traced(model, tasks, where)
-        theta = traced.tensors(where)
+        theta = traced.tensors(where, engine)
     return traced, theta
 
 

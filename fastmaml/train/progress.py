@@ -14,27 +14,32 @@ TERMINAL_S = 0.2
 LOG_S = 10.0
 
 
-class _Patient:
+class Patient:
     """A stream that may be closed, full or gone: a run goes on without it."""
 
     def __init__(self, stream: TextIO | None) -> None:
+        """Stand in for the stream."""
         self._stream = stream
         self.encoding = getattr(stream, "encoding", "utf-8")
 
     def isatty(self) -> bool:
+        """Whether it is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:
+        """Its descriptor; an OSError where there is no stream."""
         if self._stream is None:
             raise OSError("no stream")
         return self._stream.fileno()
 
     def write(self, text: str) -> None:
+        """Write, if it can be."""
         if self._stream is not None:
             with suppress(OSError, ValueError):
                 self._stream.write(text)
 
     def flush(self) -> None:
+        """Flush, if it can be."""
         if self._stream is not None:
             with suppress(OSError, ValueError):
                 self._stream.flush()
@@ -56,7 +61,7 @@ def progress_bar(
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    stream = _Patient(sys.stderr)
+    stream = Patient(sys.stderr)
     interval = TERMINAL_S if stream.isatty() else LOG_S
     due = time.perf_counter() + TERMINAL_S
     bar = tqdm(

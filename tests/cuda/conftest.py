@@ -22,10 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """The first CUDA device, or the CPU whose calls run device code; skips where there is none."""
     if request.config.getoption("--on-fibers", default=False):
-        with on_fibers(monkeypatch):
+        with on_fibers():
             yield Place(torch.device("cpu"))
         return
     reason = absence()

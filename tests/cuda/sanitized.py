@@ -17,7 +17,7 @@ from place import Place  # noqa: E402
 from test_ops import RATE, data  # noqa: E402
 from torch import nn  # noqa: E402
 
-from fastmaml.engine import binding  # noqa: E402
+from fastmaml.engine.core import using  # noqa: E402
 
 
 def run(place: Place) -> int:
@@ -33,11 +33,8 @@ def run(place: Place) -> int:
         tasks = data(loss)
         for dtype in (torch.float32, torch.float64):
             for team in (0, 2):
-                binding.TEAM = team
-                try:
+                with using(team=team):
                     place.answer(model, tasks, dtype, loss=loss, inner_lr=RATE, inner_steps=2)
-                finally:
-                    binding.TEAM = 0
                 count += 1
     return count
 

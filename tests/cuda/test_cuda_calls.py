@@ -6,7 +6,6 @@ The like of test_device_calls on what only a device has.
 from __future__ import annotations
 
 import gc
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from forced import Force, Thread
 from place import Place, truth
 from small import gradients
 from test_device_calls import MANY, NET, SETTINGS, model, wide, widest_resident
@@ -22,7 +22,6 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 import fastmaml
-from fastmaml.engine import binding
 
 pytestmark = pytest.mark.cuda
 
@@ -76,10 +75,10 @@ def test_the_widest_network_of_one_launch(place: Place) -> None:
     assert_close(grad, truth(net.cpu(), NET.data(), **SETTINGS), "meta_f64")
 
 
-def test_executors_agree_bitwise(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executors_agree_bitwise(place: Place, force: Force) -> None:
     net, data = model().to(place.device), place.put(NET.data())
     resident = call_for_grad(net, data)
-    monkeypatch.setattr(binding, "TEAM", MANY)
+    force(team=MANY)
     assert call(net, data).executor == "cuda graph"
     assert torch.equal(resident, call_for_grad(net, data))
 
@@ -227,7 +226,7 @@ def test_threads_do_not_disturb_each_other(shared: bool, gpu: Place) -> None:
         except BaseException as error:  # a thread's failure must reach the test
             wrong.append(error)
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(nets))]
+    threads = [Thread(target=work, args=(index,)) for index in range(len(nets))]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import test_device_tiles as tiles
 import torch
+from forced import Force
 from op_case import OpCase
 from op_cases import CASES, LOSSES, PASSES, Net, case_id, loss_id
 from place import Place
 from test_ops import RATE, Pairs, answer, data
 from tolerances import assert_close, assert_float32
 from torch import nn
-
-from fastmaml.engine import binding
 
 pytestmark = pytest.mark.cuda
 
@@ -41,18 +40,16 @@ def test_op_agrees(case: OpCase, settings: dict[str, object], place: Place) -> N
 
 
 @pytest.mark.parametrize("case", SUMS, ids=case_id)
-def test_short_runs_of_pixels_agree(
-    case: OpCase, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(binding, "RUN_PIXELS", 7)
+def test_short_runs_of_pixels_agree(case: OpCase, place: Place, force: Force) -> None:
+    force(run_pixels=7)
     loss = nn.MSELoss()
     check(place, case.model(), data(loss), loss=loss, inner_lr=RATE, inner_steps=2)
 
 
 @tiles.each_shape
-def test_tiles_agree(name: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_agree(name: str, place: Place, force: Force) -> None:
     shape = tiles.SHAPES[name]
-    monkeypatch.setattr(binding, "FACTORED", shape.factored)
+    force(factored=shape.factored)
     loss = nn.MSELoss()
     check(place, shape.model(), tiles.data(shape), loss=loss, inner_lr=RATE, inner_steps=1)
 
@@ -65,13 +62,13 @@ def test_loss_agrees(loss: nn.Module, settings: dict[str, object], place: Place)
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_bits_depend_on_neither_repetition_nor_team(
-    case: OpCase, place: Place, monkeypatch: pytest.MonkeyPatch
+    case: OpCase, place: Place, force: Force
 ) -> None:
     model, loss = case.model(), nn.MSELoss()
     tasks, settings = data(loss), {"loss": loss, "inner_lr": RATE, "inner_steps": 2}
     answers = []
     for team in (0, 0, 0, *TEAMS):
-        monkeypatch.setattr(binding, "TEAM", team)
+        force(team=team)
         answers.append(place.answer(model, tasks, torch.float32, **settings))
     for other in answers[1:]:
         assert all(map(torch.equal, answers[0], other))

@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 from equivalents import reordered
+from forced import Force
 from hypothesis import given, settings
 from networks import Workload, workloads
 from place import Place, truth
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 import fastmaml
 from fastmaml import models, reference
-from fastmaml.engine import binding
 
 pytestmark = pytest.mark.cuda
 
@@ -77,10 +77,10 @@ def test_networks_over_images_agree(name: str, steps: int, place: Place) -> None
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("rate", [0.05, 0.0])
 def test_learned_rate(
-    rate: float, first_order: bool, team: int, place: Place, monkeypatch: pytest.MonkeyPatch
+    rate: float, first_order: bool, team: int, place: Place, force: Force
 ) -> None:
     """The rate lies on the device, and so does its gradient."""
-    monkeypatch.setattr(binding, "TEAM", team)
+    force(team=team)
     grads: list[tuple[Tensor, Tensor]] = []
     for device in (place.device, torch.device("cpu")):
         net, data = model(), NET.data()
@@ -115,10 +115,8 @@ def test_adapt_and_evaluate(place: Place) -> None:
 
 
 @pytest.mark.parametrize("factored", [0, 1], ids=["dense", "factored"])
-def test_less_memory_takes_rounds(
-    factored: int, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(binding, "FACTORED", factored)
+def test_less_memory_takes_rounds(factored: int, place: Place, force: Force) -> None:
+    force(factored=factored)
     net, data = wide(), NET.data()
     there = deepcopy(net).to(place.device)
     free = fastmaml.workspace_bytes(there, *place.put(data), **SETTINGS)

@@ -16,18 +16,9 @@ __all__ = [
     "Tables",
     "current_stream",
     "is_capturing",
-    "on_device",
     "scalars",
     "total_memory",
 ]
-
-DEVICE_CODE = False
-"""Whether calls on the CPU run the device's code. Tests set it, with another `binding._C`."""
-
-
-def on_device(device: torch.device) -> bool:
-    """Whether calls on this device run the device's code."""
-    return device.type == "cuda" or DEVICE_CODE
 
 
 def current_stream(device: torch.device) -> int:
