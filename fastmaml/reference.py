@@ -15,7 +15,6 @@ Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, 2017, algorithm 1 an
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from .calls.wrappers import average, unwrap
 from .definition.derivatives import derived_twice
 from .definition.functional import Function, accumulate, leaf, model_kind, predictor, trainable
+from .definition.inner_loop import inner_loop, query_losses
 from .losses import LossArgument
 from .modes import grad_mode
 from .results import AdaptedTasks, MetaStepResult, accuracy
@@ -145,7 +145,8 @@ def meta_loss(
     with grad_mode():
         function = Function(model, tasks, settings.loss, where)
         theta = trainable(where, model)
-        ran = [_run(function, theta, tasks, settings, t) for t in range(tasks.tasks)]
+        run = partial(query_losses, function, function.loss, every_step=False)
+        ran = [run(dict(theta), settings, _of_task(tasks, t)) for t in range(tasks.tasks)]
         return torch.stack([task_loss for task_loss, _ in ran]).mean()
 
 
@@ -240,9 +241,9 @@ def _compute(
         losses: list[Tensor] = []
         outputs: list[Tensor] = []
         function = Function(model, tasks, settings.loss, where)
-        run = _run_every_step if every_step else _run
+        run = partial(query_losses, function, function.loss, every_step=every_step)
         for t in range(tasks.tasks):
-            loss, logits = run(function, theta, tasks, settings, t)
+            loss, logits = run(dict(theta), settings, _of_task(tasks, t))
             if want_grad and not losses and function.has_others:
                 others = other_leaves(loss, leaves)
                 sums = [None] * len(others)
@@ -314,69 +315,16 @@ def fast_weights(
         theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
         adapted = []
         for t in range(tasks.tasks):
-            phi = _inner_loop(function, theta, settings, tasks.support_x[t], tasks.support_y[t])
+            phi = dict(theta)
+            data = tasks.support_x[t], tasks.support_y[t]
+            inner_loop(function, function.loss, phi, settings, *data)
             adapted.append(phi)
         return {name: torch.stack([phi.pop(name).detach() for phi in adapted]) for name in theta}
 
 
-def _run(
-    function: Function, theta: dict[str, Tensor], tasks: Tasks, settings: Settings, t: int
-) -> tuple[Tensor, Tensor]:
-    """A task's query loss after adaptation and logits, with their graph to ``theta``."""
-    phi = _inner_loop(function, theta, settings, tasks.support_x[t], tasks.support_y[t])
-    return function.loss(phi, tasks.query_x[t], tasks.query_y[t])
-
-
-def _run_every_step(
-    function: Function, theta: dict[str, Tensor], tasks: Tasks, settings: Settings, t: int
-) -> tuple[Tensor, Tensor]:
-    """The same after 0, 1, ..., K inner steps, without a graph."""
-    data = tasks.support_x[t], tasks.support_y[t]
-    query = tasks.query_x[t], tasks.query_y[t]
-    phi = dict(theta)
-    points = [_detached(function.loss(phi, *query))]
-    for _ in range(settings.inner_steps):
-        _step(function, phi, settings, *data)
-        points.append(_detached(function.loss(phi, *query)))
-    losses, outputs = zip(*points, strict=True)
-    return torch.stack(losses), torch.stack(outputs)
-
-
-def _detached(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return pair[0].detach(), pair[1].detach()
-
-
-def _inner_loop(
-    function: Function, theta: dict[str, Tensor], settings: Settings, x: Tensor, y: Tensor
-) -> dict[str, Tensor]:
-    """K gradient steps on one support set."""
-    phi = dict(theta)
-    for _ in range(settings.inner_steps):
-        _step(function, phi, settings, x, y)
-    return phi
-
-
-def _step(
-    function: Function, phi: dict[str, Tensor], settings: Settings, x: Tensor, y: Tensor
-) -> None:
-    """Move ``phi`` by one of them, but for parameters that the loss does not depend on."""
-    loss, _ = function.loss(phi, x, y)
-    if not loss.requires_grad:
-        return
-    grads: tuple[Tensor | None, ...] = torch.autograd.grad(
-        loss, list(phi.values()), create_graph=not settings.first_order, allow_unused=True
-    )
-    function.release()  # each parameter goes as the new one comes, unless a graph holds it
-    alpha = settings.inner_lr
-    for name, g in zip(phi, grads, strict=True):
-        if g is None:
-            continue
-        if isinstance(alpha, Tensor):
-            phi[name] = phi[name] - alpha * g
-        elif abs(alpha) <= torch.finfo(g.dtype).max:  # one operation, and one in backward
-            phi[name] = torch.sub(phi[name], g, alpha=alpha)
-        else:  # infinite in the model's dtype, as for the engine
-            phi[name] = phi[name] - math.copysign(math.inf, alpha) * g
+def _of_task(tasks: Tasks, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Support x and y, query x and y of a task."""
+    return tasks.support_x[t], tasks.support_y[t], tasks.query_x[t], tasks.query_y[t]
 
 
 def finish(tasks: Tasks, settings: Settings, outcome: Outcome) -> MetaStepResult:

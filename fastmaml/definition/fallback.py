@@ -15,7 +15,7 @@ under ``torch.use_deterministic_algorithms(True)`` the loop runs always.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from statistics import median
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -36,6 +36,7 @@ from fastmaml.tasks import Tasks
 from .derivatives import derived_twice
 from .functional import Function, leaf, trainable
 from .generators import positions
+from .inner_loop import query_losses
 
 __all__ = ["compute"]
 
@@ -235,7 +236,16 @@ def _in_chunks(call: _Call, chunk: int) -> Outcome:
     losses: list[Tensor] = []
     outputs: list[Tensor] = []
     for part in zip(*(torch.split(tensor, chunk) for tensor in data), strict=True):
-        task_losses, logits = _task_losses(function, theta, settings, call.every_step, part)
+        task_losses, logits = query_losses(
+            function,
+            # Within autograd, not around it: what is derived is operations on all tasks at once.
+            vmap(function.loss),
+            {name: p.expand(len(part[0]), *p.shape) for name, p in theta.items()},
+            settings,
+            part,
+            every_step=call.every_step,
+            dim=1,
+        )
         if want_grad and not losses and function.has_others:
             wanted += reference.other_leaves(task_losses.sum(), wanted)
             sums += [None] * (len(wanted) - len(sums))
@@ -254,45 +264,6 @@ def _in_chunks(call: _Call, chunk: int) -> Outcome:
     also = zip(wanted[parameters:], means[parameters:], strict=True)
     others = tuple((leaf, mean) for leaf, mean in also if mean is not None)
     return Outcome(torch.cat(losses), torch.cat(outputs), grads, rate_grad, others=others)
-
-
-def _task_losses(
-    function: Function,
-    theta: dict[str, Tensor],
-    settings: Settings,
-    every_step: bool,
-    data: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Query losses of a chunk's tasks after adaptation, or after each step, and logits.
-
-    vmap stands within autograd, not around it: what is derived is operations on all tasks at once.
-    """
-    x, y, *query = data
-    losses_of = vmap(function.loss)
-    alpha = settings.inner_lr
-    phi = {name: p.expand(len(x), *p.shape) for name, p in theta.items()}
-    points = []
-    for _ in range(settings.inner_steps):
-        if every_step:
-            losses, outputs = losses_of(phi, *query)
-            points.append((losses.detach(), outputs.detach()))
-        losses, _ = losses_of(phi, x, y)
-        if not losses.requires_grad:
-            continue
-        slopes = torch.autograd.grad(
-            losses.sum(),
-            list(phi.values()),
-            create_graph=not settings.first_order,
-            allow_unused=True,
-        )
-        for name, slope in zip(phi, slopes, strict=True):
-            if slope is not None:
-                phi[name] = phi[name] - alpha * slope
-    points.append(losses_of(phi, *query))
-    if not every_step:
-        return points[0]
-    stacked = [torch.stack(parts, dim=1) for parts in zip(*points, strict=True)]
-    return stacked[0], stacked[1]
 
 
 def _tensors(outcome: Outcome) -> Iterable[Tensor]:
