@@ -1,8 +1,4 @@
-"""The options of a call, checked once at the door.
-
-To add one: a field of `Options` with its default, its check in `check_options`, a field of
-`Settings`; `CONTRIBUTING.md` has the rest of the way.
-"""
+"""The options of a call, checked once at the door. CONTRIBUTING.md tells how to add one."""
 
 from __future__ import annotations
 
@@ -20,7 +16,6 @@ from .losses import Loss, LossArgument, resolve
 from .readable import check_place, check_readable
 
 __all__ = [
-    "AUTO",
     "DEFAULTS",
     "BackendChoice",
     "Memory",
@@ -84,7 +79,7 @@ class Memory(NamedTuple):
     limit: int | None
 
 
-AUTO = Memory(None, None)
+_AUTO = Memory(None, None)
 
 
 class Settings(NamedTuple):
@@ -157,7 +152,7 @@ def _memory(where: str, recompute: Any, limit: Any) -> Memory:
     """True, False or "auto", and a number of bytes, at least 1, or None."""
     automatic = isinstance(recompute, str) and recompute == "auto"
     if automatic and limit is None:
-        return AUTO
+        return _AUTO
     if not automatic and type(recompute) is not bool:
         raise SettingError(
             f'{where}: recompute must be True, False or "auto", got {shown(recompute)}.'

@@ -1,6 +1,6 @@
 // The Python module fastmaml._C (and, for tests, the one that runs device code on the host): a plan
-// and its run. It knows pointers and sizes, no mathematics; fastmaml/engine/binding.py is its only
-// user.
+// and its run. It knows pointers and sizes, no mathematics; fastmaml/engine/core.py is its only
+// door.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <sys/syscall.h>

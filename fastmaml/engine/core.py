@@ -1,7 +1,7 @@
 """The one door to the compiled module, and the engine as calls use it.
 
-Calls take the `Engine` that is in use where they begin and pass it on with their settings; nothing
-behind them asks again.
+Calls take the `Engine` that is in use where they begin and pass it on with their settings. So does
+a plan that is made by itself; nothing else asks.
 """
 
 from __future__ import annotations
