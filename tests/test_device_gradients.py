@@ -6,6 +6,7 @@ The networks and what is asked of them are those of test_meta_gradients and test
 from __future__ import annotations
 
 import pytest
+import roles
 import test_conv_gradients
 import test_meta_gradients
 from device_code import ORDERS, TEAMS, on_fibers
@@ -27,6 +28,12 @@ def test_both_forms_of_wide_weights_agree(factored: int, force: Force) -> None:
     force(factored=factored)
     with on_fibers():
         test_meta_gradients.all_agree(6)
+
+
+def test_any_roles_agree() -> None:
+    with on_fibers(ORDERS[3]):
+        for seed in range(12):
+            roles.agrees(roles.drawn(seed))
 
 
 @pytest.mark.slow
