@@ -89,12 +89,22 @@ def validate(
         DeviceError: Data on another device than the model.
         SettingError: Data that requires grad, or that is no dense tensor.
     """
+    judged = loss.classifies, loss.op is None and not loss.classifies
+    found = binding.passing(support, query, dtype, device, *judged)
+    if found is not None:
+        return Tasks._make(found)
+    return _judge(where, support, query, dtype, device, loss)
+
+
+def _judge(
+    where: str, support: Pair, query: Pair, dtype: torch.dtype, device: torch.device, loss: Loss
+) -> Tasks:
+    """The same in Python: what `binding.passing` cannot tell, and the words for what is wrong."""
     support_x, support_y = _pair(where, "support", support)
     query_x, query_y = _pair(where, "query", query)
-    if not binding.readable(support_x, support_y, query_x, query_y):
-        for side, x, y in (("support", support_x, support_y), ("query", query_x, query_y)):
-            check_readable(where, f"{side} x", x)
-            check_readable(where, f"{side} y", y)
+    for side, x, y in (("support", support_x, support_y), ("query", query_x, query_y)):
+        check_readable(where, f"{side} x", x)
+        check_readable(where, f"{side} y", y)
     if dtype is not torch.float32 and dtype is not torch.float64:
         raise DtypeError(
             f"{where}: model parameters must be torch.float32 or torch.float64, got {dtype}; "

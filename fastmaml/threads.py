@@ -50,4 +50,4 @@ def get_num_threads() -> int:
     True
     """
     wanted = torch.get_num_threads() if _number is None else _number
-    return min(wanted, binding.usable_processors())
+    return wanted if wanted == 1 else min(wanted, binding.usable_processors())

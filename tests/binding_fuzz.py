@@ -137,16 +137,28 @@ class BindingCase:
         else:
             self.functions()
 
+    def data(self) -> None:
+        """The door's questions about data."""
+        draw = self.draw
+        y = {"dtype": torch.int64} if draw.random() < 0.7 else {}
+        pairs: list[Any] = [
+            [self.tensor(T, rows, I, share=0.1), self.tensor(T, rows, share=0.2, **y)]
+            for rows in (S, Q)
+        ]
+        output = draw.choice([(O,), (O,), (), (1, O), (2**62,), (2**70,), ("a",), None])
+        _C.targets_fit(output, pairs[0][1], pairs[1][1], draw.random() < 0.7)
+        if draw.random() < 0.1:
+            pairs[draw.randrange(2)] = draw.choice(OBJECTS)()
+        dtype = draw.choice([torch.float32, torch.float32, torch.float64, torch.half, None])
+        device = draw.choice([*[torch.device("cpu")] * 4, torch.device("cuda:99"), "cpu", None])
+        _C.passing(*pairs, dtype, device, draw.random() < 0.7, draw.random() < 0.2)
+
     def functions(self) -> None:
         """A function that stands alone."""
         draw, pick = self.draw, self.draw.choice(OBJECTS)
         which = draw.randrange(6)
         if which == 0:
-            y = torch.randint(3, (2, 3))
-            values = hostile(draw, y) if draw.random() < 0.8 else pick()
-            if isinstance(values, Tensor) and not is_ordinary(values):
-                values = y
-            _C.first_outside(values, self.number(3, 0.5))
+            self.data()
         elif which == 1:
             _C.peak_flops(False, draw.choice([-1, 0, 2**31 - 1, 2**31, None, "a", 5000]))
         elif which == 2:

@@ -198,6 +198,7 @@ PYBIND11_MODULE(FASTMAML_MODULE, module) {
   register_specs(module);
   register_plan(module);
   register_tensors(module);
+  register_data(module);
 #ifdef FASTMAML_SIMT_MODULE
   register_simt(module);
 #endif

@@ -20,14 +20,21 @@ struct Attribute {
   PyGetSetDef* functions = nullptr;
 };
 
+// A method without arguments, likewise.
+struct Method {
+  PyObject* name = nullptr;
+  PyCFunction function = nullptr;
+};
+
 // Torch as it was when the module was loaded. Objects are never released: at exit the interpreter
 // is gone before static objects are.
 struct Torch {
   PyTypeObject* tensor = nullptr;
   PyTypeObject* parameter = nullptr;
+  PyTypeObject* storage = nullptr;
   dlpack::Read read = nullptr;
   Attribute grad, requires_grad, hooks, late_hooks;
-  PyObject *storage = nullptr, *nbytes = nullptr, *data_ptr = nullptr;
+  Method untyped_storage, nbytes, data_ptr;
 };
 Torch torch;
 
@@ -36,6 +43,16 @@ Attribute find_attribute(const py::object& tensor, const char* name) {
   const py::object descriptor = py::getattr(tensor, name, py::none());
   if (Py_IS_TYPE(descriptor.ptr(), &PyGetSetDescr_Type))
     found.functions = reinterpret_cast<PyGetSetDescrObject*>(descriptor.inc_ref().ptr())->d_getset;
+  return found;
+}
+
+Method find_method(const py::object& kind, const char* name) {
+  Method found{PyUnicode_InternFromString(name), nullptr};
+  const py::object descriptor = py::getattr(kind, name, py::none());
+  if (!Py_IS_TYPE(descriptor.ptr(), &PyMethodDescr_Type)) return found;
+  const PyMethodDef* definition =
+      reinterpret_cast<PyMethodDescrObject*>(descriptor.inc_ref().ptr())->d_method;
+  if (definition->ml_flags == METH_NOARGS) found.function = definition->ml_meth;
   return found;
 }
 
@@ -54,9 +71,11 @@ void load_torch() {
   torch.tensor = reinterpret_cast<PyTypeObject*>(tensor.inc_ref().ptr());
   torch.parameter = reinterpret_cast<PyTypeObject*>(parameter.inc_ref().ptr());
   torch.read = find_reader(tensor);
-  torch.storage = PyUnicode_InternFromString("untyped_storage");
-  torch.nbytes = PyUnicode_InternFromString("nbytes");
-  torch.data_ptr = PyUnicode_InternFromString("data_ptr");
+  const py::object storage = py::module_::import("torch").attr("UntypedStorage");
+  torch.storage = reinterpret_cast<PyTypeObject*>(storage.inc_ref().ptr());
+  torch.untyped_storage = find_method(tensor, "untyped_storage");
+  torch.nbytes = find_method(storage, "nbytes");
+  torch.data_ptr = find_method(storage, "data_ptr");
   torch.grad = find_attribute(tensor, "grad");
   torch.requires_grad = find_attribute(tensor, "requires_grad");
   torch.hooks = find_attribute(tensor, "_backward_hooks");
@@ -68,11 +87,17 @@ bool is_plain(PyObject* object) {
   return Py_TYPE(object) == torch.tensor || Py_TYPE(object) == torch.parameter;
 }
 
-// The whole number that a method without arguments gives, at least 0; -1 with Python's error set.
-int64_t call_for_number(PyObject* object, PyObject* method) {
-  PyObject* const number = PyObject_CallMethodNoArgs(object, method);
-  if (number == nullptr) return -1;
-  return PyLong_AsLongLong(py::reinterpret_steal<py::object>(number).ptr());
+// A method's result; of what is `plain` without the search for its name.
+py::object call(PyObject* object, const Method& method, bool plain) {
+  return py::reinterpret_steal<py::object>(plain && method.function != nullptr
+                                               ? method.function(object, nullptr)
+                                               : PyObject_CallMethodNoArgs(object, method.name));
+}
+
+// The whole number, at least 0, that a method of a storage gives; -1 with Python's error set.
+int64_t ask(const py::object& storage, const Method& method) {
+  const py::object number = call(storage.ptr(), method, Py_TYPE(storage.ptr()) == torch.storage);
+  return number ? PyLong_AsLongLong(number.ptr()) : -1;
 }
 
 // Whether all elements lie within the storage, which its owner may have made smaller since: torch
@@ -85,10 +110,9 @@ bool is_within_storage(PyObject* object, const dlpack::Tensor& tensor) {
     last += (tensor.shape[dim] - 1) * tensor.strides[dim];
   }
   if (tensor.data == nullptr) return false;
-  const auto storage =
-      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, torch.storage));
-  const int64_t begin = storage ? call_for_number(storage.ptr(), torch.data_ptr) : -1;
-  const int64_t bytes = begin > 0 ? call_for_number(storage.ptr(), torch.nbytes) : -1;
+  const py::object storage = call(object, torch.untyped_storage, is_plain(object));
+  const int64_t begin = storage ? ask(storage, torch.data_ptr) : -1;
+  const int64_t bytes = begin > 0 ? ask(storage, torch.nbytes) : -1;
   if (bytes < 0) {
     PyErr_Clear();
     return false;
@@ -98,19 +122,6 @@ bool is_within_storage(PyObject* object, const dlpack::Tensor& tensor) {
                      static_cast<int64_t>(tensor.byte_offset);
   return at >= begin && at + (last + 1) * size <= begin + bytes &&
          at % std::max<int64_t>(size, 1) == 0;
-}
-
-// Reads a plain tensor; false where torch has no table, or the tensor no memory. `read_whole` also
-// asks for memory of all its elements, which takes as long again: once for each tensor of a call.
-bool read(PyObject* object, dlpack::Tensor& out) {
-  if (torch.read == nullptr || !is_plain(object)) return false;
-  if (torch.read(object, &out) == 0) return true;
-  PyErr_Clear();
-  return false;
-}
-
-bool read_whole(PyObject* object, dlpack::Tensor& out) {
-  return read(object, out) && is_within_storage(object, out);
 }
 
 // What Python's own access comes to; of a plain tensor without the search for the name.
@@ -227,36 +238,6 @@ class Snapshot {
   std::vector<py::object> empty_;
 };
 
-bool has_shape(const dlpack::Tensor& tensor, PyObject* shape) {
-  if (!PyTuple_Check(shape)) throw py::type_error("expected the shape of each tensor as a tuple");
-  if (PyTuple_GET_SIZE(shape) != tensor.dims) return false;
-  for (int dim = 0; dim < tensor.dims; ++dim) {
-    const long long size = PyLong_AsLongLong(PyTuple_GET_ITEM(shape, dim));
-    if (size == -1 && PyErr_Occurred()) throw py::error_already_set();
-    if (size != tensor.shape[dim]) return false;
-  }
-  return true;
-}
-
-// In torch's sense: the stride of a dimension of size 1 means nothing, nor does any of no elements.
-bool is_contiguous(const dlpack::Tensor& tensor) {
-  int64_t expected = 1;
-  bool dense = true;
-  for (int dim = tensor.dims - 1; dim >= 0; --dim) {
-    if (tensor.shape[dim] == 0) return true;
-    if (tensor.shape[dim] != 1) dense = dense && tensor.strides[dim] == expected;
-    expected *= tensor.shape[dim];
-  }
-  return dense;
-}
-
-Memory memory_in(const dlpack::Tensor& tensor) {
-  int64_t count = 1;
-  for (int dim = 0; dim < tensor.dims; ++dim) count *= tensor.shape[dim];
-  return {static_cast<char*>(tensor.data) + tensor.byte_offset, count, tensor.dtype,
-          tensor.device.type, is_contiguous(tensor)};
-}
-
 // The same from what torch says of any tensor, in Python.
 Memory memory_by_name(py::handle tensor) {
   const auto ask = [&](const char* name) { return tensor.attr(name)(); };
@@ -296,13 +277,6 @@ std::optional<Tensors> fitting(const py::list& tensors, const py::list& shapes, 
   return Tensors(tensors, std::move(memory));
 }
 
-bool readable(const py::args& tensors) {
-  dlpack::Tensor found{};
-  for (size_t i = 0; i < tensors.size(); ++i)
-    if (!read_whole(PyTuple_GET_ITEM(tensors.ptr(), i), found)) return false;
-  return true;
-}
-
 bool has_hooks(PyObject* parameter) {
   for (const Attribute* hooks : {&torch.hooks, &torch.late_hooks}) {
     const py::object found = get(parameter, *hooks);
@@ -329,6 +303,48 @@ bool give_grads(const py::list& parameters, const py::list& grads) {
 
 }  // namespace
 
+bool read(PyObject* object, dlpack::Tensor& out) {
+  if (torch.read == nullptr || !is_plain(object)) return false;
+  if (torch.read(object, &out) == 0) return true;
+  PyErr_Clear();
+  return false;
+}
+
+bool read_whole(PyObject* object, dlpack::Tensor& out) {
+  return read(object, out) && is_within_storage(object, out);
+}
+
+bool has_shape(const dlpack::Tensor& tensor, PyObject* shape, int from) {
+  if (!PyTuple_Check(shape)) throw py::type_error("expected the shape of each tensor as a tuple");
+  if (PyTuple_GET_SIZE(shape) != tensor.dims - from) return false;
+  for (int dim = from; dim < tensor.dims; ++dim) {
+    const long long size = PyLong_AsLongLong(PyTuple_GET_ITEM(shape, dim - from));
+    if (size == -1 && PyErr_Occurred()) throw py::error_already_set();
+    if (size != tensor.shape[dim]) return false;
+  }
+  return true;
+}
+
+bool is_contiguous(const dlpack::Tensor& tensor) {
+  int64_t expected = 1;
+  bool dense = true;
+  for (int dim = tensor.dims - 1; dim >= 0; --dim) {
+    if (tensor.shape[dim] == 0) return true;
+    if (tensor.shape[dim] != 1) dense = dense && tensor.strides[dim] == expected;
+    expected *= tensor.shape[dim];
+  }
+  return dense;
+}
+
+Memory memory_in(const dlpack::Tensor& tensor) {
+  int64_t count = 1;
+  for (int dim = 0; dim < tensor.dims; ++dim) count *= tensor.shape[dim];
+  return {static_cast<char*>(tensor.data) + tensor.byte_offset, count, tensor.dtype,
+          tensor.device.type, is_contiguous(tensor)};
+}
+
+bool requires_grad(PyObject* tensor) { return get(tensor, torch.requires_grad).ptr() == Py_True; }
+
 Memory memory_of(py::handle tensor) {
   if (tensor.is_none()) return {};
   if (!PyObject_TypeCheck(tensor.ptr(), torch.tensor))
@@ -346,15 +362,6 @@ Tensors::Tensors(py::list list) : tensors(std::move(list)) {
 Tensors::Tensors(py::list list, std::vector<Memory> read)
     : tensors(std::move(list)), memory(std::move(read)) {}
 
-// Index of the first class index outside [0, limit), or -1.
-int64_t first_outside_of(py::handle values, int64_t limit) {
-  const Memory memory = memory_of(values);
-  if (memory.dtype != dlpack::DataType{dlpack::kInt, 64, 1} || memory.device != dlpack::kCpu ||
-      !memory.dense || (memory.begin == nullptr && memory.count > 0))
-    throw py::type_error("expected a contiguous tensor of int64 on the CPU");
-  return first_outside(static_cast<const int64_t*>(memory.begin), memory.count, limit);
-}
-
 void register_tensors(py::module_& module) {
   load_torch();
   py::class_<Tensors>(module, "Tensors", py::module_local()).def(py::init<py::list>());
@@ -363,8 +370,6 @@ void register_tensors(py::module_& module) {
                     const py::list&>(),
            py::arg("equal"), py::arg("same"), py::arg("empty"), py::arg("flags"), py::arg("items"))
       .def("holds", &Snapshot::holds);
-  module.def("first_outside", &first_outside_of, py::arg("values"), py::arg("limit"));
-  module.def("readable", &readable);
   module.def("fitting", &fitting, py::arg("tensors"), py::arg("shapes"), py::arg("like"));
   module.def("give_grads", &give_grads, py::arg("parameters"), py::arg("grads"));
 }

@@ -236,7 +236,8 @@ def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]
 
 def is_autocast(device: torch.device) -> bool:
     """Whether torch casts what it computes on the device, in this thread."""
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+    kind = device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 def is_index(tensor: Tensor) -> bool:

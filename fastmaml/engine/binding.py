@@ -341,14 +341,21 @@ def readable(*tensors: Tensor) -> bool:
     return CORE is not None and CORE.readable(*tensors)
 
 
+def passing(
+    support: Any, query: Any, dtype: torch.dtype, device: torch.device, indices: bool, any_y: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int, int, tuple[int, ...]] | None:
+    """The fields of `Tasks` of sets that pass the door; None also as of `readable`."""
+    return None if CORE is None else CORE.passing(support, query, dtype, device, indices, any_y)
+
+
+def targets_fit(output: tuple[int, ...], tasks: Tasks, indices: bool) -> bool:
+    """Whether y fit rows of the model's output; False also as of `readable`."""
+    return CORE.targets_fit(output, tasks.support_y, tasks.query_y, indices)
+
+
 def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:
     """Make gradients the ``.grad`` of parameters, or nothing and False where one has some."""
     return CORE.give_grads(parameters, grads)
-
-
-def first_bad_class(y: Tensor, classes: int) -> int:
-    """Index of the first class index outside ``0..classes-1`` in a flat view, or -1."""
-    return CORE.first_outside(_dense(y), classes)
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from fastmaml.threads import get_num_threads
 from fastmaml.tracing.trace import Network, trace
 from fastmaml.tracing.watch import Watch
 
-from .binding import CompiledPlan, Purpose, first_bad_class
+from .binding import CompiledPlan, Purpose
 from .compared import Proof
 from .core import Engine
 from .kept import Recent, WeakCopy, held_bytes, holds_itself
@@ -292,17 +292,14 @@ class Traced:
     def _check_targets(
         tasks: Tasks, settings: Settings, output: tuple[int, ...], where: str
     ) -> None:
-        """The part of the door that needs the output's shape, on the data's fast path."""
-        for y in (tasks.support_y, tasks.query_y):
-            if settings.loss.classifies:
-                # Class indices on a device are not looked at: that would wait for it. A bad one
-                # makes the task's loss NaN.
-                good = len(output) == 1 and (y.is_cuda or first_bad_class(y, output[0]) < 0)
-            else:
-                good = y.shape[2:] == output
-            if not good:
-                check_targets(where, tasks, output)
-                check_classes(where, tasks, output[0])
+        """The part of the door that needs the output's shape."""
+        if binding.targets_fit(output, tasks, settings.loss.classifies):
+            return
+        check_targets(where, tasks, output)
+        if settings.loss.classifies and not tasks.support_y.is_cuda:
+            # On a device they are not looked at, as that would wait for it: a bad one makes the
+            # task's loss NaN.
+            check_classes(where, tasks, output[0])
 
 
 _CACHE: WeakKeyDictionary[nn.Module, ModelPlans] = WeakKeyDictionary()
