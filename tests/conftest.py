@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -25,6 +26,26 @@ hypothesis.settings.load_profile("fastmaml")
 
 THREADS = 1
 SEED = 20170809
+# Files whose tests share what is made once for a process, and takes minutes.
+IN_ONE_PROCESS = ("tests/test_nvcc.py",)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Several processes take test by test, the longest file whole and first.
+
+    By the tests' names: xdist puts the groups of its own marker into names that pytest 9.2 ignores.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Scheduling(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return path if path in IN_ONE_PROCESS else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

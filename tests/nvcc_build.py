@@ -72,7 +72,7 @@ def budgets() -> dict[tuple[str, str], int]:
 
 
 class CudaBuild:
-    """One build tree with the module and the kernels of all architectures."""
+    """One build tree with the kernels of all architectures."""
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
@@ -88,8 +88,17 @@ class CudaBuild:
         }
         options = [f"-D{name}={value}" for name, value in settings.items()]
         self._cmake("-S", str(ROOT), "-B", str(tree), "-G", "Ninja", *options)
+        self.log = self._build("device_cuda")
+
+    def module(self) -> Path:
+        """The extension with these kernels, built now."""
+        self._build("_C")
+        (module,) = self.tree.glob("_C*.so")
+        return module
+
+    def _build(self, target: str) -> str:
         jobs = len(os.sched_getaffinity(0))
-        self.log = self._cmake("--build", str(tree), "--target", "_C", "--parallel", str(jobs))
+        return self._cmake("--build", str(self.tree), "--target", target, "--parallel", str(jobs))
 
     @staticmethod
     def _cmake(*arguments: str) -> str:

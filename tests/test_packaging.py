@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -229,20 +229,43 @@ def test_failed_step_says_which(build_script: dict[str, Any]) -> None:
 # --- the kernels and the wheel --------------------------------------------------------------------
 
 
+class CleanBuild(NamedTuple):
+    """A wheel, made without CUDA from a checkout with nothing built; the build tree stays in it."""
+
+    checkout: Path
+    wheel: Path
+    seconds: float  # of processors
+
+
+@pytest.fixture(scope="module")
+def clean_build(tmp_path_factory: pytest.TempPathFactory) -> CleanBuild:
+    """What pip makes of the sources, beside CUDA's kernels, which take minutes."""
+    folder = tmp_path_factory.mktemp("clean")
+    checkout = folder / "checkout"
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    for name in ("csrc", "fastmaml"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=ignore)
+    for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(folder), str(checkout)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(build, check=True, env={**os.environ, "CMAKE_ARGS": "-DFASTMAML_CUDA=OFF"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (wheel,) = folder.glob("*.whl")
+    return CleanBuild(checkout, wheel, after.ru_utime - before.ru_utime)
+
+
 @pytest.mark.slow
-def test_kernels_share_no_code_between_instruction_sets(tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_kernels_share_no_code_between_instruction_sets(clean_build: CleanBuild) -> None:
     """The linker keeps one copy of an inline function: none may come out of a kernel object.
 
     It would be the copy of one instruction set, called on machines that lack it.
     """
-    cmake, ninja, nm = tool("cmake"), tool("ninja"), shutil.which("nm")
+    nm = shutil.which("nm")
     if nm is None:
         pytest.skip("nm (binutils) is not installed")
-    settings = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DFASTMAML_BUILD_MODULE=OFF"]
-    settings.append("-DFASTMAML_CUDA=OFF")
-    for command in (["-S", str(ROOT), "-B", ".", "-G", "Ninja", *settings], ["--build", "."]):
-        subprocess.run([cmake, *command], cwd=tmp_path, check=True)
-    objects = sorted(tmp_path.glob("CMakeFiles/kernels_*.dir/**/*.o"))
+    objects = sorted(clean_build.checkout.glob("build/*/CMakeFiles/kernels_*.dir/**/*.o"))
     assert objects
     for path in objects:
         isa = re.search(r"kernels_(\w+)\.dir", str(path))
@@ -254,27 +277,12 @@ def test_kernels_share_no_code_between_instruction_sets(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_wheel(tmp_path: Path) -> None:
-    """A clean build is fast, the wheel is small, and it runs where there is no compiler.
-
-    Without CUDA, whose kernels take their time; tests/test_nvcc.py builds them.
-    """
-    checkout = tmp_path / "checkout"
-    ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    for name in ("csrc", "fastmaml"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=ignore)
-    for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, checkout)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(checkout)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(build, check=True, env={**os.environ, "CMAKE_ARGS": "-DFASTMAML_CUDA=OFF"})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime <= BUILD_BUDGET_SECONDS
-
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.stat().st_size < WHEEL_BUDGET_BYTES
+def test_wheel(clean_build: CleanBuild, tmp_path: Path) -> None:
+    """A clean build is fast, the wheel is small, and it runs where there is no compiler."""
+    assert clean_build.seconds <= BUILD_BUDGET_SECONDS
+    assert clean_build.wheel.stat().st_size < WHEEL_BUDGET_BYTES
     elsewhere = tmp_path / "elsewhere"
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(clean_build.wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(elsewhere)
     assert {"fastmaml/py.typed", "fastmaml/_C.pyi"} <= names
