@@ -5,7 +5,7 @@
 #   make bench      check, then time, against the rivals   make lint        style and types
 #   make sanitize   the core's tests under the sanitizers  make clean       forget what was built
 #   make simt       build what runs the device's code on the host, for the tests
-#   make docs       write the manual into site/
+#   make docs       write the manual into site/            make venv     only install and build
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -18,15 +18,16 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt \
            $(shell find csrc -type d -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
-DOCS_READY := $(VENV)/.docs-ready
 # Where there is nvcc, tests read the machine code that it emits.
 comma := ,
-EXTRAS := train,test,dev$(if $(shell command -v nvcc),$(comma)cuda-test)
+EXTRAS := train,test,dev,docs$(if $(shell command -v nvcc),$(comma)cuda-test)
 
 PARALLEL := -n 2 --dist loadgroup --durations 10
 
-.PHONY: demo test test-slow test-cuda bench lint sanitize simt docs clean
+.PHONY: venv demo test test-slow test-slow-beside test-slow-alone test-cuda bench lint sanitize simt docs clean
 .DELETE_ON_ERROR:
+
+venv: $(READY)
 
 demo: $(READY)
 	$(BIN)/fastmaml train sinusoid --demo --out runs/demo
@@ -35,9 +36,16 @@ demo: $(READY)
 test: $(READY) simt
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-slow: $(READY) simt
+test-slow:
+	$(MAKE) test-slow-beside
+	$(MAKE) test-slow-alone
+
+# What can stand other work beside it, and what measures the processors' time.
+test-slow-beside: $(READY) simt
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not alone"
-	$(BIN)/python -m pytest -m "slow and alone"
+
+test-slow-alone: $(READY)
+	$(BIN)/python -m pytest --durations 10 -m "slow and alone"
 
 # Without a device every test of it is skipped, with the reason.
 test-cuda: $(READY)
@@ -63,7 +71,7 @@ simt: $(READY)
 	$(BIN)/cmake --build build/simt --target _simt _simt_checked
 
 # The variable silences a notice of the theme's.
-docs: $(DOCS_READY)
+docs: $(READY)
 	$(BIN)/python -m docs.layers
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -94,11 +102,7 @@ $(BENCH_READY): $(READY)
 	$(BIN)/python -m pip install --editable '.[train,bench]'
 	touch $@
 
-$(DOCS_READY): $(READY)
-	$(BIN)/python -m pip install --editable '.[docs]'
-	touch $@
-
 clean:
-	rm -rf build dist site *.egg-info fastmaml/_C*.so $(READY) $(BENCH_READY) $(DOCS_READY)
+	rm -rf build dist site *.egg-info fastmaml/_C*.so $(READY) $(BENCH_READY)
 	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find fastmaml tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
