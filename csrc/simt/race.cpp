@@ -65,6 +65,9 @@ class Checker {
   std::vector<Region> regions_, arrays_;
   uint64_t launch_age_ = 0, block_age_ = 0;
   unsigned epoch_ = 0;
+  // Of this processor thread, kept: to look them up takes longer than most checks.
+  const Running& running_ = running();
+  const char* shared_ = nullptr;
   std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages_;
   std::unordered_map<uintptr_t, std::array<Cell, kWord>> parts_;
   std::vector<unsigned> fences_;  // of the block's threads: 1 + the epoch of the last one
@@ -117,11 +120,6 @@ Checker& checker() {
   return *(t_checker = own.get());
 }
 
-bool is_shared(const char* at) {
-  const char* memory = shared_memory();
-  return at >= memory && at < memory + kSharedSpace;
-}
-
 const char* verb(Kind kind, bool past) {
   if (kind == Kind::read) return past ? "read" : "reads";
   if (kind == Kind::write) return past ? "wrote" : "writes";
@@ -135,7 +133,7 @@ void Checker::begin_launch() {
 }
 
 void Checker::begin_block() {
-  ++block_age_, epoch_ = 0;
+  ++block_age_, epoch_ = 0, shared_ = shared_memory();
   arrays_.clear(), seen_.clear(), fences_.assign(kMostThreads, 0);
   if (!std::exchange(clocks_moved_, false)) return;
   for (unsigned t = 0; t < kMostThreads; ++t)
@@ -154,14 +152,13 @@ void Checker::warp_barrier(unsigned warp, unsigned mask) {
 }
 
 void Checker::access(const char* at, size_t bytes, Kind kind, const void* code) {
-  const Running& now = running();
-  if (now.holds(__builtin_frame_address(0)) && !now.holds(at))
-    enter(at, bytes, kind, code, *now.thread);
+  if (running_.holds(__builtin_frame_address(0)) && !running_.holds(at))
+    enter(at, bytes, kind, code, *running_.thread);
 }
 
 void Checker::enter(const char* at, size_t bytes, Kind kind, const void* code,
                     const Thread& thread) {
-  const bool shared = is_shared(at);
+  const bool shared = at >= shared_ && at < shared_ + kSharedSpace;
   blocks_across_ = thread.grid_size.x;
   check_bounds(at, bytes, kind, code, shared);
   const Access now = access_of(thread, kind, code);
