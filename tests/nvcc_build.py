@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 def kernel_of(symbol: str) -> tuple[str, str] | None:
-    """(the name in cuda/budgets.hpp, the dtype) of a mangled kernel."""
+    """(the name that its budget has, the dtype) of a mangled kernel."""
     if found := re.search(r"instruction_kernelI([fd])NS_\d+([A-Za-z]+)EJ(\w*?)EEEv", symbol):
         return found[2] + tiles_of(found[3]), DTYPES[found[1]]
     if found := re.search(r"\d+residentI([fd])E", symbol):
@@ -64,9 +64,11 @@ def tiles_of(symbol: str) -> str:
 
 
 def budgets() -> dict[tuple[str, str], int]:
-    """Registers by kernel and dtype, as csrc/cuda/budgets.hpp has them."""
+    """Registers by kernel and dtype, as csrc/cuda/budgets.hpp and the ops' _cuda.cuh have them."""
     text = (ROOT / "csrc/cuda/budgets.hpp").read_text()
-    rows = re.findall(r'\{"(\w+)", (\d+), (\d+)\}', text)
+    rows = re.findall(r'\{"(\w+)", \{(\d+), (\d+)\}', text)
+    for path in sorted((ROOT / "csrc/ops").glob("*/*_cuda.cuh")):
+        rows += re.findall(r"kRegisterBudget<(\w+)> = \{(\d+), (\d+)\};", path.read_text())
     table = {(kernel, "f32"): int(f32) for kernel, f32, _ in rows}
     return table | {(k, "f64"): int(f64) for k, _, f64 in rows if int(f64)}
 

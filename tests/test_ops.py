@@ -250,18 +250,11 @@ def test_batch_statistics_of_one_row_are_refused(rows: tuple[int, int]) -> None:
 # --- nothing is left out --------------------------------------------------------------------------
 
 
-def registered(base: str) -> set[str]:
-    """Names in the table of csrc/ops/registry.cpp that holds this class of op."""
-    source = (ROOT / "csrc/ops/registry.cpp").read_text()
-    table = source[source.index(f"const Table<{base}>&") :]
-    return set(re.findall(r't\["(\w+)"\]', table[: table.index("return t;")]))
-
-
 INSERTED = {"centre", "patches", "permute", "stem"}  # by the planner: they have no translator
 
 
 def test_every_op_has_a_case_and_a_translator() -> None:
-    assert {case.op for case in CASES} == registered("Op") | {"reshape"}
+    assert {case.op for case in CASES} == set(_C.op_names()) | {"reshape"}
     for case in CASES:
         model = case.model()
         network = trace(model, (INPUTS,))
@@ -274,15 +267,15 @@ def test_every_op_has_a_case_and_a_translator() -> None:
 
 
 def test_every_loss_has_a_case_and_a_translator() -> None:
-    assert {losses.resolve(loss).op for loss in LOSSES} == registered("LossOp")
+    assert {losses.resolve(loss).op for loss in LOSSES} == set(_C.loss_names())
 
 
 def test_every_op_is_benchmarked() -> None:
     layers = [*test_ops_bench.LAYERS.values(), *test_ops_bench.IMAGE_LAYERS.values()]
     apart = {"linear", "conv2d", "patches", "stem"}
     # Made of two instructions of the others.
-    assert {op for op, _ in layers} | apart | {"centre"} == registered("Op")
-    assert set(test_ops_bench.LOSSES) == registered("LossOp")
+    assert {op for op, _ in layers} | apart | {"centre"} == set(_C.op_names())
+    assert set(test_ops_bench.LOSSES) == set(_C.loss_names())
 
 
 def test_every_op_has_a_card() -> None:

@@ -6,6 +6,7 @@
 #include "core/error.hpp"
 #include "ops/op.hpp"
 #include "ops/operand.hpp"
+#include "ops/registry.hpp"
 
 namespace py = pybind11;
 
@@ -64,10 +65,10 @@ struct Taker {
 
 Door::Door(const NetworkSpec& network, const Settings& settings, const Shape& output)
     : settings_(settings),
+      classes_(find_loss(network.loss.op)->reads_classes()),
       row_(numel(network.row_shape)),
       output_(numel(output)),
-      target_(network.loss.op == "cross_entropy" ? 1 : output_),
-      classes_(network.loss.op == "cross_entropy") {
+      target_(classes_ ? 1 : output_) {
   for (const TensorSpec& tensor : network.tensors) {
     tensors_.push_back(numel(tensor.shape));
     if (has_output(settings, tensor)) outputs_.push_back(tensors_.back());

@@ -35,8 +35,8 @@ class Door {
 
  private:
   Settings settings_;
-  int64_t row_, output_, target_;  // numbers of a row of x, of logits, of y
   bool classes_;                   // whether y holds class indices
+  int64_t row_, output_, target_;  // numbers of a row of x, of logits, of y
   std::vector<int64_t> tensors_, outputs_;
 };
 

@@ -13,6 +13,7 @@
 #include "core/processors.hpp"
 #include "engine/device_cost.hpp"
 #include "fastmaml.hpp"
+#include "ops/registry.hpp"
 
 #ifndef FASTMAML_MODULE
 #define FASTMAML_MODULE _C
@@ -205,6 +206,8 @@ PYBIND11_MODULE(FASTMAML_MODULE, module) {
   module.def("device_absence", &device_absence);
   module.def("device_shared_limit", &device_shared_limit, py::arg("device"));
   module.def("usable_processors", &usable_processors);
+  module.def("op_names", &op_names);
+  module.def("loss_names", &loss_names);
   module.def("instruction_set", &instruction_set);
   module.def("available_instruction_sets", &available_instruction_sets);
   module.def("force_instruction_set", &force_instruction_set, py::arg("name"));

@@ -1,23 +1,11 @@
-// Compiled once for each instruction set, into namespace FASTMAML_ISA: the kernel table of that set
-// (add an op: one include here; the table follows the alternatives of Args).
+// Compiled once for each instruction set, into namespace FASTMAML_ISA: the kernel table of that
+// set, which follows ops/list.hpp.
 #include "cpu/kernels.hpp"
 
 #include <utility>
 
-#include "ops/batch_norm/batch_norm_cpu.hpp"
-#include "ops/bce_with_logits/bce_with_logits_cpu.hpp"
-#include "ops/contract/contract_cpu.hpp"
-#include "ops/conv2d/conv2d_cpu.hpp"
-#include "ops/cross_entropy/cross_entropy_cpu.hpp"
-#include "ops/group_norm/group_norm_cpu.hpp"
-#include "ops/mse/mse_cpu.hpp"
-#include "ops/patches/patches_cpu.hpp"
-#include "ops/permute/permute_cpu.hpp"
-#include "ops/pointwise/pointwise_cpu.hpp"
-#include "ops/pool2d/pool2d_cpu.hpp"
-#include "ops/stem/stem_cpu.hpp"
-#include "ops/taps/taps_cpu.hpp"
-#include "ops/transpose/transpose_cpu.hpp"
+#define FASTMAML_OP_FILE(op) FASTMAML_PATH(op, op##_cpu.hpp)
+#include "ops/list.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {

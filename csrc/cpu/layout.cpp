@@ -7,7 +7,6 @@
 #include "cpu/executor.hpp"
 #include "plan/footprint.hpp"
 #include "plan/scalars.hpp"
-#include "plan/traffic.hpp"
 
 namespace fastmaml {
 namespace {
@@ -34,16 +33,12 @@ size_t lined(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
 // At usual rates of contractions and of a second-level cache; every instruction costs a little.
 double nanoseconds_of(const Instruction& instruction, Dtype dtype) {
+  const int64_t number = dtype == Dtype::f32 ? 4 : 8;
   double bytes = 0;
-  for (const Array& array : arrays_of(instruction, dtype))
-    bytes += static_cast<double>(array.bytes);
-  return 20 + flops(instruction) / 50 + bytes / 40;
-}
-
-int phases_of(const Args& args) {
-  if (const auto* conv = args_if<ConvArgs>(args)) return conv->phases();
-  if (const auto* norm = args_if<BatchNormArgs>(args)) return norm->phases();
-  return 1;
+  visit_operands(instruction.args, [&](const Operand&, Amount amount, bool) {
+    bytes += static_cast<double>(amount.bytes(number));
+  });
+  return 20 + flops(instruction.args) / 50 + bytes / 40;
 }
 
 // Groups of a round: whole tasks in cache, or enough stacked rows to read a shared weight once for
@@ -74,8 +69,8 @@ Schedule::Schedule(const Program& program) {
       const void* args =
           visit_args([](const auto& alternative) { return static_cast<const void*>(&alternative); },
                      instruction.args);
-      steps.push_back({static_cast<int>(instruction.args.index()), phases_of(instruction.args),
-                       args, nanoseconds_of(instruction, dtype)});
+      steps.push_back({static_cast<int>(instruction.args.index()), phases(instruction.args), args,
+                       nanoseconds_of(instruction, dtype)});
     }
   };
   list(program.prologue, prologue);

@@ -45,7 +45,7 @@ std::vector<InstructionTime> execute_timed(const Program& program, const Schedul
   for (const auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
     for (const Instruction& instruction : *section)
       times.push_back({label_text(program, instruction.label), steps[times.size()].seconds,
-                       flops(instruction) * static_cast<double>(call.tasks)});
+                       flops(instruction.args) * static_cast<double>(call.tasks)});
   return times;
 }
 

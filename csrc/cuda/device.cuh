@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "cuda/budgets.hpp"
 #include "cuda/call.hpp"
 #include "ops/operand.hpp"
 

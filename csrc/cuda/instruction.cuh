@@ -1,7 +1,6 @@
 // One instruction for the tasks of a round.
 #pragma once
 
-#include "cuda/budgets.hpp"
 #include "cuda/device.cuh"
 
 namespace fastmaml::device {

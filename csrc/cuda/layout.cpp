@@ -56,7 +56,7 @@ bool resident_knows(const Program& program) {
   if (!program.epilogue.empty() || program.settings.tf32) return false;
   for (const auto* section : {&program.prologue, &program.body, &program.commit})
     for (const Instruction& instruction : *section)
-      if (instruction.args.index() >= kResidentKinds ||
+      if (!is_resident(instruction.args) ||
           depth_split(program.settings, instruction) != DepthSplit::none)
         return false;
   return true;

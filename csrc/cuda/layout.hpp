@@ -20,9 +20,7 @@ DeviceLayout layout_of(const Program& program, int64_t tasks, int lanes);
 // Launches that write where a call's memory lies, and its scalars, into the workspace.
 int64_t word_launches(const Program& program);
 
-// The first alternatives of Args: contractions, transposes, pointwise ops, batch norm and losses,
-// which multilayer perceptrons are made of. More would only weigh the resident kernel down.
-constexpr int kResidentKinds = 7;
+// Whether the resident kernel holds the kernels of all its instructions.
 bool resident_knows(const Program& program);
 // Shared memory of one block of the resident kernel.
 int64_t resident_bytes(const Program& program);

@@ -9,13 +9,8 @@
 #include "cuda/known.cuh"
 #include "cuda/lower.hpp"
 #include "cuda/resident.hpp"
-#include "ops/batch_norm/batch_norm_cuda.cuh"
-#include "ops/bce_with_logits/bce_with_logits_cuda.cuh"
-#include "ops/contract/contract_cuda.cuh"
-#include "ops/cross_entropy/cross_entropy_cuda.cuh"
-#include "ops/mse/mse_cuda.cuh"
-#include "ops/pointwise/pointwise_cuda.cuh"
-#include "ops/transpose/transpose_cuda.cuh"
+#define FASTMAML_OP_FILE(op) FASTMAML_PATH(op, op##_cuda.cuh)
+#include "ops/list.hpp"
 
 namespace fastmaml::device {
 
@@ -28,12 +23,16 @@ FASTMAML_DEVICE void interpret_as(const DeviceInstruction& instruction, const Bl
     run_pass<T>(*block.table<A>(instruction.args), block, task);
 }
 
-// The kinds that networks of this size are made of, see kResidentKinds.
-template <class T, int Kind = 0>
+// The kinds that networks of this size are made of.
+template <class T, size_t Kind = 0>
 FASTMAML_DEVICE void interpret(const DeviceInstruction& instruction, const Block& block,
                                int64_t task) {
-  if constexpr (Kind < kResidentKinds) {
-    if (instruction.kind == Kind)
+  if constexpr (Kind == kArgsCount) {
+    return;
+  } else if constexpr (!ArgsAt<Kind>::kResident) {
+    interpret<T, Kind + 1>(instruction, block, task);
+  } else {
+    if (instruction.kind == static_cast<int32_t>(Kind))
       interpret_as<T, DeviceArgs<ArgsAt<Kind>>>(instruction, block, task);
     else
       interpret<T, Kind + 1>(instruction, block, task);

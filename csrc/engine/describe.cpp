@@ -6,39 +6,12 @@
 namespace fastmaml {
 namespace {
 
-constexpr const char* kKindNames[] = {
-    "contract", "transpose", "pointwise", "batch_norm", "mse",  "cross_entropy", "bce_with_logits",
-    "conv2d",   "permute",   "pool2d",    "group_norm", "taps", "patches",       "stem"};
-static_assert(std::size(kKindNames) == kArgsCount);
-
 void write_section(std::ostream& out, const Program& program, const char* title,
                    const std::vector<Instruction>& section) {
   out << title << ": " << section.size() << " instructions\n";
-  for (const Instruction& instruction : section) {
-    out << "  " << std::left << std::setw(14) << kind_name(instruction) << " "
-        << label_text(program, instruction.label);
-    if (auto* args = args_if<ContractArgs>(instruction.args)) {
-      int64_t k = 0;
-      for (const ContractTerm& term : args->terms) k += term.k;
-      out << "  [" << args->m << " x " << k << " x " << args->n << "]"
-          << (args->stack ? " stacked" : "") << (args->dot ? " inner" : "")
-          << (args->gate == Gate::open ? "" : " + relu");
-    }
-    if (auto* args = args_if<ConvArgs>(instruction.args)) {
-      out << "  " << args->images << " images, " << args->stencil->taps << " taps, " << args->k
-          << " x " << args->n << (args->terms.size() > 1 ? " x 2" : "");
-      if (args->splits > 1) out << ", in " << args->splits << " runs";
-      if (args->moments) out << ", moments of " << args->moment_groups.count() << " groups";
-      if (const int64_t tile = args->winograd.tile)
-        out << ", Winograd F(" << tile << "x" << tile << ")";
-    }
-    if (auto* args = args_if<BatchNormArgs>(instruction.args)) {
-      if (args->runs > 1)
-        out << "  " << args->runs << " runs" << (args->partial ? ", their sums" : "");
-      if (args->by_rows) out << "  rows shared in " << norm_blocks(*args) << " blocks";
-    }
-    out << "\n";
-  }
+  for (const Instruction& instruction : section)
+    out << "  " << std::left << std::setw(14) << kind_name(instruction.args) << " "
+        << label_text(program, instruction.label) << details(instruction.args) << "\n";
 }
 
 void write_rest(std::ostream& out, const Program& program, int64_t tasks) {
@@ -53,10 +26,6 @@ void write_rest(std::ostream& out, const Program& program, int64_t tasks) {
 }
 
 }  // namespace
-
-const char* kind_name(const Instruction& instruction) {
-  return kKindNames[instruction.args.index()];
-}
 
 std::string describe_program(const Program& program, size_t program_bytes, const Layout& layout,
                              int64_t tasks) {

@@ -15,7 +15,5 @@ std::string describe_program(const Program& program, size_t program_bytes, const
 // The same on a device, whose blocks have at most `shared_limit` bytes of shared memory.
 std::string describe_device_program(const Program& program, const DeviceCost& cost, int64_t tasks,
                                     size_t table_bytes, int64_t shared_limit);
-// "contract", "conv2d" and so on.
-const char* kind_name(const Instruction& instruction);
 
 }  // namespace fastmaml

@@ -5,9 +5,7 @@
 #include <tuple>
 
 #include "cuda/layout.hpp"
-#include "engine/describe.hpp"
 #include "plan/scalars.hpp"
-#include "plan/traffic.hpp"
 
 namespace fastmaml {
 namespace {
@@ -15,7 +13,10 @@ namespace {
 class Count {
  public:
   Count(const Program& program, int64_t tasks, int64_t rounds, bool resident)
-      : dtype_(program.settings.dtype), tasks_(tasks), rounds_(rounds), resident_(resident) {}
+      : number_(element_bytes(program.settings)),
+        tasks_(tasks),
+        rounds_(rounds),
+        resident_(resident) {}
 
   // Sections that run once a call, for one task that stands for all.
   void once(const std::vector<Instruction>& section) {
@@ -36,30 +37,28 @@ class Count {
 
  private:
   void add(const Instruction& instruction, int64_t tasks, int64_t times) {
-    const std::string name = kind_name(instruction);
+    const std::string name = kind_name(instruction.args);
     KindCost& cost = kinds_[name];
     cost.kind = name;
     cost.instructions += times;
-    cost.flops += flops(instruction) * static_cast<double>(tasks);
-    for (const Array& array : arrays_of(instruction, dtype_)) {
-      const double bytes =
-          static_cast<double>(array.bytes * (array.operand.stride == 0 ? times : tasks));
-      cost.bytes += resident_ ? first_touch(array, bytes) : bytes;
-    }
+    cost.flops += flops(instruction.args) * static_cast<double>(tasks);
+    visit_operands(instruction.args, [&](const Operand& o, Amount amount, bool written) {
+      const int64_t each = o.stride == 0 ? times : tasks;
+      const auto bytes = static_cast<double>(amount.bytes(number_) * each);
+      cost.bytes += resident_ ? first_touch(o, written, bytes) : bytes;
+    });
   }
 
   // What of an array the resident kernel has not yet moved; its arenas and scalars lie on chip.
-  double first_touch(const Array& array, double bytes) {
-    const Operand& o = array.operand;
+  double first_touch(const Operand& o, bool written, double bytes) {
     if (o.space == kTransient || o.space == kShared || o.space == kScalars) return 0;
-    double& seen = seen_[{o.space, o.offset, o.shift, array.written}];
+    double& seen = seen_[{o.space, o.offset, o.shift, written}];
     const double more = std::max(0.0, bytes - seen);
     seen += more;
     return more;
   }
 
-  Dtype dtype_;
-  int64_t tasks_, rounds_;
+  int64_t number_, tasks_, rounds_;
   bool resident_;
   std::map<std::string, KindCost> kinds_;
   std::map<std::tuple<int32_t, int64_t, int64_t, bool>, double> seen_;

@@ -1,26 +1,15 @@
-// The argument structs of all kernels, one alternative for each (add an op: one line here).
+// The arguments of an instruction: those of one of the kernels that ops/list.hpp has.
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
-#include "ops/batch_norm/batch_norm.hpp"
-#include "ops/bce_with_logits/bce_with_logits.hpp"
-#include "ops/contract/contract.hpp"
-#include "ops/conv2d/conv2d.hpp"
-#include "ops/cross_entropy/cross_entropy.hpp"
-#include "ops/group_norm/group_norm.hpp"
-#include "ops/mse/mse.hpp"
-#include "ops/patches/patches.hpp"
-#include "ops/permute/permute.hpp"
-#include "ops/pointwise/pointwise.hpp"
-#include "ops/pool2d/pool2d.hpp"
-#include "ops/stem/stem.hpp"
-#include "ops/taps/taps.hpp"
-#include "ops/transpose/transpose.hpp"
+#include "ops/list.hpp"
 
 namespace fastmaml {
 
@@ -38,12 +27,24 @@ class Boxed {
   std::unique_ptr<T> value_;
 };
 
+template <class... A, class... B>
+TypeList<A..., B...> operator+(TypeList<A...>, TypeList<B...>);
+// Of what is listed: a class's, or itself; none where an op has no kernel of its own.
+template <class Listed>
+auto args_of() {
+  if constexpr (std::is_base_of_v<Card, Listed>)
+    return TypeList<Listed>();
+  else if constexpr (requires { typename Listed::KernelArgs; })
+    return TypeList<typename Listed::KernelArgs>();
+  else
+    return TypeList<>();
+}
+template <class... Listed>
+auto args_of(TypeList<Listed...>) -> decltype((args_of<Listed>() + ...));
 template <class... A>
-using BoxedOneOf = std::variant<Boxed<A>...>;
+std::variant<Boxed<A>...> boxed(TypeList<A...>);
 
-using Args = BoxedOneOf<ContractArgs, TransposeArgs, PointwiseArgs, BatchNormArgs, MseArgs,
-                        CrossEntropyArgs, BceWithLogitsArgs, ConvArgs, PermuteArgs, PoolArgs,
-                        GroupNormArgs, TapArgs, PatchArgs, StemArgs>;
+using Args = decltype(boxed(args_of(OpList())));
 
 inline constexpr size_t kArgsCount = std::variant_size_v<Args>;
 // The struct of an index.
@@ -67,5 +68,19 @@ template <class Visit, class AnyArgs>
 decltype(auto) visit_args(Visit&& visit, AnyArgs& args) {
   return std::visit([&](auto& boxed) -> decltype(auto) { return visit(*boxed); }, args);
 }
+
+// What the card says of an instruction's arguments, whichever they are; see ops/card.hpp.
+const char* kind_name(const Args& args);
+bool is_resident(const Args& args);
+void settle(Args& args);
+double flops(const Args& args);
+size_t scratch_bytes(const Args& args, int64_t number);
+int phases(const Args& args);
+InPlace in_place(const Args& args);
+std::string details(const Args& args);
+// Absent operands are no arrays and not visited.
+void visit_operands(Args& args, const std::function<void(Operand&, Amount, bool written)>& to);
+void visit_operands(const Args& args,
+                    const std::function<void(const Operand&, Amount, bool written)>& to);
 
 }  // namespace fastmaml

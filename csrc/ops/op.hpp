@@ -78,6 +78,8 @@ class Op {
 class LossOp {
  public:
   virtual ~LossOp() = default;
+  // Whether a row's target is the index of a class, an int64, and not numbers like the logits.
+  virtual bool reads_classes() const { return false; }
   virtual void forward(Emit& emit, const Node& loss) const = 0;       // -> emit.loss()
   virtual void backward(Emit& emit, const Node& loss) const = 0;      // -> emit.x_bar(loss, 0)
   virtual void backward_jvp(Emit& emit, const Node& loss) const = 0;  // -> emit.x_bar_dot(loss, 0)

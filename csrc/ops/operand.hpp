@@ -5,8 +5,8 @@
 //
 // In an arena a buffer of n numbers per task is stored [capacity, n], so that the rows of
 // neighbouring tasks touch and one contraction can take them together. stride == 0 means that all
-// tasks share the operand (theta, the meta-gradient). Nothing but this header is shared between
-// the planner and the kernels' arguments, so it holds data only.
+// tasks share the operand (theta, the meta-gradient). Planner and kernels share nothing else
+// but the cards, so this holds data only.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The one list of ops: what a NodeSpec may name.
+// What a NodeSpec may name: the ops of ops/list.hpp, by the names on their cards.
 #pragma once
 
 #include <string>
@@ -14,5 +14,7 @@ const Op* find_op(const std::string& name);
 const LossOp* find_loss(const std::string& name);
 
 // All names, sorted.
+std::vector<std::string> op_names();
+std::vector<std::string> loss_names();
 
 }  // namespace fastmaml

@@ -8,19 +8,7 @@
 #include "plan/lifetime.hpp"
 
 namespace fastmaml {
-namespace {
-
-// Programs are kept, and many steps' terms are most of them: none has room for more.
-void tidy(Args& args) {
-  if (auto* contract = args_if<ContractArgs>(args)) {
-    normalize(*contract);
-    contract->terms.shrink_to_fit();
-  } else if (auto* conv = args_if<ConvArgs>(args)) {
-    conv->terms.shrink_to_fit();
-  }
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void Draft::label(const std::string& name, int step) {
   const auto [found, added] = names_.try_emplace(name, static_cast<int32_t>(program_.names.size()));
@@ -29,7 +17,7 @@ void Draft::label(const std::string& name, int step) {
 }
 
 void Draft::append(std::vector<Instruction>& section, Args args) {
-  tidy(args);
+  settle(args);
   bytes_ += static_cast<int64_t>(sizeof(Instruction) + args_bytes(args));
   const Settings& s = program_.settings;
   // Less than half is fused away in the end.

@@ -25,14 +25,6 @@ size_t all(const std::vector<Item>& items) {
   return total;
 }
 
-size_t room(const Stencil& stencil) {
-  size_t total = room(stencil.classes);
-  for (const PixelClass& pixels : stencil.classes)
-    total += room(pixels.taps) + room(pixels.stretches) + room(pixels.pixels);
-  return total;
-}
-size_t room(const PoolMap& map) { return room(map.gather) + room(map.scatter) + room(map.weights); }
-
 size_t room(const Node& node) {
   constexpr size_t kLinks = 4 * sizeof(void*);  // of a tree's node, beside what it holds
   size_t total = room(node.op_name) + room(node.name) + room(node.inputs) + all(node.in_shapes) +
@@ -46,41 +38,60 @@ size_t room(const Network& network) {
          (network.moves.capacity() + network.learns.capacity()) / 8 + room(network.loss);
 }
 
-// What arguments hold beside themselves: alone, and with other instructions.
-template <class A>
-size_t own(const A&) {
-  static_assert(std::is_trivially_copyable_v<A>, "what these arguments hold must be counted");
-  return 0;
+// visit(whatever the card says that this holds, beside itself)
+template <class Holder, class Visit>
+void visit_held(const Holder& holder, Visit&& visit) {
+  if constexpr (requires { holder.holds(visit); })
+    holder.holds(visit);
+  else
+    static_assert(std::is_trivially_copyable_v<Holder>, "what this holds must be counted");
 }
-size_t own(const ContractArgs& args) { return room(args.terms); }
-size_t own(const ConvArgs& args) { return room(args.terms); }
-size_t own(const PatchArgs&) { return 0; }
-size_t own(const PoolArgs&) { return 0; }
 
+// What it holds alone.
+struct Own {
+  size_t total = 0;
+  template <class Item>
+  void operator()(const std::vector<Item>& items) {
+    total += room(items);
+    for (const Item& item : items) visit_held(item, *this);
+  }
+  template <class Holder>
+  void operator()(const Holder& holder) {
+    visit_held(holder, *this);
+  }
+  template <class Map>
+  void operator()(const std::shared_ptr<const Map>&) {}
+};
+
+// What it holds with others, where no other was counted before.
 class Maps {
  public:
-  template <class A>
-  size_t first_seen(const A&) {
-    return 0;
+  size_t total = 0;
+  template <class Item>
+  void operator()(const std::vector<Item>&) {}
+  template <class Map>
+  void operator()(const std::shared_ptr<const Map>& map) {
+    constexpr size_t kCounts = 16;  // of those who share it
+    if (!seen_.insert(map.get()).second) return;
+    Own own;
+    own(*map);
+    total += block_bytes(sizeof(Map) + kCounts) + own.total;
   }
-  size_t first_seen(const ConvArgs& args) { return once(args.stencil); }
-  size_t first_seen(const PatchArgs& args) { return once(args.stencil); }
-  size_t first_seen(const PoolArgs& args) { return once(args.map); }
 
  private:
-  template <class Map>
-  size_t once(const std::shared_ptr<const Map>& map) {
-    constexpr size_t kCounts = 16;  // of those who share it
-    return seen_.insert(map.get()).second ? block_bytes(sizeof(Map) + kCounts) + room(*map) : 0;
-  }
-
   std::set<const void*> seen_;
 };
 
 }  // namespace
 
 size_t args_bytes(const Args& args) {
-  return visit_args([](const auto& any) { return block_bytes(sizeof(any)) + own(any); }, args);
+  return visit_args(
+      [](const auto& any) {
+        Own own;
+        visit_held(any, own);
+        return block_bytes(sizeof(any)) + own.total;
+      },
+      args);
 }
 
 size_t footprint(const Program& program) {
@@ -89,12 +100,12 @@ size_t footprint(const Program& program) {
   for (const auto* section :
        {&program.prologue, &program.body, &program.commit, &program.epilogue}) {
     total += room(*section);
-    for (const Instruction& instruction : *section)
-      total +=
-          args_bytes(instruction.args) +
-          visit_args([&](const auto& args) { return maps.first_seen(args); }, instruction.args);
+    for (const Instruction& instruction : *section) {
+      total += args_bytes(instruction.args);
+      visit_args([&](const auto& args) { visit_held(args, maps); }, instruction.args);
+    }
   }
-  return total;
+  return total + maps.total;
 }
 
 }  // namespace fastmaml

@@ -11,25 +11,17 @@ struct Mentions {
   bool committed = false;
 };
 
-std::vector<Mentions> find_mentions(Program& program, size_t buffers) {
+std::vector<Mentions> find_mentions(const Program& program, size_t buffers) {
   std::vector<Mentions> mentions(buffers);
   for (size_t i = 0; i < program.body.size(); ++i)
-    visit_args(
-        [&](auto& args) {
-          args.visit([&](Operand& o, bool written) {
-            if (o.buffer >= 0)
-              (written ? mentions[o.buffer].writes : mentions[o.buffer].reads).push_back(i);
-          });
-        },
-        program.body[i].args);
-  for (Instruction& instruction : program.commit)
-    visit_args(
-        [&](auto& args) {
-          args.visit([&](Operand& o, bool) {
-            if (o.buffer >= 0) mentions[o.buffer].committed = true;
-          });
-        },
-        instruction.args);
+    visit_operands(program.body[i].args, [&](const Operand& o, Amount, bool written) {
+      if (o.buffer >= 0)
+        (written ? mentions[o.buffer].writes : mentions[o.buffer].reads).push_back(i);
+    });
+  for (const Instruction& instruction : program.commit)
+    visit_operands(instruction.args, [&](const Operand& o, Amount, bool) {
+      if (o.buffer >= 0) mentions[o.buffer].committed = true;
+    });
   return mentions;
 }
 

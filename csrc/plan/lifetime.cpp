@@ -22,63 +22,49 @@ struct Range {
   int64_t offset = 0;
 };
 
+// visit(operand) for each that is a buffer.
 template <class Visit>
-void visit_operands(Instruction& instruction, Visit&& visit) {
-  visit_args([&](auto& args) { args.visit([&](Operand& o, bool) { visit(o); }); },
-             instruction.args);
+void visit_buffers(Instruction& instruction, Visit&& visit) {
+  visit_operands(instruction.args, [&](Operand& o, Amount, bool) {
+    if (o.buffer >= 0) visit(o);
+  });
 }
 
-// An arena holds what earlier calls left there: no instruction may read what none before it wrote.
-void check_written(Program& program, size_t buffers) {
-  std::vector<bool> written(buffers, false);
-  for (auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
-    for (Instruction& instruction : *section) {
-      auto look = [&](auto& args) {
-        args.visit([&](Operand& o, bool writes) {
-          if (o.buffer >= 0 && !writes && !written[o.buffer])
-            throw InternalError(message("`", label_text(program, instruction.label),
-                                        "` reads what no instruction before it has written"));
-        });
-        args.visit([&](Operand& o, bool writes) {
-          if (o.buffer >= 0 && writes) written[o.buffer] = true;
-        });
+// An arena holds what earlier calls left there: no instruction may read what none before it wrote,
+// nor touch more than its buffers.
+void check_buffers(const Program& program, const std::vector<int64_t>& numels) {
+  const int64_t number = element_bytes(program.settings);
+  std::vector<bool> written(numels.size(), false);
+  for (const auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
+    for (const Instruction& instruction : *section) {
+      const auto require = [&](bool holds, const char* otherwise) {
+        if (!holds)
+          throw InternalError(
+              message("`", label_text(program, instruction.label), "` ", otherwise));
       };
-      visit_args(look, instruction.args);
+      visit_operands(instruction.args, [&](const Operand& o, Amount amount, bool writes) {
+        if (o.buffer < 0) return;
+        require(writes || written[o.buffer], "reads what no instruction before it has written");
+        require(o.shift * number + amount.bytes(number) <= numels[o.buffer] * number,
+                "touches more than its buffer holds");
+      });
+      visit_operands(instruction.args, [&](const Operand& o, Amount, bool writes) {
+        if (o.buffer >= 0 && writes) written[o.buffer] = true;
+      });
     }
 }
 
 std::vector<Range> live_ranges(Program& program, size_t buffers) {
   std::vector<Range> ranges(buffers);
   for (size_t i = 0; i < program.body.size(); ++i)
-    visit_operands(program.body[i], [&](Operand& o) {
-      if (o.buffer < 0) return;
+    visit_buffers(program.body[i], [&](Operand& o) {
       Range& range = ranges[o.buffer];
       if (range.first < 0) range.first = static_cast<int>(i);
       range.last = static_cast<int>(i);
     });
   for (Instruction& instruction : program.commit)
-    visit_operands(instruction, [&](Operand& o) {
-      if (o.buffer >= 0) ranges[o.buffer].committed = true;
-    });
+    visit_buffers(instruction, [&](Operand& o) { ranges[o.buffer].committed = true; });
   return ranges;
-}
-
-// What an instruction that works number by number may write its output over: operands laid out as
-// the output, of which each number is read before the output's own is written and by nothing else.
-struct Elementwise {
-  Operand* out = nullptr;
-  std::vector<Operand*> in;
-};
-
-Elementwise elementwise(Instruction& instruction) {
-  if (auto* a = args_if<PointwiseArgs>(instruction.args))
-    return {&a->out, {&a->y_bar_dot, &a->y_bar, &a->x_dot, &a->z}};
-  auto* a = args_if<BatchNormArgs>(instruction.args);
-  if (!a) return {};
-  const bool forwards = a->pass == PassKind::forward || a->pass == PassKind::forward_jvp;
-  if (forwards && a->pool) return {};
-  if (a->pool) return {&a->out, {&a->x_dot, &a->x}};
-  return {&a->out, {&a->y_bar_dot, &a->x_dot, &a->y_bar, &a->x}};
 }
 
 // Lets outputs take the place of inputs that are read for the last time: to[id] is the buffer whose
@@ -89,12 +75,12 @@ std::vector<int> merge_in_place(Program& program, std::vector<Range>& ranges,
   std::vector<int> to(ranges.size());
   std::iota(to.begin(), to.end(), 0);
   for (int i = 0; i < static_cast<int>(program.body.size()); ++i) {
-    const Elementwise e = elementwise(program.body[i]);
-    if (!e.out || e.out->buffer < 0 || e.out->shift != 0) continue;
-    const int out = e.out->buffer;
+    const InPlace may = in_place(program.body[i].args);
+    if (!may.out || may.out->buffer < 0 || may.out->shift != 0) continue;
+    const int out = may.out->buffer;
     if (ranges[out].first != i || ranges[out].committed || shared[out]) continue;
-    for (const Operand* operand : e.in) {
-      if (operand->buffer < 0 || operand->shift != 0) continue;
+    for (const Operand* operand : may.in) {
+      if (!operand || operand->buffer < 0 || operand->shift != 0) continue;
       const int in = to[operand->buffer];
       if (numels[in] != numels[out] || ranges[in].last != i || ranges[in].committed || shared[in])
         continue;
@@ -122,7 +108,7 @@ int64_t place_transient(std::vector<Range>& ranges, const std::vector<int64_t>& 
 
 void place_buffers(Program& program, const std::vector<int64_t>& numels,
                    const std::vector<bool>& shared, Poller& poll) {
-  check_written(program, numels.size());
+  check_buffers(program, numels);
   std::vector<Range> ranges = live_ranges(program, numels.size());
   const std::vector<int> merged = merge_in_place(program, ranges, numels, shared);
   std::vector<int> transient;
@@ -140,12 +126,11 @@ void place_buffers(Program& program, const std::vector<int64_t>& numels,
   program.transient.elements =
       place_transient(ranges, numels, std::move(transient), program.body.size(), poll);
   auto resolve = [&](Operand& o) {
-    if (o.buffer < 0) return;
     const Range& range = ranges[merged[o.buffer]];
     o.space = range.space, o.offset = range.offset;
   };
   for (auto* section : {&program.prologue, &program.body, &program.commit, &program.epilogue})
-    for (Instruction& instruction : *section) visit_operands(instruction, resolve);
+    for (Instruction& instruction : *section) visit_buffers(instruction, resolve);
 }
 
 }  // namespace fastmaml

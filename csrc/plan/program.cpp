@@ -254,20 +254,15 @@ const char* decision_on_activations(const Settings& s) {
 
 double total_flops(const std::vector<Instruction>& section) {
   double total = 0;
-  for (const Instruction& instruction : section) total += flops(instruction);
+  for (const Instruction& instruction : section) total += flops(instruction.args);
   return total;
 }
 
 // The scratch of the instruction that asks for most.
-size_t scratch_bytes(const Program& program) {
-  const int64_t bytes = element_bytes(program.settings);
+size_t most_scratch(const Program& program) {
   size_t most = 0;
-  for (const Instruction& instruction : program.body) {
-    if (const auto* conv = args_if<ConvArgs>(instruction.args); conv && conv->winograd)
-      most = std::max(most, winograd_scratch_bytes(*conv, bytes));
-    if (const auto* norm = args_if<BatchNormArgs>(instruction.args))
-      most = std::max(most, batch_norm_scratch_bytes(*norm, bytes));
-  }
+  for (const Instruction& instruction : program.body)
+    most = std::max(most, scratch_bytes(instruction.args, element_bytes(program.settings)));
   return most;
 }
 
@@ -292,16 +287,6 @@ std::string label_text(const Program& program, const Label& label) {
   return message("step ", label.step, " ", name);
 }
 
-double flops(const Instruction& instruction) {
-  if (const auto* conv = args_if<ConvArgs>(instruction.args)) return conv->flops();
-  const auto* args = args_if<ContractArgs>(instruction.args);
-  if (!args) return 0;
-  double total = 0;
-  for (const ContractTerm& term : args->terms)
-    total += 2.0 * static_cast<double>(args->m * args->n) * static_cast<double>(term.k);
-  return total;
-}
-
 Program write_program(const NetworkSpec& spec, const Settings& settings, const Poll& poll) {
   check_settings(settings);
   Program program;
@@ -311,13 +296,13 @@ Program write_program(const NetworkSpec& spec, const Settings& settings, const P
     program.outputs.push_back(has_output(settings, tensor) ? program.output_count++ : -1);
   program.input_numel = numel(program.network.value_shapes[0]);
   program.output_numel = numel(program.network.value_shapes[program.network.output]);
-  program.target_numel = spec.loss.op == "cross_entropy" ? 1 : program.output_numel;
+  program.target_numel = program.network.loss_op->reads_classes() ? 1 : program.output_numel;
   program.decisions.push_back(message("activations: ", decision_on_activations(settings)));
   const std::vector<bool> factored = choose_factored(program);
   choose_winograd(program);
   choose_moments(program);
   Writer(program, factored, poll).write();
-  program.scratch_bytes = scratch_bytes(program);
+  program.scratch_bytes = most_scratch(program);
   program.body_flops = total_flops(program.body) + total_flops(program.commit);
   return program;
 }

@@ -62,9 +62,6 @@ struct Program {
 // "step 0 fc1.backward_jvp", for describe and profile.
 std::string label_text(const Program& program, const Label& label);
 
-// Multiply-adds of one task, counted as two: contractions only.
-double flops(const Instruction& instruction);
-
 Program write_program(const NetworkSpec& spec, const Settings& settings, const Poll& poll);
 
 }  // namespace fastmaml

@@ -14,6 +14,8 @@ namespace fastmaml {
 
 class Add final : public Op {
  public:
+  static constexpr const char* kName = "add";
+
   MemoryOrder order(const Node&) const override { return MemoryOrder::any; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
   void forward(Emit& emit, const Node& node) const override;

@@ -167,10 +167,23 @@ void BatchNorm::backward_jvp(Emit& emit, const Node& node) const {
   emit.add(args);
 }
 
-size_t batch_norm_scratch_bytes(const BatchNormArgs& args, int64_t bytes) {
-  if (!args.by_rows) return 0;
-  const int64_t blocks = 1 + norm_blocks(args);
-  return static_cast<size_t>(blocks * kNormRows * norm_line(args.features, bytes) * bytes);
+size_t BatchNormArgs::scratch_bytes(int64_t number) const {
+  if (!by_rows) return 0;
+  const int64_t blocks = 1 + norm_blocks(*this);
+  return static_cast<size_t>(blocks * kNormRows * norm_line(features, number) * number);
+}
+
+InPlace BatchNormArgs::in_place() const {
+  if (!pool) return {&out, {&y_bar_dot, &x_dot, &y_bar, &x}};
+  if (goes_forward(pass)) return {};
+  return {&out, {&x_dot, &x}};
+}
+
+std::string BatchNormArgs::details() const {
+  std::string text;
+  if (runs > 1) text += message("  ", runs, " runs", partial ? ", their sums" : "");
+  if (by_rows) text += message("  rows shared in ", norm_blocks(*this), " blocks");
+  return text;
 }
 
 }  // namespace fastmaml

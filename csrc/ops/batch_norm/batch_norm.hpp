@@ -26,6 +26,7 @@
 // slope follows from x again.
 #pragma once
 
+#include "ops/card.hpp"
 #include "ops/moments/moments.hpp"
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
@@ -36,7 +37,10 @@ namespace fastmaml {
 // What follows the norm inside the same instruction.
 enum class Activation : int32_t { none, relu, leaky_relu };
 
-struct BatchNormArgs {
+struct BatchNormArgs : Card {
+  static constexpr const char* kName = "batch_norm";
+  static constexpr bool kResident = true;
+
   PassKind pass = PassKind::forward;
   bool batch_stats = true;
   double eps = 1e-5;
@@ -74,19 +78,29 @@ struct BatchNormArgs {
 
   // Rows that parts share: sums of blocks, features of all blocks' sums, rows; see Context.
   int phases() const { return by_rows ? 3 : 1; }
+  // That of a team whose threads share rows.
+  size_t scratch_bytes(int64_t number) const;
+  InPlace in_place() const;
+  std::string details() const;
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    for (Operand* o : {&x, &weight, &bias, &running_mean, &running_var, &y_bar, &x_dot, &weight_dot,
-                       &bias_dot, &y_bar_dot, &cin, &weight_cin, &bias_cin})
-      visit(*o, false);
-    visit(moments, partial && pass == PassKind::forward);
-    visit(sums, partial);
-    visit(stats, pass == PassKind::forward);
-    visit(m, pass == PassKind::backward);
-    visit(n, pass == PassKind::forward_jvp);
-    visit(tap, pass == PassKind::forward);
-    for (Operand* o : {&out, &weight_out, &bias_out}) visit(*o, true);
+  void visit(Visit&& to) {
+    const int64_t all = rows * features;
+    const int64_t y = pool ? all / (pool.in_h * pool.in_w) * (pool.out_h * pool.out_w) : all;
+    for (Operand* o : {&x, &x_dot, &cin}) to(*o, all, false);
+    for (Operand* o : {&y_bar, &y_bar_dot}) to(*o, y, false);
+    for (Operand* o : {&weight, &bias, &running_mean, &running_var, &weight_dot, &bias_dot,
+                       &weight_cin, &bias_cin})
+      to(*o, features, false);
+    const int64_t groups = moments ? moment_groups.count() : 0;
+    to(moments, groups * 2 * features, partial && pass == PassKind::forward);
+    to(sums, runs * 2 * features, partial);
+    to(stats, 2 * features, pass == PassKind::forward);
+    to(m, 2 * features, pass == PassKind::backward);
+    to(n, 2 * features, pass == PassKind::forward_jvp);
+    to(tap, tap_bytes(y), pass == PassKind::forward);
+    to(out, goes_forward(pass) ? y : all, true);
+    to(weight_out, features, true), to(bias_out, features, true);
   }
 };
 
@@ -102,11 +116,12 @@ constexpr int64_t norm_line(int64_t features, int64_t bytes) {
   const int64_t line = 64 / bytes;
   return (features + line - 1) / line * line;
 }
-// The scratch of a team whose threads share rows.
-size_t batch_norm_scratch_bytes(const BatchNormArgs& args, int64_t bytes);
 
 class BatchNorm final : public Op {
  public:
+  static constexpr const char* kName = "batch_norm";
+  using KernelArgs = BatchNormArgs;
+
   MemoryOrder order(const Node& node) const override {
     return node.shape.size() == 3 ? MemoryOrder::channels_last : MemoryOrder::torch;
   }

@@ -14,6 +14,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<BatchNormArgs> = {128, 144};
+
 // Rows whose cotangents are their own.
 struct PlainRows {
   static constexpr bool kPooled = false, kGated = false;

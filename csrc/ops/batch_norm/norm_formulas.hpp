@@ -1,4 +1,4 @@
-// What batch_norm.hpp and group_norm.hpp say of one number: the formulas of a normalised set.
+// What the cards of the norms say of one number: the formulas of a normalised set.
 // `Vec<T>` is that of whoever includes this: a vector on the CPU, a number on a device.
 #pragma once
 

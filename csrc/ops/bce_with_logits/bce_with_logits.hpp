@@ -6,12 +6,16 @@
 //   backward_jvp   x_bar_dot += seed w s (1 - s) x_dot
 #pragma once
 
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
 
 namespace fastmaml {
 
-struct BceWithLogitsArgs {
+struct BceWithLogitsArgs : Card {
+  static constexpr const char* kName = "bce_with_logits";
+  static constexpr bool kResident = true;
+
   PassKind pass = PassKind::forward;
   int64_t n = 0;             // numbers of one task
   double weight = 1;         // w
@@ -23,14 +27,17 @@ struct BceWithLogitsArgs {
   Operand out;               // out: L, or [n] (x_bar, x_bar_dot)
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    for (Operand* o : {&x, &t, &x_dot, &cin}) visit(*o, false);
-    visit(out, true);
+  void visit(Visit&& to) {
+    for (Operand* o : {&x, &t, &x_dot, &cin}) to(*o, n, false);
+    to(out, goes_forward(pass) ? 1 : n, true);
   }
 };
 
 class BceWithLogits final : public LossOp {
  public:
+  static constexpr const char* kName = "bce_with_logits";
+  using KernelArgs = BceWithLogitsArgs;
+
   void forward(Emit& emit, const Node& loss) const override;
   void backward(Emit& emit, const Node& loss) const override;
   void backward_jvp(Emit& emit, const Node& loss) const override;

@@ -7,6 +7,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<BceWithLogitsArgs> = {40, 56};
+
 template <class T>
 FASTMAML_DEVICE void run_pass(const BceWithLogitsArgs& args, const Block& block, int64_t task) {
   const T* x = address<T>(block, args.x, task);

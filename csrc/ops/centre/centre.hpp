@@ -13,6 +13,8 @@ namespace fastmaml {
 
 class Centre final : public Op {
  public:
+  static constexpr const char* kName = "centre";
+
   void check(const Node&, const std::vector<TensorSpec>&) const override {}
   void forward(Emit& emit, const Node& node) const override;
   void backward(Emit&, const Node&) const override {}

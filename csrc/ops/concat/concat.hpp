@@ -13,6 +13,8 @@ namespace fastmaml {
 
 class Concat final : public Op {
  public:
+  static constexpr const char* kName = "concat";
+
   MemoryOrder order(const Node& node) const override {
     return node.shape.size() == 3 ? MemoryOrder::channels_last : MemoryOrder::torch;
   }

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "core/error.hpp"
+
 namespace fastmaml {
 namespace {
 
@@ -46,10 +48,25 @@ bool rows_touch(const ContractArgs& args) {
 
 }  // namespace
 
-void normalize(ContractArgs& args) {
-  if (transpose_helps(args)) transpose(args);
-  args.dot = inner_products(args);
-  args.stack = rows_touch(args);
+void ContractArgs::settle() {
+  if (transpose_helps(*this)) transpose(*this);
+  dot = inner_products(*this);
+  stack = rows_touch(*this);
+  terms.shrink_to_fit();
+}
+
+double ContractArgs::flops() const {
+  double total = 0;
+  for (const ContractTerm& term : terms)
+    total += 2.0 * static_cast<double>(m * n) * static_cast<double>(term.k);
+  return total;
+}
+
+std::string ContractArgs::details() const {
+  int64_t k = 0;
+  for (const ContractTerm& term : terms) k += term.k;
+  return message("  [", m, " x ", k, " x ", n, "]", stack ? " stacked" : "", dot ? " inner" : "",
+                 gate == Gate::open ? "" : " + relu");
 }
 
 }  // namespace fastmaml

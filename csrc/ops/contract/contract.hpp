@@ -8,9 +8,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
-#include "ops/operand.hpp"
+#include "ops/card.hpp"
 
 namespace fastmaml {
 
@@ -31,7 +32,14 @@ enum class Gate : int32_t {
   operand,  // c = gate_by > 0 ? c : 0
 };
 
-struct ContractArgs {
+struct DeviceContractArgs;
+class Tables;
+
+struct ContractArgs : Card {
+  static constexpr const char* kName = "contract";
+  static constexpr bool kResident = true;
+  using Device = DeviceContractArgs;
+
   Operand c;  // [m, n] out, columns contiguous
   int64_t c_row = 0;
   Operand cin;  // [m, n] in, or one row for all when cin_row == 0; may be c itself
@@ -42,20 +50,30 @@ struct ContractArgs {
   Gate gate = Gate::open;
   Operand gate_by;  // Gate::operand: [m, n] in, laid out as c
   std::vector<ContractTerm> terms;
-  // Filled by `normalize`.
+  // Filled by `settle`, which chooses the form.
   bool dot = false;    // both factors have contiguous l: inner products instead of outer ones
   bool stack = false;  // b is shared and the tasks' rows touch: m * tasks rows at once
 
+  void settle();
+  double flops() const;
+  std::string details() const;
+  int64_t lower(Tables& tables) const;
+
   template <class Visit>
-  void visit(Visit&& visit) {
-    visit(cin, false);
-    visit(gate_by, false);
-    for (ContractTerm& term : terms) visit(term.a, false), visit(term.b, false);
-    visit(c, true);
+  void visit(Visit&& to) {
+    const auto many = [](int64_t step, int64_t count) { return step == 0 ? 1 : count; };
+    for (ContractTerm& term : terms) {
+      to(term.a, many(term.a_row, m) * many(term.a_col, term.k), false);
+      to(term.b, many(term.b_row, term.k) * many(term.b_col, n), false);
+    }
+    to(cin, many(cin_row, m) * n, false);
+    to(gate_by, m * n, false);
+    to(c, runs * m * n, true);
+  }
+  template <class Hold>
+  void holds(Hold&& hold) const {
+    hold(terms);
   }
 };
-
-// Chooses the form. Called once by the planner, after which the kernel trusts the fields.
-void normalize(ContractArgs& args);
 
 }  // namespace fastmaml

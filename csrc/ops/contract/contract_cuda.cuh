@@ -9,6 +9,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<DeviceContractArgs> = {128, 192};
+
 struct Tf32Tiles;
 
 // R x C outputs of a thread, its columns far apart so that neighbours read what is side by side.

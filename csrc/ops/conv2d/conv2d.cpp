@@ -208,4 +208,14 @@ void Conv2d::backward_jvp(Emit& emit, const Node& node) const {
   }
 }
 
+std::string ConvArgs::details() const {
+  std::string text = message("  ", images, " images, ", stencil->taps, " taps, ", k, " x ", n,
+                             terms.size() > 1 ? " x 2" : "");
+  if (splits > 1) text += message(", in ", splits, " runs");
+  if (moments) text += message(", moments of ", moment_groups.count(), " groups");
+  const int64_t tile = winograd.tile;
+  if (tile > 0) text += message(", Winograd F(", tile, "x", tile, ")");
+  return text;
+}
+
 }  // namespace fastmaml

@@ -17,8 +17,10 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "ops/card.hpp"
 #include "ops/contract/contract.hpp"
 #include "ops/moments/moments.hpp"
 #include "ops/op.hpp"
@@ -34,7 +36,13 @@ struct ConvTerm {
 
 // images:   c[r, to, :]  = cin + sum_terms sum_taps a[r, from + shift, :] b[tap]
 // weights:  c[tap]       = cin + scale * sum_terms sum_(r, pixel) a[r, from + shift]^T b[r, to]
-struct ConvArgs {
+struct DeviceConvArgs;
+class Tables;
+
+struct ConvArgs : Card {
+  static constexpr const char* kName = "conv2d";
+  using Device = DeviceConvArgs;
+
   bool weights = false;
   std::shared_ptr<const Stencil> stencil;
   int64_t images = 0, groups = 1;
@@ -52,10 +60,20 @@ struct ConvArgs {
   MomentGroups moment_groups;
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    visit(cin, false);
-    for (ConvTerm& term : terms) visit(term.a, false), visit(term.b, false);
-    visit(c, true), visit(moments, true);
+  void visit(Visit&& to) {
+    const int64_t from = images * stencil->from_pixels * groups * k;
+    const int64_t into = images * stencil->to_pixels * groups * n;
+    const int64_t weight = groups * stencil->taps * k * n;
+    const int64_t out = weights ? splits * weight : into;
+    for (ConvTerm& term : terms)
+      to(term.a, from, false), to(term.b, weights ? into : weight, false);
+    to(cin, cin_row ? groups * n : out, false);
+    to(c, out, true);
+    to(moments, (moments ? moment_groups.count() : 0) * 2 * groups * n, true);
+  }
+  template <class Hold>
+  void holds(Hold&& hold) const {
+    hold(terms), hold(stencil);
   }
   // By Winograd's method with kept weights: the weights, then the pixels; see Context.
   int phases() const { return winograd && winograd.kept && !weights ? 2 : 1; }
@@ -64,6 +82,13 @@ struct ConvArgs {
     return 2.0 * static_cast<double>(stencil->pairs() * images * groups * k * n) *
            static_cast<double>(terms.size());
   }
+  // That of Winograd's method.
+  size_t scratch_bytes(int64_t number) const {
+    return winograd ? winograd_scratch_bytes(*this, number) : 0;
+  }
+  void settle() { terms.shrink_to_fit(); }
+  std::string details() const;
+  int64_t lower(Tables& tables) const;
 };
 
 // Adds `args` in the weights form. Devices sum many pixels in runs, which other blocks can take.
@@ -81,6 +106,9 @@ inline Packing conv_packing(const Node& node, const Shape& weight) {
 
 class Conv2d final : public Op {
  public:
+  static constexpr const char* kName = "conv2d";
+  using KernelArgs = ConvArgs;
+
   MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
   Packing packing(const Node& node, const Shape& weight) const override {
     return conv_packing(node, weight);

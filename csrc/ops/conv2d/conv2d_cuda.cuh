@@ -12,6 +12,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<DeviceConvArgs> = {128, 208};
+
 template <class T>
 FASTMAML_DEVICE bool on_wide(const T* p) {
   return reinterpret_cast<uint64_t>(p) % 16 == 0;

@@ -9,12 +9,16 @@
 //   backward_jvp   x_bar_dot += seed w p (x_dot - <p, x_dot>)
 #pragma once
 
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
 
 namespace fastmaml {
 
-struct CrossEntropyArgs {
+struct CrossEntropyArgs : Card {
+  static constexpr const char* kName = "cross_entropy";
+  static constexpr bool kResident = true;
+
   PassKind pass = PassKind::forward;
   int64_t rows = 0, classes = 0;
   double weight = 1;         // w
@@ -28,15 +32,21 @@ struct CrossEntropyArgs {
   Operand out;               // out: L, or [rows, C] (x_bar, x_bar_dot)
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    for (Operand* o : {&x, &c, &x_dot, &cin}) visit(*o, false);
-    visit(p, pass == PassKind::backward);
-    visit(out, true);
+  void visit(Visit&& to) {
+    const int64_t all = rows * classes;
+    for (Operand* o : {&x, &x_dot, &cin}) to(*o, all, false);
+    to(c, class_indices(rows), false);
+    to(p, all, pass == PassKind::backward);
+    to(out, goes_forward(pass) ? 1 : all, true);
   }
 };
 
 class CrossEntropy final : public LossOp {
  public:
+  static constexpr const char* kName = "cross_entropy";
+  using KernelArgs = CrossEntropyArgs;
+
+  bool reads_classes() const override { return true; }
   void forward(Emit& emit, const Node& loss) const override;
   void backward(Emit& emit, const Node& loss) const override;
   void backward_jvp(Emit& emit, const Node& loss) const override;

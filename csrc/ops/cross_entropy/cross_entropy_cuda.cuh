@@ -10,6 +10,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<CrossEntropyArgs> = {80, 112};
+
 // One row; every lane of the warp holds the same copy.
 template <class T>
 struct CrossEntropyRow {

@@ -26,12 +26,17 @@
 // Parameters: weight, bias. Attributes: eps; groups (group_norm); dims (layer_norm).
 #pragma once
 
+#include <utility>
+
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
 
 namespace fastmaml {
 
-struct GroupNormArgs {
+struct GroupNormArgs : Card {
+  static constexpr const char* kName = "group_norm";
+
   PassKind pass = PassKind::forward;
   double eps = 1e-5;
   int64_t rows = 0, pixels = 1, channels = 0, groups = 1;  // R, P, C, G
@@ -53,14 +58,15 @@ struct GroupNormArgs {
   int weight_scale = Scalars::kOne, bias_scale = Scalars::kOne;  // scalar slots
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    for (Operand* o : {&x, &weight, &bias, &y_bar, &x_dot, &weight_dot, &bias_dot, &y_bar_dot, &cin,
-                       &weight_cin, &bias_cin})
-      visit(*o, false);
-    visit(stats, pass == PassKind::forward);
-    visit(m, pass == PassKind::backward);
-    visit(n, pass == PassKind::forward_jvp);
-    for (Operand* o : {&out, &weight_out, &bias_out}) visit(*o, true);
+  void visit(Visit&& to) {
+    const int64_t all = rows * pixels * channels, sets = 2 * rows * groups;
+    for (Operand* o : {&x, &y_bar, &x_dot, &y_bar_dot, &cin}) to(*o, all, false);
+    for (Operand* o : {&weight, &bias, &weight_dot, &bias_dot, &weight_cin, &bias_cin})
+      to(*o, channels, false);
+    to(stats, sets, pass == PassKind::forward);
+    to(m, sets, pass == PassKind::backward);
+    to(n, sets, pass == PassKind::forward_jvp);
+    to(out, all, true), to(weight_out, channels, true), to(bias_out, channels, true);
   }
 };
 
@@ -68,6 +74,12 @@ enum class NormOver : int32_t { groups, last_dims };
 
 class GroupNorm final : public Op {
  public:
+  static constexpr std::pair<const char*, NormOver> kNames[] = {
+      {"group_norm", NormOver::groups},
+      {"layer_norm", NormOver::last_dims},
+  };
+  using KernelArgs = GroupNormArgs;
+
   explicit GroupNorm(NormOver over) : over_(over) {}
   MemoryOrder order(const Node& node) const override {
     return over_ == NormOver::groups && node.shape.size() == 3 ? MemoryOrder::channels_last

@@ -11,6 +11,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<GroupNormArgs> = {128, 168};
+
 // How an instruction is cut into units of a block's work, by shapes alone: first the chunks of
 // channels whose parameters are summed, which take longest, then the sets.
 struct GroupNormUnits {

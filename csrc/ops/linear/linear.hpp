@@ -21,6 +21,8 @@ namespace fastmaml {
 
 class Linear final : public Op {
  public:
+  static constexpr const char* kName = "linear";
+
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
   void forward(Emit& emit, const Node& node) const override;
   void backward(Emit& emit, const Node& node) const override;

@@ -6,6 +6,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<MseArgs> = {72, 96};
+
 template <class T>
 FASTMAML_DEVICE void run_pass(const MseArgs& args, const Block& block, int64_t task) {
   const T* x = address_or_null<T>(block, args.x, task);

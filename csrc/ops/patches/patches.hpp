@@ -11,6 +11,7 @@
 
 #include <memory>
 
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 #include "ops/window/stencil.hpp"
 
@@ -21,18 +22,32 @@ constexpr int64_t kMostPatch = 64;
 
 // Numbers of a buffer of mean [patch] and cov [patch, patch]: doubles, in numbers of either dtype.
 inline int64_t moments_numel(int64_t patch) { return 2 * (patch + patch * patch); }
+// The same as what an instruction touches.
+inline Amount moments_amount(int64_t patch) { return doubles(patch + patch * patch); }
 
-struct PatchArgs {
+struct DevicePatchArgs;
+class Tables;
+
+struct PatchArgs : Card {
+  static constexpr const char* kName = "patches";
+  using Device = DevicePatchArgs;
+
   Window window;
   std::shared_ptr<const Stencil> stencil;
   int64_t images = 0, channels = 0;
   Operand x;    // in [images, from pixels, channels]
   Operand out;  // out: mean [patch], cov [patch, patch]
 
+  int64_t lower(Tables& tables) const;
+
   template <class Visit>
-  void visit(Visit&& visit) {
-    visit(x, false);
-    visit(out, true);
+  void visit(Visit&& to) {
+    to(x, images * stencil->from_pixels * channels, false);
+    to(out, moments_amount(stencil->taps * channels), true);
+  }
+  template <class Hold>
+  void holds(Hold&& hold) const {
+    hold(stencil);
   }
 };
 
@@ -41,6 +56,9 @@ Window patch_window(const Node& node);
 
 class Patches final : public Op {
  public:
+  static constexpr const char* kName = "patches";
+  using KernelArgs = PatchArgs;
+
   MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
   void check(const Node&, const std::vector<TensorSpec>&) const override {}
   void forward(Emit& emit, const Node& node) const override;

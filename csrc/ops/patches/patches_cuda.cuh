@@ -19,6 +19,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<DevicePatchArgs> = {128, 168};
+
 static_assert(kMostPatch < 1 << 15, "PatchSide packs entries");
 
 constexpr int kPatchTile = 4, kPatchPairs = kPatchTile * kPatchTile;

@@ -8,11 +8,14 @@
 
 #include <cstdint>
 
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 
 namespace fastmaml {
 
-struct PermuteArgs {
+struct PermuteArgs : Card {
+  static constexpr const char* kName = "permute";
+
   Operand in;
   Operand cin;  // contiguous like out, may be out itself; absent: 0
   Operand out;  // contiguous
@@ -20,15 +23,18 @@ struct PermuteArgs {
   int64_t stride[4] = {0, 0, 0, 0};  // of in, in elements
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    visit(in, false);
-    visit(cin, false);
-    visit(out, true);
+  void visit(Visit&& to) {
+    int64_t all = 1, read = 1;
+    for (int i = 0; i < 4; ++i) all *= size[i], read *= stride[i] == 0 ? 1 : size[i];
+    to(in, read, false), to(cin, all, false), to(out, all, true);
   }
 };
 
 class Permute final : public Op {
  public:
+  static constexpr const char* kName = "permute";
+  using KernelArgs = PermuteArgs;
+
   MemoryOrder order(const Node&) const override { return MemoryOrder::any; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
   void forward(Emit& emit, const Node& node) const override;

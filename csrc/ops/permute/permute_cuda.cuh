@@ -6,6 +6,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<PermuteArgs> = {48, 48};
+
 template <class T>
 FASTMAML_DEVICE void run_pass(const PermuteArgs& args, const Block& block, int64_t task) {
   const int64_t *n = args.size, *s = args.stride;

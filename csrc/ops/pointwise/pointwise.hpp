@@ -13,8 +13,9 @@
 //   softplus is linear where beta x > threshold, and its curve is 0 at the threshold itself.
 #pragma once
 
-#include <string>
+#include <utility>
 
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
 
@@ -32,7 +33,10 @@ enum class PointwiseKind : int32_t {
   sigmoid,
 };
 
-struct PointwiseArgs {
+struct PointwiseArgs : Card {
+  static constexpr const char* kName = "pointwise";
+  static constexpr bool kResident = true;
+
   PassKind pass = PassKind::forward;
   PointwiseKind kind = PointwiseKind::relu;
   double a = 0, b = 0;  // constants of the function
@@ -44,15 +48,29 @@ struct PointwiseArgs {
   Operand cin;          // in: what out starts from; absent means 0
   Operand out;          // out: y, x_bar, y_dot or x_bar_dot
 
+  InPlace in_place() const { return {&out, {&y_bar_dot, &y_bar, &x_dot, &z}}; }
+
   template <class Visit>
-  void visit(Visit&& visit) {
-    for (Operand* o : {&z, &y_bar, &x_dot, &y_bar_dot, &cin}) visit(*o, false);
-    visit(out, true);
+  void visit(Visit&& to) {
+    for (Operand* o : {&z, &y_bar, &x_dot, &y_bar_dot, &cin}) to(*o, n, false);
+    to(out, n, true);
   }
 };
 
 class Pointwise final : public Op {
  public:
+  static constexpr std::pair<const char*, PointwiseKind> kNames[] = {
+      {"elu", PointwiseKind::elu},
+      {"gelu", PointwiseKind::gelu},
+      {"leaky_relu", PointwiseKind::leaky_relu},
+      {"relu", PointwiseKind::relu},
+      {"sigmoid", PointwiseKind::sigmoid},
+      {"silu", PointwiseKind::silu},
+      {"softplus", PointwiseKind::softplus},
+      {"tanh", PointwiseKind::tanh},
+  };
+  using KernelArgs = PointwiseArgs;
+
   explicit Pointwise(PointwiseKind kind) : kind_(kind) {}
   MemoryOrder order(const Node&) const override { return MemoryOrder::any; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;

@@ -7,6 +7,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<PointwiseArgs> = {48, 64};
+
 // One task's operands; null where absent.
 template <class T>
 struct PointwiseMemory {

@@ -12,8 +12,10 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 #include "ops/window/stencil.hpp"
 
@@ -26,9 +28,20 @@ enum class PoolStep : int32_t { find_max, gather_max, scatter_max, gather_avg, s
 struct PoolMap {
   Stencil gather, scatter;
   std::vector<double> weights;  // avg: 1 / divisor of each output pixel
+
+  template <class Hold>
+  void holds(Hold&& hold) const {
+    hold(gather), hold(scatter), hold(weights);
+  }
 };
 
-struct PoolArgs {
+struct DevicePoolArgs;
+class Tables;
+
+struct PoolArgs : Card {
+  static constexpr const char* kName = "pool2d";
+  using Device = DevicePoolArgs;
+
   PoolStep step = PoolStep::find_max;
   std::shared_ptr<const PoolMap> map;
   int64_t images = 0, channels = 0;
@@ -37,17 +50,32 @@ struct PoolArgs {
   Operand cin;  // scatter: what out starts from; absent: 0
   Operand out;
 
+  int64_t lower(Tables& tables) const;
+
   template <class Visit>
-  void visit(Visit&& visit) {
-    visit(in, false);
-    visit(cin, false);
-    visit(tap, step == PoolStep::find_max);
-    visit(out, true);
+  void visit(Visit&& to) {
+    const bool scatters = step == PoolStep::scatter_max || step == PoolStep::scatter_avg;
+    const int64_t x = images * map->gather.from_pixels * channels;
+    const int64_t y = images * map->gather.to_pixels * channels;
+    to(in, scatters ? y : x, false), to(cin, x, false);
+    to(tap, y, step == PoolStep::find_max);
+    to(out, scatters ? x : y, true);
+  }
+  template <class Hold>
+  void holds(Hold&& hold) const {
+    hold(map);
   }
 };
 
 class Pool2d final : public Op {
  public:
+  static constexpr std::pair<const char*, PoolKind> kNames[] = {
+      {"adaptive_avg_pool2d", PoolKind::adaptive_avg},
+      {"avg_pool2d", PoolKind::avg},
+      {"max_pool2d", PoolKind::max},
+  };
+  using KernelArgs = PoolArgs;
+
   explicit Pool2d(PoolKind kind) : kind_(kind) {}
   MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;

@@ -6,6 +6,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<DevicePoolArgs> = {40, 48};
+
 // One task's operands and tables.
 template <class T>
 struct PoolMemory {

@@ -24,13 +24,17 @@
 // conv_h, conv_w; pool_h, pool_w; eps; relu.
 #pragma once
 
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 #include "ops/pass_kind.hpp"
+#include "ops/patches/patches.hpp"
 
 namespace fastmaml {
 
 // The algebra above, which knows pixels only through D, G and the moments.
-struct StemArgs {
+struct StemArgs : Card {
+  static constexpr const char* kName = "stem";
+
   PassKind pass = PassKind::forward;
   int64_t patch = 0, features = 0;
   double eps = 1e-5;
@@ -45,16 +49,20 @@ struct StemArgs {
   int w_scale = Scalars::kOne, g_scale = Scalars::kOne, b_scale = Scalars::kOne;
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    for (Operand* o : {&moments, &w, &g, &b, &w_dot, &g_dot, &b_dot, &D, &G, &D_dot, &G_dot, &w_cin,
-                       &g_cin, &b_cin})
-      visit(*o, false);
-    for (Operand* o : {&w_out, &g_out, &b_out}) visit(*o, true);
+  void visit(Visit&& to) {
+    const int64_t weight = patch * features;
+    to(moments, moments_amount(patch), false);
+    for (Operand* o : {&w, &w_dot, &G, &G_dot, &w_cin}) to(*o, weight, false);
+    for (Operand* o : {&g, &b, &g_dot, &b_dot, &D, &D_dot, &g_cin, &b_cin}) to(*o, features, false);
+    to(w_out, weight, true), to(g_out, features, true), to(b_out, features, true);
   }
 };
 
 class Stem final : public Op {
  public:
+  static constexpr const char* kName = "stem";
+  using KernelArgs = StemArgs;
+
   MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
   Packing packing(const Node& node, const Shape& weight) const override;
   // Only plan/rewrite.cpp makes one, of layers that were checked.

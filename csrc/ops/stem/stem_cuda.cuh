@@ -10,6 +10,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<StemArgs> = {112, 112};
+
 constexpr int kColumnRegisters = static_cast<int>(kMostPatch) / kWarp;
 static_assert(kColumnRegisters * kWarp == kMostPatch);
 

@@ -10,6 +10,7 @@
 // -1 for none. Ties go to the first tap and a NaN is taken, as in torch.
 #pragma once
 
+#include "ops/card.hpp"
 #include "ops/op.hpp"
 
 namespace fastmaml {
@@ -26,7 +27,9 @@ inline int64_t tap_numel(int64_t taps) { return (taps + 3) / 4; }
 
 enum class TapKind : int32_t { choose, follow, spread };
 
-struct TapArgs {
+struct TapArgs : Card {
+  static constexpr const char* kName = "taps";
+
   TapKind kind = TapKind::choose;
   bool relu = false;  // choose
   PoolSize pool;
@@ -38,12 +41,13 @@ struct TapArgs {
   Operand sums_cin, sums;  // spread: [features]; sums_cin absent means 0
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    visit(x, false);
-    visit(sums_cin, false);
-    visit(tap, kind == TapKind::choose);
-    visit(out, true);
-    visit(sums, true);
+  void visit(Visit&& to) {
+    const int64_t rows = images * pool.in_h * pool.in_w * features;
+    const int64_t windows = images * pool.out_h * pool.out_w * features;
+    const bool spreads = kind == TapKind::spread;
+    to(x, spreads ? windows : rows, false), to(sums_cin, features, false);
+    to(tap, tap_bytes(windows), kind == TapKind::choose);
+    to(out, spreads ? rows : windows, true), to(sums, features, true);
   }
 };
 

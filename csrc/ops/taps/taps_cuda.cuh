@@ -7,6 +7,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<TapArgs> = {72, 96};
+
 // The windows of some images, and the pixels that they do not have.
 struct PoolWindows {
   int in_h, in_w, out_h, out_w, kernel_h, kernel_w;  // an image's pixels can be counted in an int

@@ -3,19 +3,21 @@
 
 #include <cstdint>
 
-#include "ops/operand.hpp"
+#include "ops/card.hpp"
 
 namespace fastmaml {
 
-struct TransposeArgs {
+struct TransposeArgs : Card {
+  static constexpr const char* kName = "transpose";
+  static constexpr bool kResident = true;
+
   Operand in;   // [count, rows, cols]
   Operand out;  // [count, cols, rows]
   int64_t rows = 0, cols = 0, count = 1;
 
   template <class Visit>
-  void visit(Visit&& visit) {
-    visit(in, false);
-    visit(out, true);
+  void visit(Visit&& to) {
+    to(in, rows * cols * count, false), to(out, rows * cols * count, true);
   }
 };
 

@@ -7,6 +7,9 @@
 
 namespace fastmaml::device {
 
+template <>
+inline constexpr RegisterBudget kRegisterBudget<TransposeArgs> = {64, 64};
+
 constexpr int kTransposeTile = 32;
 
 template <class T>

@@ -48,11 +48,21 @@ struct PixelClass {
   std::vector<Tap> taps;          // each with count 1
   std::vector<Tap> stretches;     // the same in as few as can be
   std::vector<PixelPair> pixels;  // in order of `to`
+
+  template <class Hold>
+  void holds(Hold&& hold) const {
+    hold(taps), hold(stretches), hold(pixels);
+  }
 };
 struct Stencil {
   int64_t taps = 0, to_pixels = 0, from_pixels = 0;
   std::vector<PixelClass> classes;
   int64_t pairs() const;  // of a pixel and a tap that meets a pixel
+
+  template <class Hold>
+  void holds(Hold&& hold) const {
+    hold(classes);
+  }
 };
 
 Stencil gather(const Window& window);
