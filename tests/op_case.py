@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from fastmaml.tracing.network import Node
+
 INPUTS, HIDDEN, OUTPUTS = 3, 19, 2
 
 
+Meaning: TypeAlias = Callable[[Node, list[Tensor], list[Tensor | None]], Tensor]
+"""What a node of a network gives, in plain torch, from its inputs and parameters."""
+
+
 class OpCase(NamedTuple):
-    op: str  # name in csrc/ops/registry.cpp, or "reshape"
+    op: str  # name in the engine, or "reshape"
     variant: str
     model: Callable[[], nn.Module]
 

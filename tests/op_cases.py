@@ -1,19 +1,25 @@
 """What the ops are tested on: one OpCase for each op and variant, and every loss.
 
-Adding an op to the engine means adding its cases here; test_ops.py fails until they are there.
+Beside the cases: torch's forms of the ops, for the tests of the tracer, and what the ops mean, in
+plain torch. Adding an op to the engine means adding all three here, or where those over images and
+the norms have theirs; tests fail until they are there.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from op_case import HIDDEN, INPUTS, OUTPUTS, OpCase, frozen, norm
-from op_cases_image import IMAGE_CASES
+from op_case import HIDDEN, INPUTS, OUTPUTS, Meaning, OpCase, frozen, norm
+from op_cases_image import IMAGE_CASES, IMAGE_MEANINGS
+from op_cases_norms import NORM_CASES, NORM_MEANINGS
 from torch import Tensor, nn
 
 from fastmaml import losses
+from fastmaml.tracing.network import Node
 
 
 class Net(nn.Module):
@@ -137,6 +143,7 @@ CASES = [
     pointwise("tanh", "", torch.tanh),
     pointwise("sigmoid", "", torch.sigmoid),
     *IMAGE_CASES,
+    *NORM_CASES,
 ]
 LOSSES = [
     nn.MSELoss(),
@@ -163,3 +170,135 @@ def case_id(case: OpCase) -> str:
 def loss_id(loss: nn.Module) -> str:
     smoothing = " smooth" if getattr(loss, "label_smoothing", 0) else ""
     return f"{losses.resolve(loss).name} {loss.reduction}{smoothing}"
+
+
+# --- torch's forms --------------------------------------------------------------------------------
+
+
+MODULE_FORMS: dict[type[nn.Module], list[Callable[[], nn.Module]]] = {
+    nn.Linear: [lambda: nn.Linear(3, 2), lambda: nn.Linear(3, 2, bias=False)],
+    nn.BatchNorm1d: [
+        lambda: nn.BatchNorm1d(3, eps=1e-3),
+        lambda: nn.BatchNorm1d(3, affine=False),
+        lambda: nn.BatchNorm1d(3, track_running_stats=False),
+        lambda: nn.BatchNorm1d(3, track_running_stats=False).eval(),
+        lambda: nn.BatchNorm1d(3).eval(),
+        lambda: nn.BatchNorm1d(3, affine=False).eval(),
+    ],
+    nn.ReLU: [nn.ReLU, lambda: nn.ReLU(inplace=True)],
+    nn.LeakyReLU: [nn.LeakyReLU, lambda: nn.LeakyReLU(0.3, inplace=True)],
+    nn.ELU: [nn.ELU, lambda: nn.ELU(0.7, inplace=True)],
+    nn.GELU: [nn.GELU, lambda: nn.GELU("tanh")],
+    nn.SiLU: [nn.SiLU, lambda: nn.SiLU(inplace=True)],
+    nn.Softplus: [nn.Softplus, lambda: nn.Softplus(2.0, 0.5)],
+    nn.Tanh: [nn.Tanh],
+    nn.Sigmoid: [nn.Sigmoid],
+    nn.Flatten: [nn.Flatten, lambda: nn.Flatten(-1), lambda: nn.Flatten(1, 1)],
+    nn.Unflatten: [lambda: nn.Unflatten(1, (3, 1)), lambda: nn.Unflatten(-1, (1, -1))],
+    nn.Identity: [nn.Identity],
+    nn.Dropout: [lambda: nn.Dropout(0.0), lambda: nn.Dropout(0.5).eval()],
+    nn.AlphaDropout: [lambda: nn.AlphaDropout(0.5).eval()],
+}
+
+FUNCTION_FORMS: dict[Any, list[Callable[[Tensor], Tensor]]] = {
+    F.relu: [F.relu, lambda x: F.relu(x, inplace=True), lambda x: F.relu(input=x)],
+    F.leaky_relu: [F.leaky_relu, lambda x: F.leaky_relu(x, 0.2, True)],
+    F.leaky_relu_: [lambda x: F.leaky_relu_(x, 0.2)],
+    F.elu: [F.elu, lambda x: F.elu(x, alpha=0.5)],
+    F.elu_: [F.elu_],
+    F.gelu: [F.gelu, lambda x: F.gelu(x, approximate="tanh")],
+    F.silu: [F.silu, lambda x: F.silu(x, inplace=True)],
+    F.softplus: [
+        F.softplus,
+        lambda x: F.softplus(x, beta=2, threshold=1),
+        lambda x: F.softplus(x + x, 3, 0.1),
+    ],
+    F.tanh: [F.tanh],
+    F.sigmoid: [F.sigmoid],
+    F.dropout: [lambda x: F.dropout(x, 0.5, False), lambda x: F.dropout(x, p=0.0)],
+    F.alpha_dropout: [lambda x: F.alpha_dropout(x, 0.5)],
+    torch.relu: [torch.relu],
+    torch.relu_: [torch.relu_],
+    torch.tanh: [torch.tanh],
+    torch.tanh_: [torch.tanh_],
+    torch.sigmoid: [torch.sigmoid],
+    torch.sigmoid_: [torch.sigmoid_],
+    torch.special.expit: [torch.special.expit],
+    torch.dropout: [lambda x: torch.dropout(x, 0.5, False)],
+    torch.add: [lambda x: torch.add(x, x), lambda x: torch.add(x, x, alpha=1)],
+    torch.reshape: [lambda x: torch.reshape(x, (-1, 12)), lambda x: torch.reshape(x, (-1, 3, 4))],
+    torch.flatten: [lambda x: torch.flatten(x, 1), lambda x: torch.flatten(x, start_dim=-2)],
+    torch.unflatten: [
+        lambda x: torch.unflatten(x, 1, (2, 2)),
+        lambda x: torch.unflatten(x, 2, [3]),
+    ],
+    torch.squeeze: [lambda x: torch.squeeze(x, 1), lambda x: torch.squeeze(x.unsqueeze(1), 1)],
+    torch.unsqueeze: [lambda x: torch.unsqueeze(x, 1), lambda x: torch.unsqueeze(x, -1)],
+}
+
+METHOD_FORMS: dict[str, list[Callable[[Any], Tensor]]] = {
+    "relu": [lambda x: x.relu()],
+    "relu_": [lambda x: x.relu_()],
+    "tanh": [lambda x: x.tanh()],
+    "tanh_": [lambda x: x.tanh_()],
+    "sigmoid": [lambda x: x.sigmoid()],
+    "sigmoid_": [lambda x: x.sigmoid_()],
+    "add": [
+        lambda x: x.add(x),
+        lambda x: x.add(x, alpha=1),
+        lambda x: x + x,
+        lambda x: operator.add(x, torch.tanh(x)),
+    ],
+    "add_": [lambda x: x.add_(x), lambda x: operator.iadd(x, x)],
+    "view": [
+        lambda x: x.view(x.size(0), -1),
+        lambda x: x.view(x.shape[0], 12),
+        lambda x: x.view(x.size(0), -1, 6),
+        lambda x: x.view(-1, x.shape[1] * x.shape[2]),
+        lambda x: x.view((x.size()[0], 2, 6)),
+        lambda x: x.view(x.shape),
+        lambda x: x.view(size=(x.shape[0], 12)),
+    ],
+    "reshape": [
+        lambda x: x.reshape(x.size(dim=0), -1),
+        lambda x: x.reshape(-1, 12),
+        lambda x: x.reshape([x.size(0), 12]),
+    ],
+    "flatten": [lambda x: x.flatten(1), lambda x: x.flatten(start_dim=1, end_dim=x.dim() - 1)],
+    "unflatten": [lambda x: x.unflatten(1, (2, 2))],
+    "squeeze": [lambda x: x.squeeze(1)],
+    "unsqueeze": [lambda x: x.unsqueeze(2) if x.ndim == 3 else x],
+    "contiguous": [lambda x: x.contiguous()],
+    "clone": [lambda x: x.clone(), lambda x: x + x.clone().relu_()],
+    "to": [
+        lambda x: x.to(x.device),
+        lambda x: x.to(x),
+        lambda x: x.to(device=x.device, dtype=x.dtype),
+    ],
+}
+
+
+# --- what the ops mean ----------------------------------------------------------------------------
+
+
+def linear(node: Node, x: list[Tensor], p: list[Tensor | None]) -> Tensor:
+    weight, bias = p
+    assert weight is not None
+    return x[0] @ weight.mT if bias is None else x[0] @ weight.mT + bias
+
+
+MEANINGS: dict[str, Meaning] = {
+    "linear": linear,
+    "relu": lambda n, x, p: x[0].clamp_min(0),
+    "leaky_relu": lambda n, x, p: F.leaky_relu(x[0], n.attrs["negative_slope"]),
+    "elu": lambda n, x, p: F.elu(x[0], n.attrs["alpha"]),
+    "gelu": lambda n, x, p: F.gelu(x[0], approximate="tanh" if n.attrs["tanh"] else "none"),
+    "silu": lambda n, x, p: x[0] * torch.sigmoid(x[0]),
+    "softplus": lambda n, x, p: F.softplus(x[0], n.attrs["beta"], n.attrs["threshold"]),
+    "tanh": lambda n, x, p: torch.tanh(x[0]),
+    "sigmoid": lambda n, x, p: torch.sigmoid(x[0]),
+    "reshape": lambda n, x, p: x[0].reshape(len(x[0]), *n.shape),
+    "add": lambda n, x, p: x[0] + x[1],
+    **IMAGE_MEANINGS,
+    **NORM_MEANINGS,
+}

@@ -1,13 +1,20 @@
-"""What the ops over images are tested on; tests/op_cases.py lists these cases with its own."""
+"""What the ops over images are tested on; tests/op_cases.py lists these cases with its own.
+
+Beside the cases: torch's forms of the ops, for the tests of the tracer, whose rows are [2, 5, 4],
+and what the ops mean, in plain torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from op_case import INPUTS, OUTPUTS, Function, OpCase, frozen, norm
+from op_case import INPUTS, OUTPUTS, Function, Meaning, OpCase, frozen, norm
 from torch import Tensor, nn
+
+from fastmaml.tracing.network import Node
 
 IMAGE = (2, 5, 4)
 
@@ -142,27 +149,6 @@ def function(op: str, variant: str, call: Callable[[Tensor], Tensor]) -> OpCase:
     return image(op, variant, lambda: call)
 
 
-def norm2d(variant: str, freeze: str = "", **options: bool) -> OpCase:
-    return image(
-        "batch_norm",
-        f"images, {variant}",
-        lambda: norm(nn.BatchNorm2d, 2, freeze=freeze, **options),
-    )
-
-
-def pooled(
-    variant: str, pool: object, *, relu: bool = True, freeze: str = "", **options: bool
-) -> OpCase:
-    """Batch norm, ReLU if wanted, and a max-pool, which the engine computes in one sweep."""
-
-    def model() -> nn.Module:
-        made = norm(nn.BatchNorm2d, 3, freeze=freeze, **options)
-        assert isinstance(made, nn.Module)
-        return nn.Sequential(made, *[nn.ReLU()] * relu, nn.MaxPool2d(pool))
-
-    return image("batch_norm", f"pooled, {variant}", model, "", (3, 5, 7))
-
-
 def stem(
     variant: str,
     *sizes: object,
@@ -187,14 +173,6 @@ def stem(
     return image("stem", variant, model, "first.weight first.bias", shape)
 
 
-NORMS: list[tuple[str, str, Callable[[], nn.Module], tuple[int, int, int]]] = [
-    ("group_norm", "images", lambda: norm(nn.GroupNorm, 3, 9), (9, 2, 3)),
-    ("group_norm", "wide", lambda: norm(nn.GroupNorm, 2, 38), (38, 1, 2)),
-    ("group_norm", "one group", lambda: norm(nn.GroupNorm, 1, 2), IMAGE),
-    ("group_norm", "instance", lambda: norm(nn.InstanceNorm2d, 19, affine=True), (19, 3, 3)),
-    ("layer_norm", "columns", lambda: norm(nn.LayerNorm, 4), IMAGE),
-    ("layer_norm", "images", lambda: norm(nn.LayerNorm, IMAGE), IMAGE),
-]
 IMAGE_CASES = [
     conv("bias", 2, 3, 3),
     conv("no bias", 2, 3, 3, bias=False),
@@ -220,23 +198,6 @@ IMAGE_CASES = [
     image("conv2d", "many channels, one tap", lambda: ManyChannels(2052, 5, 1, stride=2)),
     image("conv2d", "function", lambda: Convolves(3, 2, 2, 2, stride=2)),
     image("conv2d", "function, groups", lambda: Convolves(4, 1, 2, 2, groups=2, padding=[1, 0])),
-    norm2d("batch"),
-    norm2d("batch, plain", affine=False),
-    norm2d("batch, weight only", "bias"),
-    norm2d("running", training=False),
-    norm2d("running, plain", training=False, affine=False),
-    image(
-        "batch_norm",
-        "images, batch of data",
-        lambda: norm(nn.BatchNorm2d, 2),
-        "first.weight first.bias",
-    ),
-    pooled("batch", 2),
-    pooled("no relu", (1, 3), relu=False),
-    pooled("tall", (5, 2)),
-    pooled("plain", (2, 3), affine=False),
-    pooled("bias only", 2, freeze="weight"),
-    pooled("running", (3, 2), training=False),
     stem("same", 9, 3, padding=1),
     stem("inside", 17, (2, 3), relu=False),
     stem("far outside", 7, 2, padding=1, bias=False, freeze="1.weight"),
@@ -252,24 +213,6 @@ IMAGE_CASES = [
         lambda: nn.Sequential(Joins(), nn.Conv2d(6, 3, 1), nn.BatchNorm2d(3), nn.MaxPool2d(2)),
         "first.weight first.bias op.0.one.weight op.0.one.bias op.0.two.weight op.0.two.bias",
     ),
-    *(
-        image(op, f"{variant}, {name}", make, freeze, shape)
-        for op, variant, make, shape in NORMS
-        for name, freeze in {
-            "all": "",
-            "weight": "op.bias",
-            "bias": "op.weight",
-            "of data": "first.weight first.bias",
-        }.items()
-    ),
-    image("group_norm", "plain", lambda: nn.GroupNorm(2, 4, affine=False), "", (4, 3, 2)),
-    image("group_norm", "instance, plain", lambda: nn.InstanceNorm2d(2)),
-    function("group_norm", "function", lambda x: F.group_norm(x, 1, eps=0.1)),
-    function("group_norm", "instance, function", F.instance_norm),
-    function("group_norm", "features", lambda x: F.group_norm(x.flatten(1), 4)),
-    function("layer_norm", "function", lambda x: F.layer_norm(x, [5, 4])),
-    image("layer_norm", "plain", lambda: nn.LayerNorm(4, elementwise_affine=False)),
-    function("layer_norm", "features", lambda x: F.layer_norm(x.flatten(1), (40,))),
     image("concat", "images", Joins),
     function(
         "concat", "features", lambda x: torch.cat([x.flatten(1), torch.tanh(x).flatten(1)], 1)
@@ -317,3 +260,107 @@ IMAGE_CASES = [
     ),
     image("tanh", "images", lambda: nn.Sequential(nn.Tanh(), nn.Conv2d(2, 3, 2), nn.Tanh())),
 ]
+
+
+# --- torch's forms --------------------------------------------------------------------------------
+
+
+class OwnConv(Convolves):
+    """torch.conv2d with the module's own parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.conv2d(x, self.weight, self.bias, **self.options)
+
+
+IMAGE_MODULES: dict[type[nn.Module], list[Callable[[], nn.Module]]] = {
+    nn.Conv2d: [
+        lambda: nn.Conv2d(2, 3, 3),
+        lambda: nn.Conv2d(2, 4, (3, 2), (2, 1), (1, 0), bias=False, groups=2),
+        lambda: nn.Conv2d(2, 3, 2, padding="same", dilation=(1, 3)),
+        lambda: nn.Conv2d(2, 3, 2, padding="valid"),
+    ],
+    nn.MaxPool2d: [
+        lambda: nn.MaxPool2d(2),
+        lambda: nn.MaxPool2d((3, 2), 2, 1, ceil_mode=True),
+        lambda: nn.MaxPool2d(2, 1, dilation=2),
+    ],
+    nn.AvgPool2d: [
+        lambda: nn.AvgPool2d(2),
+        lambda: nn.AvgPool2d((3, 2), 2, 1, ceil_mode=True),
+        lambda: nn.AvgPool2d(3, 1, 1, False, False),
+        lambda: nn.AvgPool2d(2, divisor_override=3),
+    ],
+    nn.AdaptiveAvgPool2d: [
+        lambda: nn.AdaptiveAvgPool2d(1),
+        lambda: nn.AdaptiveAvgPool2d((None, 3)),
+    ],
+    nn.Dropout2d: [lambda: nn.Dropout2d().eval(), lambda: nn.Dropout2d(0.0)],
+}
+
+IMAGE_FUNCTIONS: dict[Any, list[Callable[..., Any]]] = {
+    F.conv2d: [lambda: Convolves(3, 2, 2, 2), lambda: Convolves(4, 1, 2, 2, groups=2, stride=[2])],
+    torch.conv2d: [lambda: OwnConv(3, 2, 2, 2, padding=1, dilation=2)],
+    F.max_pool2d: [lambda x: F.max_pool2d(x, 2), lambda x: F.max_pool2d(x, 3, 2, 1, 1, True)],
+    torch.max_pool2d: [lambda x: torch.max_pool2d(x, [2, 1], padding=[1, 0])],
+    F.avg_pool2d: [lambda x: F.avg_pool2d(x, 2, count_include_pad=False, padding=1)],
+    F.adaptive_avg_pool2d: [lambda x: F.adaptive_avg_pool2d(x, 2)],
+    torch.cat: [lambda x: torch.cat([x, x.tanh()], 1), lambda x: torch.cat(tensors=(x, x), dim=-3)],
+    torch.concat: [lambda x: torch.concat((x.flatten(1), x.relu().flatten(1)), 1)],
+    torch.concatenate: [lambda x: torch.concatenate([x, x], dim=1)],
+    F.dropout2d: [lambda x: F.dropout2d(x, training=False)],
+    torch.mean: [lambda x: torch.mean(x, (2, 3)), lambda x: torch.mean(x, 3, keepdim=True)],
+}
+
+IMAGE_METHODS: dict[str, list[Callable[[Any], Tensor]]] = {
+    "mean": [
+        lambda x: x.mean((2, 3)),
+        lambda x: x.mean([-1, -2]),
+        lambda x: x.mean(dim=(1, 2, 3), keepdim=True),
+        lambda x: x.flatten(2).mean(-1),
+        lambda x: x.flatten(1).mean(1),
+    ],
+}
+
+
+# --- what the ops mean ----------------------------------------------------------------------------
+
+
+def pair(node: Node, name: str) -> tuple[int, int]:
+    return int(node.attrs[f"{name}_h"]), int(node.attrs[f"{name}_w"])
+
+
+def conv2d(node: Node, x: list[Tensor], p: list[Tensor | None]) -> Tensor:
+    """Padded at both ends by what comes before the image, one more after it, and cut to size."""
+    weight, bias = p
+    high, wide = pair(node, "pad")
+    y = F.conv2d(
+        F.pad(x[0], (wide, wide + 1, high, high + 1)),
+        weight,
+        bias,
+        pair(node, "stride"),
+        0,
+        pair(node, "dilation"),
+        int(node.attrs["groups"]),
+    )
+    return y[:, :, : node.shape[1], : node.shape[2]]
+
+
+def pool2d(node: Node, x: Tensor, **options: Any) -> Tensor:
+    function = F.max_pool2d if node.op == "max_pool2d" else F.avg_pool2d
+    windows = [pair(node, name) for name in ("kernel", "stride", "pad")]
+    results = [function(x, *windows, ceil_mode=ceil, **options) for ceil in (False, True)]
+    return next(y for y in results if y.shape[1:] == node.shape)
+
+
+IMAGE_MEANINGS: dict[str, Meaning] = {
+    "concat": lambda n, x, p: torch.cat(x, 1),
+    "conv2d": conv2d,
+    "max_pool2d": lambda n, x, p: pool2d(n, x[0], dilation=pair(n, "dilation")),
+    "avg_pool2d": lambda n, x, p: pool2d(
+        n,
+        x[0],
+        count_include_pad=bool(n.attrs["count_include_pad"]),
+        divisor_override=int(n.attrs["divisor"]) or None,
+    ),
+    "adaptive_avg_pool2d": lambda n, x, p: F.adaptive_avg_pool2d(x[0], n.shape[1:]),
+}

@@ -6,124 +6,25 @@ what the model gives.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from graph_image_forms import IMAGE, IMAGE_FUNCTIONS, IMAGE_METHODS, IMAGE_MODULES
-from interpreter import INTERPRETER, Model, check
+from interpreter import Model, check
+from op_cases import FUNCTION_FORMS, MEANINGS, METHOD_FORMS, MODULE_FORMS
+from op_cases_image import IMAGE, IMAGE_FUNCTIONS, IMAGE_METHODS, IMAGE_MODULES
+from op_cases_norms import NORM_FUNCTIONS, NORM_MODULES
 from torch import Tensor, nn
 
 from fastmaml.tracing.ops import FUNCTIONS, METHODS, function_name
 from fastmaml.tracing.trace import trace
 
-MODULE_FORMS: dict[type[nn.Module], list[Callable[[], nn.Module]]] = {
-    nn.Linear: [lambda: nn.Linear(3, 2), lambda: nn.Linear(3, 2, bias=False)],
-    nn.BatchNorm1d: [
-        lambda: nn.BatchNorm1d(3, eps=1e-3),
-        lambda: nn.BatchNorm1d(3, affine=False),
-        lambda: nn.BatchNorm1d(3, track_running_stats=False),
-        lambda: nn.BatchNorm1d(3, track_running_stats=False).eval(),
-        lambda: nn.BatchNorm1d(3).eval(),
-        lambda: nn.BatchNorm1d(3, affine=False).eval(),
-    ],
-    nn.ReLU: [nn.ReLU, lambda: nn.ReLU(inplace=True)],
-    nn.LeakyReLU: [nn.LeakyReLU, lambda: nn.LeakyReLU(0.3, inplace=True)],
-    nn.ELU: [nn.ELU, lambda: nn.ELU(0.7, inplace=True)],
-    nn.GELU: [nn.GELU, lambda: nn.GELU("tanh")],
-    nn.SiLU: [nn.SiLU, lambda: nn.SiLU(inplace=True)],
-    nn.Softplus: [nn.Softplus, lambda: nn.Softplus(2.0, 0.5)],
-    nn.Tanh: [nn.Tanh],
-    nn.Sigmoid: [nn.Sigmoid],
-    nn.Flatten: [nn.Flatten, lambda: nn.Flatten(-1), lambda: nn.Flatten(1, 1)],
-    nn.Unflatten: [lambda: nn.Unflatten(1, (3, 1)), lambda: nn.Unflatten(-1, (1, -1))],
-    nn.Identity: [nn.Identity],
-    nn.Dropout: [lambda: nn.Dropout(0.0), lambda: nn.Dropout(0.5).eval()],
-    nn.AlphaDropout: [lambda: nn.AlphaDropout(0.5).eval()],
-}
-
+MODULES_OF_IMAGES = IMAGE_MODULES | NORM_MODULES
+FUNCTIONS_OF_IMAGES = IMAGE_FUNCTIONS | NORM_FUNCTIONS
 EYE = torch.eye(3, dtype=torch.float64)
 STATS = nn.BatchNorm1d(3).double()
-
-FUNCTION_FORMS: dict[Any, list[Callable[[Tensor], Tensor]]] = {
-    F.relu: [F.relu, lambda x: F.relu(x, inplace=True), lambda x: F.relu(input=x)],
-    F.leaky_relu: [F.leaky_relu, lambda x: F.leaky_relu(x, 0.2, True)],
-    F.leaky_relu_: [lambda x: F.leaky_relu_(x, 0.2)],
-    F.elu: [F.elu, lambda x: F.elu(x, alpha=0.5)],
-    F.elu_: [F.elu_],
-    F.gelu: [F.gelu, lambda x: F.gelu(x, approximate="tanh")],
-    F.silu: [F.silu, lambda x: F.silu(x, inplace=True)],
-    F.softplus: [
-        F.softplus,
-        lambda x: F.softplus(x, beta=2, threshold=1),
-        lambda x: F.softplus(x + x, 3, 0.1),
-    ],
-    F.tanh: [F.tanh],
-    F.sigmoid: [F.sigmoid],
-    F.dropout: [lambda x: F.dropout(x, 0.5, False), lambda x: F.dropout(x, p=0.0)],
-    F.alpha_dropout: [lambda x: F.alpha_dropout(x, 0.5)],
-    torch.relu: [torch.relu],
-    torch.relu_: [torch.relu_],
-    torch.tanh: [torch.tanh],
-    torch.tanh_: [torch.tanh_],
-    torch.sigmoid: [torch.sigmoid],
-    torch.sigmoid_: [torch.sigmoid_],
-    torch.special.expit: [torch.special.expit],
-    torch.dropout: [lambda x: torch.dropout(x, 0.5, False)],
-    torch.add: [lambda x: torch.add(x, x), lambda x: torch.add(x, x, alpha=1)],
-    torch.reshape: [lambda x: torch.reshape(x, (-1, 12)), lambda x: torch.reshape(x, (-1, 3, 4))],
-    torch.flatten: [lambda x: torch.flatten(x, 1), lambda x: torch.flatten(x, start_dim=-2)],
-    torch.unflatten: [
-        lambda x: torch.unflatten(x, 1, (2, 2)),
-        lambda x: torch.unflatten(x, 2, [3]),
-    ],
-    torch.squeeze: [lambda x: torch.squeeze(x, 1), lambda x: torch.squeeze(x.unsqueeze(1), 1)],
-    torch.unsqueeze: [lambda x: torch.unsqueeze(x, 1), lambda x: torch.unsqueeze(x, -1)],
-}
-
-METHOD_FORMS: dict[str, list[Callable[[Any], Tensor]]] = {
-    "relu": [lambda x: x.relu()],
-    "relu_": [lambda x: x.relu_()],
-    "tanh": [lambda x: x.tanh()],
-    "tanh_": [lambda x: x.tanh_()],
-    "sigmoid": [lambda x: x.sigmoid()],
-    "sigmoid_": [lambda x: x.sigmoid_()],
-    "add": [
-        lambda x: x.add(x),
-        lambda x: x.add(x, alpha=1),
-        lambda x: x + x,
-        lambda x: operator.add(x, torch.tanh(x)),
-    ],
-    "add_": [lambda x: x.add_(x), lambda x: operator.iadd(x, x)],
-    "view": [
-        lambda x: x.view(x.size(0), -1),
-        lambda x: x.view(x.shape[0], 12),
-        lambda x: x.view(x.size(0), -1, 6),
-        lambda x: x.view(-1, x.shape[1] * x.shape[2]),
-        lambda x: x.view((x.size()[0], 2, 6)),
-        lambda x: x.view(x.shape),
-        lambda x: x.view(size=(x.shape[0], 12)),
-    ],
-    "reshape": [
-        lambda x: x.reshape(x.size(dim=0), -1),
-        lambda x: x.reshape(-1, 12),
-        lambda x: x.reshape([x.size(0), 12]),
-    ],
-    "flatten": [lambda x: x.flatten(1), lambda x: x.flatten(start_dim=1, end_dim=x.dim() - 1)],
-    "unflatten": [lambda x: x.unflatten(1, (2, 2))],
-    "squeeze": [lambda x: x.squeeze(1)],
-    "unsqueeze": [lambda x: x.unsqueeze(2) if x.ndim == 3 else x],
-    "contiguous": [lambda x: x.contiguous()],
-    "clone": [lambda x: x.clone(), lambda x: x + x.clone().relu_()],
-    "to": [
-        lambda x: x.to(x.device),
-        lambda x: x.to(x),
-        lambda x: x.to(device=x.device, dtype=x.dtype),
-    ],
-}
 
 
 @pytest.mark.parametrize("kind", MODULE_FORMS)
@@ -142,17 +43,17 @@ def test_a_module_alone(form: Callable[[], nn.Module]) -> None:
     check(form(), (3,))
 
 
-@pytest.mark.parametrize("kind", IMAGE_MODULES)
+@pytest.mark.parametrize("kind", MODULES_OF_IMAGES)
 def test_module_forms_over_images(kind: type[nn.Module]) -> None:
-    for make in IMAGE_MODULES[kind]:
+    for make in MODULES_OF_IMAGES[kind]:
         module = make()
         assert type(module) is kind
         check(nn.Sequential(nn.Linear(4, 4), module), IMAGE)
 
 
-@pytest.mark.parametrize("target", IMAGE_FUNCTIONS, ids=function_name)
+@pytest.mark.parametrize("target", FUNCTIONS_OF_IMAGES, ids=function_name)
 def test_function_forms_over_images(target: Any) -> None:
-    for form in IMAGE_FUNCTIONS[target]:
+    for form in FUNCTIONS_OF_IMAGES[target]:
         own = target in (F.conv2d, torch.conv2d)
         check(nn.Sequential(nn.Linear(4, 4), form()) if own else Model(form, IMAGE), IMAGE)
 
@@ -212,7 +113,7 @@ BATCH_NORM_FORMS = [lambda: OwnNorm(True), lambda: OwnNorm(False)]
 
 
 def test_every_table_entry_has_a_form() -> None:
-    functions = FUNCTION_FORMS.keys() | IMAGE_FUNCTIONS.keys() | {F.linear, F.batch_norm}
+    functions = FUNCTION_FORMS.keys() | FUNCTIONS_OF_IMAGES.keys() | {F.linear, F.batch_norm}
     assert functions == FUNCTIONS.keys()
     methods = METHOD_FORMS.keys() | IMAGE_METHODS.keys()
     assert {getattr(Tensor, name) for name in methods} == METHODS.keys()
@@ -223,7 +124,7 @@ def test_every_op_is_interpreted() -> None:
     for forms in MODULE_FORMS.values():
         for make in forms:
             met |= {node.op for node in trace(nn.Sequential(nn.Linear(3, 3), make()), (3,)).nodes}
-    for forms in IMAGE_MODULES.values():
+    for forms in MODULES_OF_IMAGES.values():
         for make in forms:
             met |= {node.op for node in trace(make(), IMAGE).nodes}
-    assert met | {"add", "concat"} == INTERPRETER.keys()
+    assert met | {"add", "concat"} == MEANINGS.keys()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch.nn.functional as F
 
 from .network import Builder, Value
 
-__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm"]
+__all__ = ["FUNCTIONS"]
 
 
 def _check(b: Builder, eps: float, *statistics: Any) -> None:
@@ -106,3 +108,11 @@ def layer_norm(
             b.stop(f" with parameters of shape {list(tensor.shape)} for {list(last)}")
     params = (b.param(weight), b.param(bias))
     return b.emit("layer_norm", (x,), x.shape, params, dims=float(len(last)), eps=eps)
+
+
+FUNCTIONS: dict[Any, Callable[..., Value]] = {
+    F.batch_norm: batch_norm,
+    F.group_norm: group_norm,
+    F.instance_norm: instance_norm,
+    F.layer_norm: layer_norm,
+}

@@ -3,7 +3,7 @@
 A translator has the arguments of the torch call after the recorder itself, checks the shapes and
 appends at most one node. Adding an op is one translator and its entries in `FUNCTIONS` and
 `METHODS`; layers of torch's call functions, and need no entry. Those of images and of
-normalisations stand in `graph_windows` and `graph_norms`.
+normalisations stand with their own tables in `windows` and `norms`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmaml.tracing import norms as norms
-from fastmaml.tracing import windows as windows
-
+from . import norms, windows
 from .network import Builder, Held, Value, dim_of, to_shape
 
 __all__ = ["FUNCTIONS", "METHODS", "Builder", "Value", "function_name"]
@@ -173,17 +171,8 @@ def _squeeze(b: Builder, input: Any, dim: Any = None) -> Value:
 
 FUNCTIONS: dict[Any, Callable[..., Value]] = {
     F.linear: _linear,
-    F.conv2d: windows.conv2d,
-    torch.conv2d: windows.conv2d,
-    F.max_pool2d: windows.max_pool2d,
-    torch.max_pool2d: windows.max_pool2d,
-    F.avg_pool2d: windows.avg_pool2d,
-    F.adaptive_avg_pool2d: windows.adaptive_avg_pool2d,
-    torch.mean: windows.mean,
-    F.batch_norm: norms.batch_norm,
-    F.group_norm: norms.group_norm,
-    F.instance_norm: norms.instance_norm,
-    F.layer_norm: norms.layer_norm,
+    **windows.FUNCTIONS,
+    **norms.FUNCTIONS,
     torch.cat: _concat,
     torch.concat: _concat,
     torch.concatenate: _concat,
@@ -234,7 +223,7 @@ _METHODS: dict[str, Callable[..., Value]] = {
     "contiguous": _identity,
     "clone": _identity,
     "to": _to,
-    "mean": windows.mean,
+    **windows.METHODS,
 }
 METHODS: dict[Any, Callable[..., Value]] = {
     getattr(Tensor, name): translator for name, translator in _METHODS.items()

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
 
 from .network import Builder, Value, dim_of, to_shape
 
-__all__ = [
-    "adaptive_avg_pool2d",
-    "avg_pool2d",
-    "conv2d",
-    "max_pool2d",
-    "mean",
-]
+__all__ = ["FUNCTIONS", "METHODS"]
 
 
 def _pair(b: Builder, value: Any, what: str) -> tuple[int, int]:
@@ -214,3 +211,15 @@ def mean(b: Builder, input: Any, dim: Any = None, keepdim: bool = False) -> Valu
         x = to_shape(b, x, (math.prod(lead), 1, width))
     pooled = b.emit("adaptive_avg_pool2d", (x,), (x.shape[0], 1, 1))
     return to_shape(b, pooled, (*lead, *((1,) * len(dims) if keepdim else ())))
+
+
+FUNCTIONS: dict[Any, Callable[..., Value]] = {
+    F.conv2d: conv2d,
+    torch.conv2d: conv2d,
+    F.max_pool2d: max_pool2d,
+    torch.max_pool2d: max_pool2d,
+    F.avg_pool2d: avg_pool2d,
+    F.adaptive_avg_pool2d: adaptive_avg_pool2d,
+    torch.mean: mean,
+}
+METHODS: dict[str, Callable[..., Value]] = {"mean": mean}
