@@ -147,18 +147,4 @@ class Plan {
   std::unique_ptr<const Compiled> compiled_;
 };
 
-// Instruction set whose kernels run: "v4", "v3", "v2" (x86-64 levels) or "generic".
-std::string instruction_set();
-// Forces one for tests; throws SettingError when the machine or the build lacks it.
-void force_instruction_set(const std::string& name);
-std::vector<std::string> available_instruction_sets();
-// Why no CUDA device can be used by this build, or "".
-std::string device_absence();
-// The most shared memory of a block of a CUDA device, in bytes.
-int64_t device_shared_limit(int device);
-// Index of the first of `count` values outside [0, limit), or -1: the door's check of indices.
-int64_t first_outside(const int64_t* values, int64_t count, int64_t limit);
-// Measured fused multiply-add rate of `threads` threads together, in FLOP/s.
-double peak_flops(Dtype dtype, int threads);
-
 }  // namespace fastmaml

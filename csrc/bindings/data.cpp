@@ -114,6 +114,12 @@ py::object passing(py::handle support, py::handle query, py::handle dtype, py::h
                         py::int_(first.in.shape[1]), py::int_(second.in.shape[1]), row);
 }
 
+bool are_within(const int64_t* values, int64_t count, int64_t classes) {
+  for (int64_t i = 0; i < count; ++i)
+    if (values[i] < 0 || values[i] >= classes) return false;
+  return true;
+}
+
 // Whether all class indices [T, rows] are within [0, classes). What is expanded is looked at once.
 bool are_within(const dlpack::Tensor& y, int64_t classes) {
   const int64_t step = y.strides[1];
@@ -122,7 +128,7 @@ bool are_within(const dlpack::Tensor& y, int64_t classes) {
   const auto* values = static_cast<const int64_t*>(memory_in(y).begin);
   for (int64_t task = 0; task < tasks; ++task)
     for (int64_t row = 0; row < rows; row += run)
-      if (first_outside(values + task * y.strides[0] + row * step, run, classes) >= 0) return false;
+      if (!are_within(values + task * y.strides[0] + row * step, run, classes)) return false;
   return true;
 }
 

@@ -13,6 +13,7 @@
 #include "core/processors.hpp"
 #include "engine/device_cost.hpp"
 #include "fastmaml.hpp"
+#include "machine.hpp"
 #include "ops/registry.hpp"
 
 #ifndef FASTMAML_MODULE

@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "cpu/kernels.hpp"
+#include "machine.hpp"
 
 namespace fastmaml {
 

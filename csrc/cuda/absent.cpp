@@ -1,6 +1,7 @@
 // The device executor of a build without CUDA.
 #include "core/error.hpp"
 #include "cuda/executor.hpp"
+#include "machine.hpp"
 
 namespace fastmaml {
 

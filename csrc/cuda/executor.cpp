@@ -12,6 +12,7 @@
 #include "cuda/launcher.hpp"
 #include "cuda/layout.hpp"
 #include "cuda/lower.hpp"
+#include "machine.hpp"
 #include "plan/scalars.hpp"
 #if defined(FASTMAML_SIMT)
 #include "cuda/regions.hpp"

@@ -31,7 +31,4 @@ class DevicePlan {
   std::unique_ptr<State> state_;
 };
 
-// Why no device can be used, or "" if one can.
-std::string device_absence();
-
 }  // namespace fastmaml

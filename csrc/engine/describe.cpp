@@ -3,6 +3,8 @@
 #include <iomanip>
 #include <sstream>
 
+#include "machine.hpp"
+
 namespace fastmaml {
 namespace {
 

@@ -172,10 +172,4 @@ Shape Plan::output_shape() const { return compiled_->network.loss.in_shapes[0]; 
 
 const Settings& Plan::settings() const { return compiled_->settings; }
 
-int64_t first_outside(const int64_t* values, int64_t count, int64_t limit) {
-  for (int64_t i = 0; i < count; ++i)
-    if (values[i] < 0 || values[i] >= limit) return i;
-  return -1;
-}
-
 }  // namespace fastmaml

@@ -6,6 +6,7 @@
 
 #include "check.hpp"
 #include "core/error.hpp"
+#include "machine.hpp"
 #include "networks.hpp"
 
 namespace fastmaml::test {
