@@ -269,7 +269,7 @@ SETTINGS = PlanSettings("meta_step", False, 2, 2, 1, False, False)._asdict() | {
 
 
 def plan_of(settings: Any) -> _C.Plan:
-    specs = [_C.TensorSpec("weight", [3, 2], True)]
+    specs = [_C.TensorSpec("weight", [3, 2], True, True)]
     nodes = [_C.NodeSpec("linear", [0], [0, -1], {}, [3], "layer")]
     loss = _C.NodeSpec("mse", [], [], {}, [], "mse")
     return _C.Plan(_C.NetworkSpec([2], specs, nodes, 1, loss), settings)
