@@ -131,11 +131,12 @@ def _from_module(module: nn.Module, where: str) -> Loss:
             f"{where}: {name} must not have an ignore_index, which is not supported, got "
             f"{ignored}; drop those rows, or pass a callable (logits, y) -> 0-dim loss."
         )
-    smoothing = float(getattr(module, "label_smoothing", 0.0))
-    if not 0.0 <= smoothing <= 1.0:
+    given = getattr(module, "label_smoothing", 0.0)
+    if not 0.0 <= given <= 1.0:
         raise SettingError(
-            f"{where}: {name} must have label_smoothing between 0 and 1, got {smoothing}."
+            f"{where}: {name} must have label_smoothing between 0 and 1, got {shown(given)}."
         )
+    smoothing = float(given)
     if (
         getattr(module, "weight", None) is not None
         or getattr(module, "pos_weight", None) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import sys
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
@@ -161,6 +162,7 @@ def _memory(where: str, recompute: Any, limit: Any) -> Memory:
         limit = whole_number(where, "max_workspace_bytes", limit, least=1)
         if limit < 1:
             raise SettingError(f"{where}: max_workspace_bytes must be at least 1, got {limit}.")
+        limit = min(limit, sys.maxsize)  # what the core can count to, and no machine has
     return Memory(None if automatic else bool(recompute), limit)
 
 

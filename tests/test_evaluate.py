@@ -116,6 +116,29 @@ def test_no_episodes() -> None:
         fastmaml.evaluate(nn.Linear(4, 3), [], inner_steps=1)
 
 
+@pytest.mark.parametrize("episodes", [None, 3, nn.Linear(4, 3)], ids=["none", "number", "model"])
+def test_what_is_no_batches(episodes: Any) -> None:
+    text = f"^evaluate: episodes must be batches .* got {type(episodes).__name__}; pass a list, or "
+    with pytest.raises(SettingError, match=text):
+        fastmaml.evaluate(nn.Linear(4, 3), episodes, inner_steps=1)
+
+
+@pytest.mark.parametrize("batch", [3, None, (1, 2, 3), [], "abc"], ids=str)
+def test_a_batch_that_is_no_pair(batch: Any) -> None:
+    text = rf"^evaluate: episodes .* got one that is {type(batch).__name__}: .*; make each a pair"
+    with pytest.raises(SettingError, match=text):
+        fastmaml.evaluate(nn.Linear(4, 3).double(), [*classification((2,)), batch], inner_steps=1)
+
+
+def test_errors_of_the_callers_own_batches_arrive() -> None:
+    def batches() -> Any:
+        yield from classification((2,))
+        raise TypeError("the caller's")
+
+    with pytest.raises(TypeError, match=r"^the caller's$"):
+        fastmaml.evaluate(nn.Linear(4, 3).double(), batches(), inner_steps=1)
+
+
 def test_table_and_dict() -> None:
     result = Evaluation(600, (2.0, 1.0), (0.1, 0.05), (0.2, 0.9), (0.01, 0.02), "fused")
     assert " ".join(str(result).splitlines()[2].split()) == "1 1.0000 +- 0.0500 90.00 +- 2.00"

@@ -7,7 +7,7 @@ population's as in the authors' code. No gradient is formed and the model is not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,7 +86,8 @@ def evaluate(
         Means and 95% intervals over all tasks, for every number of steps.
 
     Raises:
-        SettingError: `inner_steps` is negative or no integer, or `episodes` is empty.
+        SettingError: `inner_steps` is negative or no integer, or `episodes` is empty or holds
+            something else.
 
     Source: Finn, Abbeel, Levine 2017, sections 5.1 and 5.2 (600 tasks there).
 
@@ -111,12 +112,31 @@ def evaluate(
     losses: list[Tensor] = []
     rates: list[Tensor] = []
     ran = ""
-    for support, query in episodes:
+    for support, query in _sets(episodes):
         task_losses, logits, ran = _curve(model, support, query, settings)
         losses.append(task_losses.double())
         if settings.loss.classifies:
             rates.append(torch.stack([correct(point, query[1]) for point in logits]))
     return from_tasks(losses, rates, ran)
+
+
+def _sets(episodes: Any) -> Iterator[tuple[Batch, Batch]]:
+    """Support and query of each batch; errors as `evaluate`, beside the iterator's own."""
+    wanted = "evaluate: episodes must be batches (support, query), one after another"
+    try:
+        batches = iter(episodes)
+    except TypeError:
+        raise SettingError(
+            f"{wanted}, got {type(episodes).__name__}; pass a list, or fastmaml.data.episodes."
+        ) from None
+    for batch in batches:
+        try:
+            support, query = batch
+        except (TypeError, ValueError) as error:
+            raise SettingError(
+                f"{wanted}, got one that is {type(batch).__name__}: {error}; make each a pair."
+            ) from error
+        yield support, query
 
 
 def _curve(

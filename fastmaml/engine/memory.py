@@ -17,6 +17,7 @@ from .binding import CompiledPlan
 __all__ = ["Fit", "fit", "most_program_bytes"]
 
 _HOST = torch.device("cpu")
+_MOST_TASKS = 1 << 40  # as csrc/engine/plan.cpp has it
 _FINISHED = 16 << 20  # bytes of programs that are finished whatever the limit, to say what it needs
 
 
@@ -56,8 +57,12 @@ def fit(
         The `Fit`.
 
     Raises:
-        SettingError: No plan keeps to the limit that was asked for.
+        SettingError: No plan keeps to the limit that was asked for, or no memory holds the tasks.
     """
+    if tasks > _MOST_TASKS:
+        raise SettingError(
+            f"{where}: x must hold at most {_MOST_TASKS} tasks, got {tasks}; make several calls."
+        )
     limit = memory.limit if memory.limit is not None else _half_of_memory(device)
     most = tasks if on_device else threads
     ways = (False, True) if memory.recompute is None else (memory.recompute,)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
+
+from fastmaml.errors import shown
 
 from .network import Builder, Value
 
@@ -14,8 +17,8 @@ __all__ = ["FUNCTIONS"]
 
 def _check(b: Builder, eps: float, *statistics: Any) -> None:
     """Leave to torch what it refuses."""
-    if not eps > 0:
-        b.stop(f" with eps={eps}")
+    if not 0 < eps <= sys.float_info.max:
+        b.stop(f" with eps={shown(eps)}")
     if any(held is not None and held.tensor.requires_grad for held in statistics):
         b.stop(" with running statistics that require grad")
 
