@@ -128,11 +128,18 @@ def _is_within_storage(tensor: Tensor) -> bool:
         return False
 
 
-def check_tensors(where: str, model: nn.Module) -> None:
+def check_tensors(
+    where: str, model: nn.Module, parameters: list[tuple[str, Tensor]] | None = None
+) -> None:
     """Refuse a model with tensors that nobody can read, or that cannot be adapted.
 
     Frozen parameters and buffers may be sparse, quantized or of any class: what they are for is
     the forward's business.
+
+    Args:
+        where: The call that error texts begin with.
+        model: The model.
+        parameters: All that it has, by name, where the caller knows them.
 
     Raises:
         SettingError: The text names the tensor.
@@ -144,12 +151,14 @@ def check_tensors(where: str, model: nn.Module) -> None:
                 "spreads them over processes; use the model as it was before it was distributed; "
                 "DistributedDataParallel is taken."
             )
-    for kind, tensors in (
-        ("parameter", model.named_parameters()),
-        ("buffer", model.named_buffers()),
-    ):
+    if parameters is None:
+        parameters = list(model.named_parameters())
+    buffers = list(model.named_buffers())
+    if binding.readable(*(tensor for _, tensor in (*parameters, *buffers))):
+        return
+    for kind, tensors in (("parameter", parameters), ("buffer", buffers)):
         for name, tensor in tensors:
-            if not binding.readable(tensor) and not _is_models_business(tensor):
+            if not _is_models_business(tensor):
                 check_readable(where, f"{kind} `{name}`", tensor)
 
 

@@ -16,7 +16,7 @@ Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, 2017, algorithm 1 an
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .calls.wrappers import average, unwrap
 from .definition.derivatives import derived_twice
 from .definition.functional import Function, accumulate, leaf, model_kind, predictor, trainable
+from .definition.graphs import nodes_of
 from .definition.inner_loop import inner_loop, query_losses
 from .losses import LossArgument
 from .modes import grad_mode
@@ -143,8 +144,8 @@ def meta_loss(
     dtype, device = model_kind(where, model)
     tasks = validate(where, support, query, dtype=dtype, device=device, loss=settings.loss)
     with grad_mode():
-        function = Function(model, tasks, settings.loss, where)
         theta = trainable(where, model)
+        function = Function(model, theta, tasks, settings.loss, where)
         run = partial(query_losses, function, function.loss, every_step=False)
         ran = [run(dict(theta), settings, _of_task(tasks, t)) for t in range(tasks.tasks)]
         return torch.stack([task_loss for task_loss, _ in ran]).mean()
@@ -228,7 +229,8 @@ def _compute(
 ) -> Outcome:
     """One task after another, with the graph of one at a time."""
     with grad_mode():
-        theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
+        own = trainable(where, model)
+        theta = {name: leaf(p, True) for name, p in own.items()}
         leaves = list(theta.values())
         alpha = settings.inner_lr
         learned = want_grad and isinstance(alpha, Tensor) and alpha.requires_grad
@@ -240,7 +242,7 @@ def _compute(
         sums: list[Tensor | None] = []
         losses: list[Tensor] = []
         outputs: list[Tensor] = []
-        function = Function(model, tasks, settings.loss, where)
+        function = Function(model, own, tasks, settings.loss, where)
         run = partial(query_losses, function, function.loss, every_step=every_step)
         for t in range(tasks.tasks):
             loss, logits = run(dict(theta), settings, _of_task(tasks, t))
@@ -290,16 +292,8 @@ def added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def other_leaves(loss: Tensor, known: list[Tensor]) -> list[Tensor]:
     """Leaves of a loss's graph that require grad and are not known: a learned temperature, say."""
-    found: dict[int, Tensor] = {}
-    seen, waiting = set[Any](), [loss.grad_fn]
-    while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found[id(node.variable)] = node.variable
-        waiting += (before for before, _ in node.next_functions)
+    nodes = (node for node in nodes_of(loss) if hasattr(node, "variable"))
+    found: dict[int, Tensor] = {id(node.variable): node.variable for node in nodes}
     for tensor in known:
         found.pop(id(tensor), None)
     return list(found.values())
@@ -311,8 +305,9 @@ def fast_weights(
     """The trainable parameters after the inner loop on the support sets, each ``[T, ...]``."""
     settings = settings._replace(first_order=True)
     with grad_mode():
-        function = Function(model, tasks, settings.loss, where)
-        theta = {name: leaf(p, True) for name, p in trainable(where, model).items()}
+        own = trainable(where, model)
+        function = Function(model, own, tasks, settings.loss, where)
+        theta = {name: leaf(p, True) for name, p in own.items()}
         adapted = []
         for t in range(tasks.tasks):
             phi = dict(theta)

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from benchmarks.fallback import Case, Contest, peak_bytes
 from fastmaml import reference
 from fastmaml.definition import fallback
+from fastmaml.losses import resolve
 from fastmaml.reference import Outcome
+from fastmaml.settings import check_settings
+from fastmaml.tasks import validate
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -145,6 +148,22 @@ def test_graphs_of_a_chunk_stay_below_the_bound(
     assert equal(call(model, given), first)
     assert set(sizes) == ({chunk} if chunk >= 4 else set())
     same(first, reference.compute(model, *given, want_grad=True))
+
+
+@pytest.mark.parametrize("network", ["sinusoid", "dropout", "attention", "conv4"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_what_is_reckoned_is_no_less_than_what_is_held(network: str, steps: int) -> None:
+    """So vmap takes no more than the bound beyond what the loop does."""
+    contest = Contest(Case(network, 16, steps, steps == 5), torch.float32)
+    data = validate(
+        "meta_step", contest.support, contest.query,
+        dtype=torch.float32, device=torch.device("cpu"), loss=resolve("cross_entropy"),
+    )  # fmt: skip
+    settings = check_settings("meta_step", "cross_entropy", 0.05, steps, steps == 5)
+    one = fallback._Call(contest.model, data, settings, True, "meta_step", False)
+    chunk = fallback._affordable(one)
+    loop = peak_bytes(contest, one.loop)
+    assert peak_bytes(contest, lambda: one.batched(chunk)) <= loop + fallback._MOST_BYTES
 
 
 def test_deterministic_algorithms_mean_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from fastmaml.definition.functional import (
     accumulate,
-    attach,
     predictor,
     trainable,
 )
+from fastmaml.definition.graphs import attach
 from fastmaml.engine import binding
 from fastmaml.losses import LossArgument
 from fastmaml.reference import Outcome, fast_weights

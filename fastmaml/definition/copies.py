@@ -32,7 +32,6 @@ _ATOMS = frozenset((bool, int, float, complex, str, bytes, type(None), type, tor
 _PLAIN_DICTS = (dict, OrderedDict)
 _DICTS = (*_PLAIN_DICTS, defaultdict)
 _LISTS = (list, deque)
-_QUICK = _ATOMS.union(_PLAIN_DICTS)  # what is no place for a tensor itself
 _CONTAINERS = (*_DICTS, *_LISTS, set, tuple)
 _RECORDS = (Namespace, SimpleNamespace)
 _FOREIGN = frozenset(("torch", "numpy")) | sys.stdlib_module_names
@@ -92,24 +91,26 @@ class ModelCopy:
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = [model]  # what ids in the memo belong to
         self._convert = convert
-        self._trained = {id(p) for p in model.parameters() if p.requires_grad}
+        named = list(model.named_parameters())
+        self._trained = {id(p) for _, p in named if p.requires_grad}
         self.has_leaves = False
         self._puts: dict[int, tuple[Tensor, list[_Put]]] = {}  # by tensor: where it stands
-        for module in model.modules():
+        modules = list(model.modules())
+        for module in modules:
             self._enter(module)
-        for module in list(model.modules()):
+        for module in modules:
             self._fill(module)
         self.module: nn.Module = self._memo[id(model)]
         self._held = [
             _Held(tensor, puts) for tensor, puts in self._puts.values() if not tensor.requires_grad
         ]
         _renew(self._held)
-        self._names = {
-            name: self._puts[id(tensor)][1]
-            for name, tensor in model.named_parameters()
+        self._own = {
+            name: tensor
+            for name, tensor in named
             if id(tensor) in self._trained and id(tensor) in self._puts
         }
-        self._own = {name: p for name, p in model.named_parameters() if name in self._names}
+        self._names = {name: self._puts[id(tensor)][1] for name, tensor in self._own.items()}
         self._memo, self._alive, self._puts = {}, [], {}
 
     def put(self, parameters: Mapping[str, Tensor]) -> nn.Module:
@@ -149,8 +150,14 @@ class ModelCopy:
         new = self._memo[id(module)]
         state = vars(new)
         for name, value in dict(vars(module)).items():
-            if type(value) in _QUICK:
-                state[name] = self._copy(value)
+            kind = type(value)
+            if kind in _ATOMS:
+                state[name] = value
+            elif kind in _PLAIN_DICTS:  # no place for a tensor itself, and for hooks nearly always
+                known = self._memo.get(id(value))
+                if known is None:
+                    known = self._copy(value) if value else self._keep(value, kind())
+                state[name] = known
             else:
                 self._set(state, name, value)
 
@@ -210,8 +217,6 @@ class ModelCopy:
             return value
         if id(value) in self._memo:
             return self._memo[id(value)]
-        if kind in _PLAIN_DICTS and not value:  # as nearly all that a module holds for its hooks
-            return self._keep(value, kind())
         if isinstance(value, _CONTAINERS) and len(value) > _MOST_ITEMS:
             return value
         if kind in _DICTS:

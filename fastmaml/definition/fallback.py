@@ -221,7 +221,8 @@ def _batched(call: _Call, chunk: int) -> Outcome:
 
 def _in_chunks(call: _Call, chunk: int) -> Outcome:
     model, tasks, settings, want_grad = call.model, call.tasks, call.settings, call.want_grad
-    theta = {name: leaf(p, True) for name, p in trainable(call.where, model).items()}
+    own = trainable(call.where, model)
+    theta = {name: leaf(p, True) for name, p in own.items()}
     wanted = list(theta.values())
     alpha = settings.inner_lr
     if isinstance(alpha, Tensor):
@@ -229,7 +230,7 @@ def _in_chunks(call: _Call, chunk: int) -> Outcome:
         alpha = leaf(alpha, learned)
         wanted += [alpha] if learned else []
         settings = settings._replace(inner_lr=alpha)
-    function = Function(model, tasks, settings.loss, call.where)
+    function = Function(model, own, tasks, settings.loss, call.where)
     data = (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)
     parameters = len(wanted)
     sums: list[Tensor | None] = [None] * parameters

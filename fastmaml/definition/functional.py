@@ -8,7 +8,7 @@ statistics of its own rows and updates nothing, and in-place layers leave the ca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,12 +25,12 @@ from fastmaml.statistics import warn_of_initial_statistics
 from fastmaml.tasks import Tasks, validate_inputs
 
 from .copies import ModelCopy
+from .graphs import attach, reaches
 from .returned import check_logits, check_loss, check_tensor
 
 __all__ = [
     "Function",
     "accumulate",
-    "attach",
     "is_autocast",
     "is_index",
     "leaf",
@@ -83,9 +83,12 @@ def _top_hooks() -> Any:
 class Function:
     """The model as a function of its trainable parameters, and the loss of what it returns."""
 
-    def __init__(self, model: nn.Module, tasks: Tasks, loss: Loss, where: str) -> None:
-        """Keep the parts; ``tasks`` and ``where`` are for the check of the first output."""
-        self._model, self._tasks, self._loss, self._where = model, tasks, loss, where
+    def __init__(
+        self, model: nn.Module, own: dict[str, Tensor], tasks: Tasks, loss: Loss, where: str
+    ) -> None:
+        """Keep the parts; ``own`` are the `trainable` ones, for the check of the first output."""
+        self._model, self._own, self._tasks, self._loss = model, own, tasks, loss
+        self._where = where
         self._copy = ModelCopy(model)
         # Whether there may be leaves that are no parameters of the model: the loss's, say.
         self.has_others = loss.op is None or self._copy.has_leaves
@@ -113,16 +116,20 @@ class Function:
         seen = _Forward()
         logits: Tensor = within(seen, self._copy.put(phi), x.clone())
         self._check_rows(x, logits)
-        own = trainable(self._where, self._model)
+        own = self._own
         # Graphs of `meta_loss` lead to the model's parameters; torch.func's are hidden.
         hidden = torch._C._are_functorch_transforms_active()
         if logits.requires_grad and not hidden and not any(phi[name] is own[name] for name in own):
-            self._check_graph(logits, own)
+            self._check_graph(logits)
         self._first, self._runs_again, self._mends = False, seen.runs_again, seen.mends
         return logits
 
-    def _check_graph(self, logits: Tensor, own: dict[str, Tensor]) -> None:
+    def _check_graph(self, logits: Tensor) -> None:
         """Refuse a forward that gets at the model's own parameters: they would not be adapted."""
+        own = self._own
+        # What the graph does not hold has no gradient by it, and walking it is the faster question.
+        if not reaches(logits, own.values()):
+            return
         reached = torch.autograd.grad(
             logits.sum(), list(own.values()), retain_graph=True, allow_unused=True
         )
@@ -185,15 +192,23 @@ def _outputs(model: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tens
     return torch.stack(outputs)
 
 
-def trainable(where: str, model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that are adapted and trained, by name; a shared one once.
+def _parameters(where: str, model: nn.Module) -> list[tuple[str, Tensor]]:
+    """All of a model's, by name, a shared one once; SettingError where it is no module."""
+    if not isinstance(model, nn.Module):
+        raise SettingError(f"{where}: model must be a torch.nn.Module, got {type(model).__name__}.")
+    return list(model.named_parameters())
+
+
+def trainable(
+    where: str, model: nn.Module, parameters: list[tuple[str, Tensor]] | None = None
+) -> dict[str, Tensor]:
+    """The parameters that are adapted and trained, by name, of all or of those that are given.
 
     Raises:
         SettingError: There is none, or the model is no module.
     """
-    if not isinstance(model, nn.Module):
-        raise SettingError(f"{where}: model must be a torch.nn.Module, got {type(model).__name__}.")
-    found: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    parameters = _parameters(where, model) if parameters is None else parameters
+    found = {name: parameter for name, parameter in parameters if parameter.requires_grad}
     if not found:
         raise SettingError(
             f"{where}: the model must have a parameter with requires_grad=True, got none in "
@@ -212,15 +227,16 @@ def model_kind(where: str, model: nn.Module) -> tuple[torch.dtype, torch.device]
         DtypeError: Its parameters are of several dtypes.
         DeviceError: Its parameters are on several devices.
     """
-    first, one = next(iter(trainable(where, model).items()))
-    check_tensors(where, model)
+    parameters = _parameters(where, model)
+    first, one = next(iter(trainable(where, model, parameters).items()))
+    check_tensors(where, model, parameters)
     warn_of_initial_statistics(where, model)
     if one.is_meta:
         raise DeviceError(
             f"{where}: the model must have data, got parameters on {one.device}; "
             'call model.to_empty(device="cpu") and initialise it.'
         )
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if parameter.dtype is not one.dtype and not is_index(parameter):
             raise DtypeError(
                 f"{where}: the model's parameters must be of one dtype, got {one.dtype} for "
@@ -364,28 +380,6 @@ def _check_held(where: str, name: str, old: Tensor, grad: Tensor) -> None:
             f"{text}a tensor that can be added to, got an expanded one whose entries share "
             f"memory{advice}"
         )
-
-
-def attach(value: Tensor, leaves: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """A computed value with a graph: to tensors whose gradients, beside them, are already known."""
-    attached: Tensor = _Attach.apply(  # type: ignore[no-untyped-call]
-        value, [grad for _, grad in leaves], *(tensor for tensor, _ in leaves)
-    )
-    return attached
-
-
-class _Attach(torch.autograd.Function):
-    """The node of such a graph."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *leaves: Tensor) -> Tensor:
-        ctx.save_for_backward(*grads)
-        return value.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(upstream * grad for grad in ctx.saved_tensors))
 
 
 def leaf(tensor: Tensor, requires_grad: bool) -> Tensor:

@@ -350,7 +350,7 @@ def passing(
 
 def targets_fit(output: tuple[int, ...], tasks: Tasks, indices: bool) -> bool:
     """Whether y fit rows of the model's output; False also as of `readable`."""
-    return CORE.targets_fit(output, tasks.support_y, tasks.query_y, indices)
+    return CORE is not None and CORE.targets_fit(output, tasks.support_y, tasks.query_y, indices)
 
 
 def give_grads(parameters: list[Tensor], grads: list[Tensor]) -> bool:
