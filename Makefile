@@ -18,7 +18,8 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt \
            $(shell find csrc -type d -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
-# Where there is nvcc, tests read the machine code that it emits.
+# All that the stages of .ci/run need: every installation compiles the bindings anew. Where there is
+# nvcc, tests read the machine code that it emits.
 comma := ,
 EXTRAS := train,test,dev,docs$(if $(shell command -v nvcc),$(comma)cuda-test)
 
