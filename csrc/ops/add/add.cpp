@@ -32,32 +32,16 @@ void Add::check(const Node& node, const std::vector<TensorSpec>&) const {
                              " numbers a row; use backend=\"reference\""));
 }
 
-void Add::forward(Emit& emit, const Node& node) const {
-  add_numbers(emit, node, emit.y(node), emit.x(node, 0), emit.x(node, 1));
-}
-
-void Add::backward(Emit& emit, const Node& node) const {
-  for (int i : {0, 1}) {
-    if (!emit.wants_x_bar(node, i)) continue;
-    const Sink sink = emit.x_bar(node, i);
-    add_numbers(emit, node, sink.out, sink.cin, emit.y_bar(node));
-  }
-}
-
-void Add::forward_jvp(Emit& emit, const Node& node) const {
-  const Operand first = emit.x_dot(node, emit.x_moves(node, 0) ? 0 : 1);
-  if (emit.x_moves(node, 0) && emit.x_moves(node, 1))
-    add_numbers(emit, node, emit.y_dot(node), first, emit.x_dot(node, 1));
+void Add::apply(Emit& emit, const Node& node, const std::vector<Operand>& x,
+                const Operand& y) const {
+  if (x[0] && x[1])
+    add_numbers(emit, node, y, x[0], x[1]);
   else
-    add_numbers(emit, node, emit.y_dot(node), Operand{}, first);
+    add_numbers(emit, node, y, {}, x[0] ? x[0] : x[1]);
 }
 
-void Add::backward_jvp(Emit& emit, const Node& node) const {
-  for (int i : {0, 1}) {
-    if (!emit.wants_x_bar(node, i)) continue;
-    const Sink sink = emit.x_bar_dot(node, i);
-    add_numbers(emit, node, sink.out, sink.cin, emit.y_bar_dot(node));
-  }
+void Add::transposed(Emit& emit, const Node& node, int, const Operand& bar, const Sink& to) const {
+  add_numbers(emit, node, to.out, to.cin, bar);
 }
 
 }  // namespace fastmaml

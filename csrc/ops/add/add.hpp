@@ -8,20 +8,22 @@
 // on no adapted tensor has no tangent, and one that learns nothing no cotangent: they are left out.
 #pragma once
 
-#include "ops/op.hpp"
+#include "ops/linear_map.hpp"
 
 namespace fastmaml {
 
-class Add final : public Op {
+class Add final : public LinearMap {
  public:
   static constexpr const char* kName = "add";
 
   MemoryOrder order(const Node&) const override { return MemoryOrder::any; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
-  void forward(Emit& emit, const Node& node) const override;
-  void backward(Emit& emit, const Node& node) const override;
-  void forward_jvp(Emit& emit, const Node& node) const override;
-  void backward_jvp(Emit& emit, const Node& node) const override;
+
+ protected:
+  void apply(Emit& emit, const Node& node, const std::vector<Operand>& x,
+             const Operand& y) const override;
+  void transposed(Emit& emit, const Node& node, int i, const Operand& bar,
+                  const Sink& to) const override;
 };
 
 }  // namespace fastmaml

@@ -61,32 +61,15 @@ void Concat::check(const Node& node, const std::vector<TensorSpec>&) const {
                              "; describe the network again"));
 }
 
-void Concat::forward(Emit& emit, const Node& node) const {
+void Concat::apply(Emit& emit, const Node& node, const std::vector<Operand>& x,
+                   const Operand& y) const {
   const Parts p = parts(emit, node);
-  for (size_t i = 0; i < p.width.size(); ++i)
-    put(emit, p, i, emit.x(node, static_cast<int>(i)), emit.y(node));
+  for (size_t i = 0; i < p.width.size(); ++i) put(emit, p, i, x[i], y);
 }
 
-void Concat::backward(Emit& emit, const Node& node) const {
-  const Parts p = parts(emit, node);
-  for (size_t i = 0; i < p.width.size(); ++i)
-    if (const int at = static_cast<int>(i); emit.wants_x_bar(node, at))
-      take(emit, p, i, emit.y_bar(node), emit.x_bar(node, at));
-}
-
-void Concat::forward_jvp(Emit& emit, const Node& node) const {
-  const Parts p = parts(emit, node);
-  for (size_t i = 0; i < p.width.size(); ++i) {
-    const int at = static_cast<int>(i);
-    put(emit, p, i, emit.x_moves(node, at) ? emit.x_dot(node, at) : Operand{}, emit.y_dot(node));
-  }
-}
-
-void Concat::backward_jvp(Emit& emit, const Node& node) const {
-  const Parts p = parts(emit, node);
-  for (size_t i = 0; i < p.width.size(); ++i)
-    if (const int at = static_cast<int>(i); emit.wants_x_bar(node, at))
-      take(emit, p, i, emit.y_bar_dot(node), emit.x_bar_dot(node, at));
+void Concat::transposed(Emit& emit, const Node& node, int i, const Operand& bar,
+                        const Sink& to) const {
+  take(emit, parts(emit, node), static_cast<size_t>(i), bar, to);
 }
 
 }  // namespace fastmaml

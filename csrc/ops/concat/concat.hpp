@@ -7,11 +7,11 @@
 // Made of contractions without terms (a copy into part of y) and of permutes (out of it).
 #pragma once
 
-#include "ops/op.hpp"
+#include "ops/linear_map.hpp"
 
 namespace fastmaml {
 
-class Concat final : public Op {
+class Concat final : public LinearMap {
  public:
   static constexpr const char* kName = "concat";
 
@@ -19,10 +19,12 @@ class Concat final : public Op {
     return node.shape.size() == 3 ? MemoryOrder::channels_last : MemoryOrder::torch;
   }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
-  void forward(Emit& emit, const Node& node) const override;
-  void backward(Emit& emit, const Node& node) const override;
-  void forward_jvp(Emit& emit, const Node& node) const override;
-  void backward_jvp(Emit& emit, const Node& node) const override;
+
+ protected:
+  void apply(Emit& emit, const Node& node, const std::vector<Operand>& x,
+             const Operand& y) const override;
+  void transposed(Emit& emit, const Node& node, int i, const Operand& bar,
+                  const Sink& to) const override;
 };
 
 }  // namespace fastmaml

@@ -26,25 +26,14 @@ void Permute::check(const Node& node, const std::vector<TensorSpec>&) const {
     throw InternalError(message("layer `", node.name, "`: only images change their layout"));
 }
 
-void Permute::forward(Emit& emit, const Node& node) const {
-  move_images(emit, node, false, emit.x(node, 0), emit.y(node), {});
+void Permute::apply(Emit& emit, const Node& node, const std::vector<Operand>& x,
+                    const Operand& y) const {
+  move_images(emit, node, false, x[0], y, {});
 }
 
-void Permute::backward(Emit& emit, const Node& node) const {
-  if (!emit.wants_x_bar(node, 0)) return;
-  const Sink sink = emit.x_bar(node, 0);
-  move_images(emit, node, true, emit.y_bar(node), sink.out, sink.cin);
-}
-
-void Permute::forward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.x_moves(node, 0)) return;
-  move_images(emit, node, false, emit.x_dot(node, 0), emit.y_dot(node), {});
-}
-
-void Permute::backward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.wants_x_bar(node, 0)) return;
-  const Sink sink = emit.x_bar_dot(node, 0);
-  move_images(emit, node, true, emit.y_bar_dot(node), sink.out, sink.cin);
+void Permute::transposed(Emit& emit, const Node& node, int, const Operand& bar,
+                         const Sink& to) const {
+  move_images(emit, node, true, bar, to.out, to.cin);
 }
 
 }  // namespace fastmaml

@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "ops/card.hpp"
-#include "ops/op.hpp"
+#include "ops/linear_map.hpp"
 
 namespace fastmaml {
 
@@ -30,17 +30,19 @@ struct PermuteArgs : Card {
   }
 };
 
-class Permute final : public Op {
+class Permute final : public LinearMap {
  public:
   static constexpr const char* kName = "permute";
   using KernelArgs = PermuteArgs;
 
   MemoryOrder order(const Node&) const override { return MemoryOrder::any; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
-  void forward(Emit& emit, const Node& node) const override;
-  void backward(Emit& emit, const Node& node) const override;
-  void forward_jvp(Emit& emit, const Node& node) const override;
-  void backward_jvp(Emit& emit, const Node& node) const override;
+
+ protected:
+  void apply(Emit& emit, const Node& node, const std::vector<Operand>& x,
+             const Operand& y) const override;
+  void transposed(Emit& emit, const Node& node, int i, const Operand& bar,
+                  const Sink& to) const override;
 };
 
 }  // namespace fastmaml

@@ -78,36 +78,24 @@ PoolArgs Pool2d::start(Emit& emit, const Node& node, PoolStep max_step, PoolStep
   return args;
 }
 
-void Pool2d::scatter(Emit& emit, const Node& node, const Operand& bar, const Operand& out,
-                     const Operand& cin) const {
-  PoolArgs args = start(emit, node, PoolStep::scatter_max, PoolStep::scatter_avg);
-  args.in = bar, args.out = out, args.cin = cin;
-  emit.add(std::move(args));
-}
-
 void Pool2d::forward(Emit& emit, const Node& node) const {
   PoolArgs args = start(emit, node, PoolStep::find_max, PoolStep::gather_avg);
   args.in = emit.x(node, 0), args.out = emit.y(node);
   emit.add(std::move(args));
 }
 
-void Pool2d::backward(Emit& emit, const Node& node) const {
-  if (!emit.wants_x_bar(node, 0)) return;
-  const Sink sink = emit.x_bar(node, 0);
-  scatter(emit, node, emit.y_bar(node), sink.out, sink.cin);
-}
-
-void Pool2d::forward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.x_moves(node, 0)) return;
+void Pool2d::apply(Emit& emit, const Node& node, const std::vector<Operand>& x,
+                   const Operand& y) const {
   PoolArgs args = start(emit, node, PoolStep::gather_max, PoolStep::gather_avg);
-  args.in = emit.x_dot(node, 0), args.out = emit.y_dot(node);
+  args.in = x[0], args.out = y;
   emit.add(std::move(args));
 }
 
-void Pool2d::backward_jvp(Emit& emit, const Node& node) const {
-  if (!emit.wants_x_bar(node, 0)) return;
-  const Sink sink = emit.x_bar_dot(node, 0);
-  scatter(emit, node, emit.y_bar_dot(node), sink.out, sink.cin);
+void Pool2d::transposed(Emit& emit, const Node& node, int, const Operand& bar,
+                        const Sink& to) const {
+  PoolArgs args = start(emit, node, PoolStep::scatter_max, PoolStep::scatter_avg);
+  args.in = bar, args.out = to.out, args.cin = to.cin;
+  emit.add(std::move(args));
 }
 
 }  // namespace fastmaml

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "ops/card.hpp"
-#include "ops/op.hpp"
+#include "ops/linear_map.hpp"
 #include "ops/window/stencil.hpp"
 
 namespace fastmaml {
@@ -67,7 +67,7 @@ struct PoolArgs : Card {
   }
 };
 
-class Pool2d final : public Op {
+class Pool2d final : public LinearMap {
  public:
   static constexpr std::pair<const char*, PoolKind> kNames[] = {
       {"adaptive_avg_pool2d", PoolKind::adaptive_avg},
@@ -79,15 +79,16 @@ class Pool2d final : public Op {
   explicit Pool2d(PoolKind kind) : kind_(kind) {}
   MemoryOrder order(const Node&) const override { return MemoryOrder::channels_last; }
   void check(const Node& node, const std::vector<TensorSpec>& tensors) const override;
-  void forward(Emit& emit, const Node& node) const override;
-  void backward(Emit& emit, const Node& node) const override;
-  void forward_jvp(Emit& emit, const Node& node) const override;
-  void backward_jvp(Emit& emit, const Node& node) const override;
+  void forward(Emit& emit, const Node& node) const override;  // of max finds the taps, too
+
+ protected:
+  void apply(Emit& emit, const Node& node, const std::vector<Operand>& x,
+             const Operand& y) const override;
+  void transposed(Emit& emit, const Node& node, int i, const Operand& bar,
+                  const Sink& to) const override;
 
  private:
   PoolArgs start(Emit& emit, const Node& node, PoolStep max_step, PoolStep avg_step) const;
-  void scatter(Emit& emit, const Node& node, const Operand& bar, const Operand& out,
-               const Operand& cin) const;
 
   PoolKind kind_;
 };
