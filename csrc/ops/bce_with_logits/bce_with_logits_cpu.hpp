@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cpu/context.hpp"
-#include "cpu/lanes.hpp"
 #include "cpu/math.hpp"
+#include "cpu/sums.hpp"
 #include "ops/bce_with_logits/bce_with_logits.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
@@ -17,26 +17,28 @@ void run_task(const BceWithLogitsArgs& args, const Context& context, int64_t tas
   T* out = address<T>(context, args.out, task);
   const T weight = static_cast<T>(args.weight);
   const T bar = static_cast<const T*>(context.scalars)[args.seed] * weight;
-  Vec<T> total = splat<T>(0);
-  for_lanes<T>(0, args.n, [&](int64_t i, Lanes<T> l) {
-    const Vec<T> logits = l.load(x + i);
-    switch (args.pass) {
-      case PassKind::forward:
-        total += l.only(softplus<T>(logits) - logits * l.load(t + i), T(0));
-        break;
-      case PassKind::backward:
-        l.store(out + i, (logistic<T>(logits).s - l.load(t + i)) * bar + l.load_or(cin, i, T(0)));
-        break;
-      case PassKind::forward_jvp:  // nobody asks for it
-        break;
-      case PassKind::backward_jvp: {
-        const Logistic<T> s = logistic<T>(logits);
+  const auto error = [&](int64_t i, Lanes<T> l) {
+    return logistic<T>(l.load(x + i)).s - l.load(t + i);
+  };
+  switch (args.pass) {
+    case PassKind::forward:
+      *out = weight * sum_lanes<T>(args.n, [&](int64_t i, Lanes<T> l) {
+               const Vec<T> logits = l.load(x + i);
+               return l.only(softplus<T>(logits) - logits * l.load(t + i), T(0));
+             });
+      return;
+    case PassKind::forward_jvp:  // nobody asks for it
+      return;
+    case PassKind::backward:
+      return for_lanes<T>(0, args.n, [&](int64_t i, Lanes<T> l) {
+        l.store(out + i, error(i, l) * bar + l.load_or(cin, i, T(0)));
+      });
+    case PassKind::backward_jvp:
+      return for_lanes<T>(0, args.n, [&](int64_t i, Lanes<T> l) {
+        const Logistic<T> s = logistic<T>(l.load(x + i));
         l.store(out + i, s.s * s.q * l.load(x_dot + i) * bar + l.load_or(cin, i, T(0)));
-        break;
-      }
-    }
-  });
-  if (args.pass == PassKind::forward) *out = sum<T>(total) * weight;
+      });
+  }
 }
 
 template <class T>

@@ -1,8 +1,7 @@
 // bce_with_logits on the device. One block sums a task's loss; cotangents are a thread a number.
 #pragma once
 
-#include "cuda/reduce.cuh"
-#include "cuda/scalar.cuh"
+#include "cuda/sums.cuh"
 #include "ops/bce_with_logits/bce_with_logits.hpp"
 
 namespace fastmaml::device {
@@ -27,8 +26,8 @@ FASTMAML_DEVICE void run_pass(const BceWithLogitsArgs& args, const Block& block,
     return;
   }
   if (block.rank > 0) return;
-  T total = 0;
-  for (int64_t i = threadIdx.x; i < args.n; i += kThreads) total += softplus<T>(x[i]) - x[i] * t[i];
+  T total = sum_share<T, kThreads>(threadIdx.x, args.n,
+                                   [&](int64_t i) { return softplus<T>(x[i]) - x[i] * t[i]; });
   Carve carve(block);
   total = block_sum(total, carve.take<T>(kWarps));
   if (threadIdx.x == 0) *out = total * weight;

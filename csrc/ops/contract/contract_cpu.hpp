@@ -11,9 +11,18 @@
 
 namespace fastmaml::FASTMAML_ISA {
 
-// --- sums of long rows ---
+// --- sums of rows, m == 1 ---
 
-// m == 1 and k == 1 everywhere: c = cin + scale * sum of multiples of rows, one pass over memory.
+// cin + scale * value, gated, for the columns from j on.
+template <class T, class Read>
+FASTMAML_INLINE Vec<T> finished(const Contraction<T>& p, Vec<T> value, int64_t j, Read&& read) {
+  if (p.scale != T(1)) value *= splat(p.scale);
+  if (p.cin) value = read(p.cin + j) + value;
+  if (p.gate == Gate::open) return value;
+  return gated<Vec<T>, T>(p.gate, value, p.gate_by ? read(p.gate_by + j) : value);
+}
+
+// k == 1 everywhere: c = cin + scale * sum of multiples of rows, one pass over memory.
 template <class T>
 void row_sum(const Contraction<T>& p, const Context& context) {
   const Share share(context, p.n, kWidth<T>);
@@ -21,16 +30,71 @@ void row_sum(const Contraction<T>& p, const Context& context) {
     Vec<T> value{};
     for (int s = 0; s < p.count; ++s)
       value += splat(p.segments[s].a[0]) * read(p.segments[s].b + j);
-    if (p.scale != T(1)) value *= splat(p.scale);
-    if (p.cin) value = read(p.cin + j) + value;
-    if (p.gate == Gate::open) return value;
-    return gated<Vec<T>, T>(p.gate, value, p.gate_by ? read(p.gate_by + j) : value);
+    return finished<T>(p, value, j, read);
   };
   each_vector<T>(
       share.begin, share.end,
       [&](int64_t j) { store(p.c + j, column([](const T* q) { return load(q); }, j)); },
       [&](int64_t j, const Tail<T>& tail) {
         tail.store(p.c + j, column([&](const T* q) { return tail.load(q); }, j));
+      });
+}
+
+// NV vectors of columns of a sum over many rows, which may all be alike: short chains, some of them
+// under way at once.
+template <class T, int NV, class Read, class Write>
+FASTMAML_INLINE void long_columns(const Contraction<T>& p, int64_t j, Read&& read, Write&& write) {
+  constexpr int W = kWidth<T>, kAtOnce = 4;
+  LongSum<T> all[NV];
+  Vec<T> chain[kAtOnce][NV] = {};
+  const auto fold = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      all[v].add((chain[0][v] + chain[1][v]) + (chain[2][v] + chain[3][v]));
+#pragma GCC unroll 8
+      for (int q = 0; q < kAtOnce; ++q) chain[q][v] = Vec<T>{};
+    }
+  };
+  int64_t room = kAtOnce * kShortChain;
+  for (int s = 0; s < p.count; ++s) {
+    const Segment<T>& segment = p.segments[s];
+    const T *a = segment.a, *b = segment.b + j;
+    const auto step = [&](int q) __attribute__((always_inline)) {
+      const Vec<T> av = splat(*a);
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) chain[q][v] += av * read(b + v * W);
+      a += segment.a_col, b += segment.b_row;
+    };
+    for (int64_t left = segment.k; left > 0;) {
+      if (room == 0) fold(), room = kAtOnce * kShortChain;
+      int64_t count = left < room ? left : room;
+      left -= count, room -= count;
+      for (; count >= kAtOnce; count -= kAtOnce)
+#pragma GCC unroll 8
+        for (int q = 0; q < kAtOnce; ++q) step(q);
+      for (; count > 0; --count) step(0);
+    }
+  }
+  fold();
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v)
+    write(p.c + j + v * W, finished<T>(p, all[v].value(), j + v * W, read));
+}
+
+template <class T>
+void long_row_sum(const Contraction<T>& p, const Context& context) {
+  constexpr int64_t kWide = kVectorTile * kWidth<T>;
+  const Share share(context, p.n, kWide);
+  const auto whole = [](const T* q) { return load(q); };
+  const auto put = [](T* q, Vec<T> value) { store(q, value); };
+  int64_t j = share.begin;
+  for (; j + kWide <= share.end; j += kWide) long_columns<T, kVectorTile>(p, j, whole, put);
+  each_vector<T>(
+      j, share.end, [&](int64_t i) { long_columns<T, 1>(p, i, whole, put); },
+      [&](int64_t i, const Tail<T>& tail) {
+        long_columns<T, 1>(
+            p, i, [&](const T* q) { return tail.load(q); },
+            [&](T* q, Vec<T> value) { tail.store(q, value); });
       });
 }
 
@@ -59,8 +123,9 @@ class Contractor {
   }
 
  private:
-  // How a problem is solved: by inner products, as a sum of rows, by one tile, or by many.
-  enum class Form { inner, rows, tile, outer };
+  // How a problem is solved: by inner products, as a sum of a few rows or of many, by one tile, by
+  // many, or by tiles of very long sums.
+  enum class Form { inner, rows, long_rows, tile, outer, deep };
 
   // Terms in runs of at most kMaxSegments; later runs start from what the earlier left in c.
   void in_runs(int64_t g) {
@@ -81,6 +146,7 @@ class Contractor {
     p_.gate_by = args_.gate_by ? address<T>(context_, args_.gate_by, g) : nullptr;
     p_.count = 0;
     p_.start();
+    int64_t depth = 0;
     bool rows = p_.m == 1 && p_.n > kVectorTile * kWidth<T>;
     for (size_t t = begin; t < end; ++t) {
       const ContractTerm& term = args_.terms[t];
@@ -99,9 +165,13 @@ class Contractor {
         segment.k *= flatten_;
       }
       rows = rows && segment.k == 1;
+      depth += segment.k;
     }
     if (args_.dot) return Form::inner;
     if (rows) return Form::rows;
+    // The order of stacked sums must not depend on how many tasks are stacked.
+    if (args_.m == 1 && !args_.stack && depth > kChain) return Form::long_rows;
+    if (!args_.stack && depth > kDeep) return Form::deep;
     const bool single = context_.size == 1 && p_.n <= kVectorTile * kWidth<T> &&
                         p_.m <= row_tile<T>((p_.n + kWidth<T> - 1) / kWidth<T>);
     return single ? Form::tile : Form::outer;
@@ -122,13 +192,18 @@ class Contractor {
       each(count, [&] { inner_contract(p_, context_); });
     } else if (form == Form::rows) {
       each(count, [&] { row_sum(p_, context_); });
+    } else if (form == Form::long_rows) {
+      each(count, [&] { long_row_sum(p_, context_); });
     } else if (form == Form::tile) {
       const OuterTile<T> tile = outer_tile_for<T>(static_cast<int>(p_.m), p_.n);
       const int edge = edge_lanes<T>(p_.n);
       each(count, [&] { tile(p_, 0, 0, edge); });
     } else {
       const Tiling<T> tiling(p_.m, p_.n, context_);
-      each(count, [&] { outer_contract(p_, tiling, context_); });
+      if (form == Form::deep && tiling.rows.parts < kRowsToPack)
+        each(count, [&] { outer_deep(p_, tiling, context_); });
+      else
+        each(count, [&] { outer_contract(p_, tiling, context_); });
     }
   }
 

@@ -7,10 +7,23 @@ namespace fastmaml::FASTMAML_ISA {
 
 // --- inner products ------------------------------------------------------------------------------
 
+// Adds a tile's chains to those before them, if there are any, and begins new ones.
+template <class T, int MR, int NR>
+FASTMAML_INLINE void fold_inner(Vec<T> (&acc)[MR][NR], T* held, bool folded) {
+  for (int r = 0; r < MR; ++r)
+    for (int v = 0; v < NR; ++v, held += kWidth<T>) {
+      store(held, folded ? load(held) + acc[r][v] : acc[r][v]);
+      acc[r][v] = splat<T>(0);
+    }
+}
+
 template <class T, int MR, int NR>
 void inner_tile(const Contraction<T>& p, int64_t i, int64_t j) {
   constexpr int W = kWidth<T>;
   Vec<T> acc[MR][NR] = {};
+  T held[MR * NR * W];  // the sum of earlier chains
+  int64_t room = kChain;
+  bool folded = false;
   for (int s = 0; s < p.count; ++s) {
     const Segment<T>& segment = p.segments[s];
     const T* a = segment.a + i * segment.a_row;
@@ -27,15 +40,26 @@ void inner_tile(const Contraction<T>& p, int64_t i, int64_t j) {
       }
     };
     int64_t l = 0;
-    for (; l + W <= segment.k; l += W) step([](const T* q) { return load(q); }, l);
+    for (int64_t left = segment.k / W; left > 0;) {
+      if (room == 0) [[unlikely]] {
+        fold_inner<T>(acc, held, folded);
+        room = kChain, folded = true;
+      }
+      const int64_t count = left < room ? left : room;
+      left -= count, room -= count;
+      for (const int64_t end = l + count * W; l < end; l += W)
+        step([](const T* q) { return load(q); }, l);
+    }
     if (l < segment.k) {
       const Tail<T> tail(static_cast<int>(segment.k - l));
       step([&](const T* q) { return tail.load(q); }, l);
     }
   }
+  if (folded) [[unlikely]]
+    fold_inner<T>(acc, held, true);
   for (int r = 0; r < MR; ++r)
     for (int v = 0; v < NR; ++v) {
-      T value = p.scale * sum<T>(acc[r][v]);
+      T value = p.scale * sum<T>(folded ? load(held + (r * NR + v) * W) : acc[r][v]);
       if (p.cin) value += p.cin[(i + r) * p.cin_row + j + v];
       const int64_t at = (i + r) * p.c_row + j + v;
       if (p.gate == Gate::itself && value <= T(0)) value = T(0);

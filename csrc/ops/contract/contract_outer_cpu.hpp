@@ -168,10 +168,12 @@ void outer_blocked(const Contraction<T>& p, const Tiling<T>& tiling, const Conte
   }
 }
 
+constexpr int64_t kRowsToPack = 4;  // row tiles
+
 template <class T>
 void outer_contract(const Contraction<T>& p, const Tiling<T>& tiling, const Context& context) {
   constexpr int W = kWidth<T>;
-  // Packing costs a load and a store for each number of b; four row tiles or more repay it.
+  // Packing costs a load and a store for each number of b; some row tiles repay it.
   // (Blocks of l leave partial sums in c, which a scaled sum in place cannot afford.)
   const bool far = p.count > 0 && p.segments[0].b_row * int64_t(sizeof(T)) >= 512;
   const bool packable = far && !(p.scaled && p.cin == p.c);
@@ -184,13 +186,33 @@ void outer_contract(const Contraction<T>& p, const Tiling<T>& tiling, const Cont
     const int64_t j = tiling.panels.begin(panel) * W;
     const int64_t stop = tiling.panels.begin(panel + 1) * W;
     const int64_t width = (stop < p.n ? stop : p.n) - j;
-    if (packable && end - begin >= 4)
+    if (packable && end - begin >= kRowsToPack)
       outer_panel_packed(p, tiling.rows, begin, end, j, width,
                          reinterpret_cast<T*>(context.scratch));
     else
       outer_panel(p, tiling.rows, begin, end, j, width);
     left -= end - begin;
     begin = 0;
+  }
+}
+
+// A sum of more than kDeep, in runs of it that are added up in c: as many chains as a chain has
+// terms. Only for tiles of too few rows to pack anything; the order of packed sums is another.
+constexpr int64_t kDeep = kChain * kChain;
+
+template <class T>
+[[gnu::noinline]] void outer_deep(const Contraction<T>& p, const Tiling<T>& tiling,
+                                  const Context& context) {
+  Segment<T> run[kMaxSegments];
+  Contraction<T> part = p;
+  part.segments = run, part.scaled = true, part.so_far = nullptr;
+  int s = 0;
+  int64_t done = 0, depth = 0;
+  for (bool first = true; s < p.count; first = false) {
+    part.count = next_run(p, kDeep, s, done, run, depth);
+    if (!first) part.cin = p.c, part.cin_row = p.c_row;
+    part.gate = s == p.count ? p.gate : Gate::open;
+    outer_contract(part, tiling, context);
   }
 }
 

@@ -4,6 +4,7 @@
 #include "cpu/context.hpp"
 #include "cpu/simd.hpp"
 #include "ops/contract/contract.hpp"
+#include "ops/long_sum.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
@@ -15,11 +16,6 @@ struct Segment {
   const T* b;
   int64_t b_row, b_col, k;
 };
-
-// Terms summed in one chain of multiply-adds. Longer sums are folded, chain by chain, into a second
-// accumulator: rounding errors grow with the length of a chain. Blocks of packed l are multiples of
-// it, so that the folds fall on the same l whether a panel was packed or not.
-constexpr int64_t kChain = 256;
 
 template <class T>
 struct Contraction {
@@ -36,8 +32,11 @@ struct Contraction {
   const T* so_far;
   int64_t so_far_row;
   Gate gate;
-  const T* gate_by;        // laid out as c
-  int64_t chain = kChain;  // outer form
+  const T* gate_by;  // laid out as c
+  // Outer form: terms summed in one chain of multiply-adds. Longer sums are folded, chain by chain,
+  // into a second accumulator. Blocks of packed l are multiples of it, so that the folds fall on
+  // the same l whether a panel was packed or not.
+  int64_t chain = kChain;
 
   void start() {
     scaled = scale != T(1);

@@ -6,8 +6,10 @@
 #include <limits>
 
 #include "cuda/columns.cuh"
+#include "cuda/scalar.cuh"
 #include "cuda/tile.cuh"
 #include "ops/contract/contract_problem_cuda.cuh"
+#include "ops/long_sum.hpp"
 
 namespace fastmaml::device {
 
@@ -172,7 +174,8 @@ FASTMAML_DEVICE void sum_dots(const ContractProblem<T>& problem, const Block& bl
   for (int32_t unit = static_cast<int32_t>(block.rank) * kWarps + warp; unit < units;
        unit += apart) {
     const int32_t i0 = unit / across * R, j0 = unit % across * C;
-    T total[R][C] = {};
+    T total[R][C] = {}, chain[R][C] = {};
+    int32_t room = kChain;
     typename ContractProblem<T>::Segment segment;
     for (int s = 0; s < problem.segments(); ++s) {
       problem.open(s, segment);
@@ -181,19 +184,25 @@ FASTMAML_DEVICE void sum_dots(const ContractProblem<T>& problem, const Block& bl
       for (int r = 0; r < R; ++r) a[r] = problem.row(segment, i0 + r < m ? i0 + r : m - 1);
 #pragma unroll
       for (int c = 0; c < C; ++c) b[c] = problem.b(segment, 0, j0 + c < n ? j0 + c : n - 1);
+      for (int32_t l = lane; l < segment.k;) {
+        if (room == 0) fold_chains(chain, total), room = kChain;
+        const int32_t left = (segment.k - l + kWarp - 1) / kWarp, count = left < room ? left : room;
+        room -= count;
 #pragma unroll 4
-      for (int32_t l = lane; l < segment.k; l += kWarp) {
-        T x[R], y[C];
+        for (const int32_t stop = l + count * kWarp; l < stop; l += kWarp) {
+          T x[R], y[C];
 #pragma unroll
-        for (int r = 0; r < R; ++r) x[r] = a[r][l];
+          for (int r = 0; r < R; ++r) x[r] = a[r][l];
 #pragma unroll
-        for (int c = 0; c < C; ++c) y[c] = b[c][l];
+          for (int c = 0; c < C; ++c) y[c] = b[c][l];
 #pragma unroll
-        for (int r = 0; r < R; ++r)
+          for (int r = 0; r < R; ++r)
 #pragma unroll
-          for (int c = 0; c < C; ++c) total[r][c] = multiply_add(x[r], y[c], total[r][c]);
+            for (int c = 0; c < C; ++c) chain[r][c] = multiply_add(x[r], y[c], chain[r][c]);
+        }
       }
     }
+    fold_chains(chain, total);
     const ContractOut<T> out(problem);
 #pragma unroll
     for (int r = 0; r < R; ++r)

@@ -4,8 +4,7 @@
 
 #include <limits>
 
-#include "cuda/reduce.cuh"
-#include "cuda/scalar.cuh"
+#include "cuda/sums.cuh"
 #include "ops/cross_entropy/cross_entropy.hpp"
 
 namespace fastmaml::device {
@@ -30,9 +29,7 @@ struct CrossEntropyRow {
   // The sum over the row's classes.
   template <class Term>
   FASTMAML_DEVICE T sum(Term&& term) const {
-    T total = 0;
-    for (int64_t i = lane; i < classes; i += kWarp) total += term(i);
-    return over_warp(total, Plus{});
+    return over_warp(sum_share<T, kWarp>(lane, classes, term), Plus{});
   }
   FASTMAML_DEVICE T max() const {
     T best = x[0];
@@ -95,10 +92,8 @@ FASTMAML_DEVICE void run_pass(const CrossEntropyArgs& args, const Block& block, 
     return;
   }
   if (block.rank > 0) return;
-  T total = 0;
-  for (int64_t r = warp; r < args.rows; r += kWarps) {
-    total += row_of<T>(args, block, task, r).loss();
-  }
+  T total = sum_share<T, kWarps>(warp, args.rows,
+                                 [&](int64_t r) { return row_of<T>(args, block, task, r).loss(); });
   Carve carve(block);
   total = block_sum(threadIdx.x % kWarp == 0 ? total : T(0), carve.take<T>(kWarps));
   if (threadIdx.x == 0) *address<T>(block, args.out, task) = total * weight;

@@ -3,30 +3,14 @@
 
 #include "cpu/lanes.hpp"
 #include "ops/batch_norm/norm_formulas.hpp"
+#include "ops/long_sum.hpp"
 #include "ops/moments/moments.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
 
-// A sum and what rounding has taken from it (Kahan 1965). A norm takes means off its rows so that
-// what is left sums to 0, and whoever multiplies it with numbers far from 0 relies on that: the
-// error of a mean is one of every row, and a plain sum's grows with the rows.
-template <class T>
-struct LongSum {
-  Vec<T> sum = splat<T>(0), lost = splat<T>(0);
-  FASTMAML_INLINE void add(Vec<T> value) {
-    const Vec<T> next = sum + value;
-    lost += value - (next - sum);
-    sum = next;
-  }
-  FASTMAML_INLINE void add(const LongSum& other) { add(other.sum), lost += other.lost; }
-  // An infinite sum has lost what is no number.
-  FASTMAML_INLINE Vec<T> value() const {
-    const Vec<T> all = sum + lost;
-    return select<T>(all == all, all, sum);
-  }
-};
-
-// What norms sum over rows, see NormPair: a mean too is a LongSum.
+// What norms sum over rows, see NormPair. A norm takes means off its rows so that what is left sums
+// to 0, and whoever multiplies it with numbers far from 0 relies on that: the error of a mean is
+// one of every row, so that it is a LongSum of rows rather than of chains.
 template <class T>
 struct NormSums {
   LongSum<T> one;

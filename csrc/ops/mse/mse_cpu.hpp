@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/context.hpp"
-#include "cpu/lanes.hpp"
+#include "cpu/sums.hpp"
 #include "ops/mse/mse.hpp"
 
 namespace fastmaml::FASTMAML_ISA {
@@ -16,25 +16,25 @@ void run_task(const MseArgs& args, const Context& context, int64_t task) {
   T* out = address<T>(context, args.out, task);
   const T weight = static_cast<T>(args.weight);
   const T bar = static_cast<const T*>(context.scalars)[args.seed] * weight * 2;
-  Vec<T> total = splat<T>(0);
-  for_lanes<T>(0, args.n, [&](int64_t i, Lanes<T> l) {
-    switch (args.pass) {
-      case PassKind::forward: {
-        const Vec<T> error = l.load(x + i) - l.load(t + i);
-        total += error * error;
-        break;
-      }
-      case PassKind::backward:
-        l.store(out + i, (l.load(x + i) - l.load(t + i)) * bar + l.load_or(cin, i, T(0)));
-        break;
-      case PassKind::forward_jvp:  // nobody asks for it
-        break;
-      case PassKind::backward_jvp:
+  const auto error = [&](int64_t i, Lanes<T> l) { return l.load(x + i) - l.load(t + i); };
+  switch (args.pass) {
+    case PassKind::forward:
+      *out = weight * sum_lanes<T>(args.n, [&](int64_t i, Lanes<T> l) {
+               const Vec<T> e = error(i, l);
+               return e * e;
+             });
+      return;
+    case PassKind::forward_jvp:  // nobody asks for it
+      return;
+    case PassKind::backward:
+      return for_lanes<T>(0, args.n, [&](int64_t i, Lanes<T> l) {
+        l.store(out + i, error(i, l) * bar + l.load_or(cin, i, T(0)));
+      });
+    case PassKind::backward_jvp:
+      return for_lanes<T>(0, args.n, [&](int64_t i, Lanes<T> l) {
         l.store(out + i, l.load(x_dot + i) * bar + l.load_or(cin, i, T(0)));
-        break;
-    }
-  });
-  if (args.pass == PassKind::forward) *out = sum<T>(total) * weight;
+      });
+  }
 }
 
 template <class T>

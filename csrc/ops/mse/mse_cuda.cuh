@@ -1,7 +1,7 @@
 // mse on the device. One block sums a task's loss; cotangents are a thread a number.
 #pragma once
 
-#include "cuda/reduce.cuh"
+#include "cuda/sums.cuh"
 #include "ops/mse/mse.hpp"
 
 namespace fastmaml::device {
@@ -25,11 +25,10 @@ FASTMAML_DEVICE void run_pass(const MseArgs& args, const Block& block, int64_t t
     return;
   }
   if (block.rank > 0) return;
-  T total = 0;
-  for (int64_t i = threadIdx.x; i < args.n; i += kThreads) {
+  T total = sum_share<T, kThreads>(threadIdx.x, args.n, [&](int64_t i) {
     const T error = x[i] - t[i];
-    total += error * error;
-  }
+    return error * error;
+  });
   Carve carve(block);
   total = block_sum(total, carve.take<T>(kWarps));
   if (threadIdx.x == 0) *out = total * weight;

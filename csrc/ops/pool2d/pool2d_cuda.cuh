@@ -1,7 +1,8 @@
 // Pools on the device: a thread a number that is written.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/scalar.cuh"
+#include "ops/long_sum.hpp"
 #include "ops/pool2d/pool2d_device.hpp"
 
 namespace fastmaml::device {
@@ -49,6 +50,21 @@ struct PoolMemory {
     }
   }
 
+  // The sum of term(where the source's number lies, source, tap).
+  template <class Term>
+  FASTMAML_DEVICE T sum(const Number& number, Term&& term) const {
+    LongSum<T> all;
+    T chain = 0;
+    const int32_t most = args.places > kChain ? kShortChain : kChain;
+    int32_t room = most;
+    each(number, [&](int32_t at, int32_t source, T t) {
+      if (room-- == 0) all.add(chain), chain = 0, room = most - 1;
+      chain += term(at, source, t);
+    });
+    all.add(chain);
+    return all.value();
+  }
+
   FASTMAML_DEVICE T find_max(const Number& number) const {
     T best = 0, best_tap = 0;
     bool first = true;
@@ -68,19 +84,13 @@ struct PoolMemory {
     return total;
   }
   FASTMAML_DEVICE T scatter_max(const Number& number) const {
-    T total = 0;
-    each(number, [&](int32_t at, int32_t, T t) { total += tap[at] == t ? in[at] : T(0); });
-    return total;
+    return sum(number, [&](int32_t at, int32_t, T t) { return tap[at] == t ? in[at] : T(0); });
   }
   FASTMAML_DEVICE T gather_avg(const Number& number) const {
-    T total = 0;
-    each(number, [&](int32_t at, int32_t, T) { total += in[at]; });
-    return total * weights[number.to];
+    return sum(number, [&](int32_t at, int32_t, T) { return in[at]; }) * weights[number.to];
   }
   FASTMAML_DEVICE T scatter_avg(const Number& number) const {
-    T total = 0;
-    each(number, [&](int32_t at, int32_t source, T) { total += in[at] * weights[source]; });
-    return total;
+    return sum(number, [&](int32_t at, int32_t source, T) { return in[at] * weights[source]; });
   }
 
   FASTMAML_DEVICE T value(const Number& number) const {
