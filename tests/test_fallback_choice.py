@@ -19,7 +19,7 @@ from fastmaml import reference
 from fastmaml.definition import fallback
 from fastmaml.losses import resolve
 from fastmaml.reference import Outcome
-from fastmaml.settings import check_settings
+from fastmaml.settings import check_options
 from fastmaml.tasks import validate
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -159,7 +159,9 @@ def test_what_is_reckoned_is_no_less_than_what_is_held(network: str, steps: int)
         "meta_step", contest.support, contest.query,
         dtype=torch.float32, device=torch.device("cpu"), loss=resolve("cross_entropy"),
     )  # fmt: skip
-    settings = check_settings("meta_step", "cross_entropy", 0.05, steps, steps == 5)
+    settings = check_options(
+        "meta_step", {"inner_lr": 0.05, "inner_steps": steps, "first_order": steps == 5}
+    )
     one = fallback._Call(contest.model, data, settings, True, "meta_step", False)
     chunk = fallback._affordable(one)
     loop = peak_bytes(contest, one.loop)
