@@ -141,18 +141,20 @@ def growth(hold: Callable[[int], object], count: int) -> tuple[float, float]:
     Returns:
         While that lives, and when it has gone.
     """
+    before = _held_bytes()
+    held = hold(count)
+    alive = _held_bytes() - before
+    del held
+    return alive / _MIB, (_held_bytes() - before) / _MIB
+
+
+def _held_bytes() -> int:
+    """The resident set without what was freed and the allocator keeps, where glibc is asked."""
     gc.collect()
-    # What was freed before must not be what these calls take. (glibc has it; others keep little.)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    before = resident_bytes()
-    held = hold(count)
-    gc.collect()
-    alive = resident_bytes() - before
-    del held
-    gc.collect()
-    return alive / _MIB, (resident_bytes() - before) / _MIB
+    return resident_bytes()
 
 
 def run(quick: bool = False) -> str:
