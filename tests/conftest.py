@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +29,12 @@ THREADS = 1
 SEED = 20170809
 # Files whose tests share what is made once for a process, and takes minutes.
 IN_ONE_PROCESS = ("tests/test_nvcc.py",)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C interrupt, which a shell's background jobs ignore: tests send it to themselves."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
