@@ -107,6 +107,6 @@ def test_bits_do_not_depend_on_threads(case: Case) -> None:
 
 
 @DEVICE
-def test_digits_are_kept_by_device_code(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_are_kept_by_device_code(case: Case) -> None:
     settings = {"loss": case.loss, "inner_lr": RATE, "inner_steps": 1}
-    test_device_ops.check(monkeypatch, case.model(), case.data(), **settings)
+    test_device_ops.check(case.model(), case.data(), **settings)
