@@ -45,10 +45,8 @@ def test_op_agrees(case: OpCase, settings: dict[str, object]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [PASSES[p] for p in PARTS], ids=PARTS)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_op_agrees_pass_by_pass(
-    case: OpCase, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    test_op_agrees(case, settings, monkeypatch)
+def test_op_agrees_pass_by_pass(case: OpCase, settings: dict[str, object]) -> None:
+    test_op_agrees(case, settings)
 
 
 @pytest.mark.parametrize("settings", PASSES.values(), ids=PASSES)
