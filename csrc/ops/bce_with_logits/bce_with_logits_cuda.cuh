@@ -26,8 +26,8 @@ FASTMAML_DEVICE void run_pass(const BceWithLogitsArgs& args, const Block& block,
     return;
   }
   if (block.rank > 0) return;
-  T total = sum_share<T, kThreads>(threadIdx.x, args.n,
-                                   [&](int64_t i) { return softplus<T>(x[i]) - x[i] * t[i]; });
+  T total = sum_share<T, kThreads, 1>(threadIdx.x, args.n,
+                                      [&](int64_t i) { return softplus<T>(x[i]) - x[i] * t[i]; });
   Carve carve(block);
   total = block_sum(total, carve.take<T>(kWarps));
   if (threadIdx.x == 0) *out = total * weight;
