@@ -13,13 +13,14 @@ from torch import Tensor, nn
 import fastmaml
 from fastmaml import reference
 from fastmaml.engine import binding
+from fastmaml.engine.core import CORE
 
 
 def absence() -> str:
     """Why no CUDA device can be used by torch or by the engine, or ""."""
     if not torch.cuda.is_available():
         return "torch sees none"
-    return "the engine is not built" if not binding.available() else binding._C.device_absence()
+    return "the engine is not built" if not binding.available() else CORE.device_absence()
 
 
 class Place(NamedTuple):
